@@ -1,0 +1,1 @@
+"""The cloud: aggregates zones after several rounds. NumPy only."""

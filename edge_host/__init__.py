@@ -1,0 +1,1 @@
+"""The edge host: cuts the network, holds the back in PyTorch, trains a zone."""

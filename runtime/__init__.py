@@ -1,0 +1,1 @@
+"""The device program and what every program shares above C: job file, links, messages, keys. No torch."""

@@ -1,0 +1,52 @@
+"""Maps the folders of the house to the packages of seamline and lists the C files of each compiled module."""
+
+import sys
+from glob import glob
+
+from Cython.Build import cythonize
+from setuptools import Extension, setup
+
+PARTS = ["kernels", "runtime", "edge_host", "cloud", "firmware_bridge"]
+C_FLAGS = (
+    "-std=c99 -O3 -g0 -Wall -Wextra -ffp-contract=off -fno-strict-aliasing -fwrapv "
+    "-fno-math-errno -fvisibility=hidden"
+).split()
+
+
+def module(name: str, c_files: list[str]) -> Extension:
+    return Extension(
+        f"seamline.kernels.{name}",
+        [f"kernels/{name}.pyx", *sorted(c_files)],
+        include_dirs=["kernels/core"],
+        depends=glob("kernels/core/**/*.[ch]", recursive=True) + ["kernels/_seam.pxd"],
+        extra_compile_args=C_FLAGS if sys.platform != "win32" else [],
+    )
+
+
+FACES = {
+    "_core": "add activation conv crc dense depthwise dispatch loss norm parcel pool round sgd status",
+    "_front": "add activation conv crc dense depthwise dispatch loss norm parcel pool round sgd status "
+    "plan front message session",
+    "_link": "crc status frame packet",
+}
+
+
+def core_files(face: str) -> list[str]:
+    files = [f"kernels/core/{stem}.c" for stem in FACES[face].split()]
+    return files if face == "_link" else files + glob("kernels/core/arch/*.c")
+
+
+setup(
+    packages=["seamline", *(f"seamline.{part}" for part in PARTS)],
+    package_dir={"seamline": "src/seamline", **{f"seamline.{part}": part for part in PARTS}},
+    include_package_data=False,
+    package_data={
+        "seamline": ["py.typed", "*.html", "*.toml"],
+        "seamline.kernels": ["*.pyi", "*.pxd", "core/*.[ch]", "core/arch/*.[ch]"],
+    },
+    ext_modules=cythonize(
+        [module(face, core_files(face)) for face in FACES],
+        include_path=["kernels"],
+        language_level=3,
+    ),
+)
