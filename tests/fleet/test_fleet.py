@@ -1,0 +1,97 @@
+"""A whole fleet as a user runs it: real processes, sockets, keys; what survives a kill -9."""
+
+import hashlib
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+
+def run_job(path: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "seamline", "run", str(path), "--format", "json"],
+        capture_output=True,
+        text=True,
+        timeout=110,
+        check=False,
+    )
+
+
+def model_hash(path: Path) -> str:
+    arrays = np.load(path, allow_pickle=False)
+    digest = hashlib.sha256()
+    for name in sorted(arrays.files):
+        digest.update(name.encode() + arrays[name].tobytes())
+    return digest.hexdigest()
+
+
+@pytest.mark.parametrize("mode", ["split-v1", "split-v2", "split-v3", "federated", "isolated"])
+def test_every_mode_trains_to_the_end(job, mode, tmp_path):
+    done = run_job(job(mode=mode))
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "out" / "model.npz").exists()
+    assert json.loads(done.stdout.splitlines()[-1])["event"] == "done"
+
+
+def test_the_same_seed_gives_the_same_bits_twice(job, tmp_path):
+    hashes = []
+    for _ in range(2):
+        path = job(zones=2, devices=3)
+        done = run_job(path)
+        assert done.returncode == 0, done.stderr
+        hashes.append(model_hash(tmp_path / "out" / "model.npz"))
+        (tmp_path / "out").rename(tmp_path / f"out-{len(hashes)}")
+    assert hashes[0] == hashes[1]
+
+
+def tiers(start, path, devices=("d00", "d01"), zones=("A",)):
+    cloud = start("cloud", str(path))
+    hosts = {zone: start("host", str(path), "--zone", zone) for zone in zones}
+    return cloud, hosts, {d: start("device", str(path), "--id", d) for d in devices}
+
+
+def rounds(event):
+    return event["event"] == "round"
+
+
+def test_a_killed_device_is_noticed_the_round_goes_on_and_it_rejoins(job, start):
+    path = job(devices=3, cloud_rounds=60, edge_rounds=20)
+    _, hosts, devices = tiers(start, path, ("d00", "d01", "d02"))
+    host = hosts["A"]
+    host.wait_for(rounds)
+    killed = devices["d01"].kill()
+    left = host.wait_for(lambda e: e["event"] == "left" and e["device"] == "d01", 10)
+    assert left["seen"] - killed < 3.0
+    seen = len(host.events)
+    host.wait_for(rounds, 10, after=seen)
+    seen = len(host.events)
+    again = start("device", str(path), "--id", "d01")
+    host.wait_for(lambda e: e["event"] == "joined" and e["device"] == "d01", 10, after=seen)
+    again.wait_for(lambda e: e["event"] == "done")
+    assert host.process.wait(30) == 0
+
+
+@pytest.mark.parametrize("who", ["host", "cloud"])
+def test_a_killed_host_or_cloud_goes_on_from_the_last_durable_round(job, start, who):
+    path = job(cloud_rounds=40, edge_rounds=20)
+    cloud, hosts, devices = tiers(start, path)
+    host = hosts["A"]
+    third = cloud.wait_for(lambda e: e["event"] == "cloud_round" and e["round"] >= 3)
+    if who == "host":
+        host.kill()
+        host = start("host", str(path), "--zone", "A")
+    else:
+        cloud.kill()
+        cloud = start("cloud", str(path))
+    later = cloud.wait_for(
+        lambda e: e["event"] == "cloud_round" and e["seen"] > third["seen"] and e["round"] > 3
+    )
+    assert later["round"] >= third["round"]
+    cloud.wait_for(lambda e: e["event"] == "done", 60)
+    assert cloud.process.wait(30) == 0
+    assert host.process.wait(30) == 0
+    for device in devices.values():
+        assert device.process.wait(30) == 0
