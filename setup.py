@@ -24,8 +24,8 @@ def module(name: str, c_files: list[str]) -> Extension:
 
 
 FACES = {
-    "_core": "add activation conv crc dense depthwise dispatch loss norm parcel pool round sgd status",
-    "_front": "add activation conv crc dense depthwise dispatch loss norm parcel pool round sgd status "
+    "_core": "add activation conv crc dense depthwise dispatch loss norm parcel pool round sgd status walk",
+    "_front": "add activation conv crc dense depthwise dispatch loss norm parcel pool round sgd status walk "
     "plan front message session",
     "_link": "crc status frame packet",
 }

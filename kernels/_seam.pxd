@@ -1,0 +1,88 @@
+# C prototypes of the seamline core, once for all Cython faces (cimport _seam).
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t
+
+
+cdef extern from "seam.h" nogil:
+    const unsigned int SEAM_WIRE_VERSION
+    const unsigned int SEAM_ARITHMETIC_VERSION
+
+    const char *seam_status_text(int status)
+
+    ctypedef struct seam_window:
+        int32_t batch, in_h, in_w, in_c, out_h, out_w, out_c
+        int32_t kernel_h, kernel_w, stride_h, stride_w, dilation_h, dilation_w
+        int32_t pad_top, pad_bottom, pad_left, pad_right
+
+    int seam_window_check(const seam_window *p)
+
+    size_t seam_f32_conv2d_scratch(const seam_window *p)
+    void seam_f32_conv2d(float *y, const float *x, const float *w, const float *b,
+                         const seam_window *p, void *scratch)
+    void seam_f32_conv2d_backward(float *dx, float *dw, float *db, const float *dy,
+                                  const float *x, const float *w, const seam_window *p,
+                                  void *scratch)
+
+    size_t seam_f32_depthwise_scratch(const seam_window *p)
+    void seam_f32_depthwise(float *y, const float *x, const float *w, const float *b,
+                            const seam_window *p, void *scratch)
+    void seam_f32_depthwise_backward(float *dx, float *dw, float *db, const float *dy,
+                                     const float *x, const float *w, const seam_window *p,
+                                     void *scratch)
+
+    size_t seam_f32_dense_scratch(int32_t n, int32_t in_, int32_t out)
+    void seam_f32_dense(float *y, const float *x, const float *w, const float *b, int32_t n,
+                        int32_t in_, int32_t out, void *scratch)
+    void seam_f32_dense_backward(float *dx, float *dw, float *db, const float *dy,
+                                 const float *x, const float *w, int32_t n, int32_t in_,
+                                 int32_t out, void *scratch)
+
+    void seam_f32_max_pool2d(float *y, const float *x, const seam_window *p)
+    void seam_f32_max_pool2d_backward(float *dx, const float *dy, const float *x,
+                                      const seam_window *p)
+    void seam_f32_average_pool2d(float *y, const float *x, const seam_window *p)
+    void seam_f32_average_pool2d_backward(float *dx, const float *dy, const seam_window *p)
+
+    void seam_f32_relu(float *y, const float *x, float ceiling, size_t count)
+    void seam_f32_relu_backward(float *dx, const float *dy, const float *y, float ceiling,
+                                size_t count)
+    void seam_f32_add(float *y, const float *a, const float *b, size_t count)
+    void seam_f32_accumulate(float *dx, const float *dy, size_t count)
+
+    void seam_f32_group_norm(float *y, float *saved, const float *x, const float *gamma,
+                             const float *beta, int32_t n, int32_t pixels, int32_t channels,
+                             int32_t groups, float epsilon)
+    void seam_f32_group_norm_backward(float *dx, float *dgamma, float *dbeta, const float *dy,
+                                      const float *x, const float *saved, const float *gamma,
+                                      int32_t n, int32_t pixels, int32_t channels,
+                                      int32_t groups)
+
+    void seam_f32_softmax_cross_entropy(float *loss, float *dlogits, const float *logits,
+                                        const int32_t *labels, int32_t n, int32_t classes,
+                                        float scale)
+    void seam_f32_sgd(float *w, float *v, const float *dw, float rate, float momentum,
+                      float decay, size_t count)
+
+    const char *seam_kernels_variant()
+    int seam_kernels_choose(const char *name)
+
+    uint32_t seam_random(uint32_t seed, uint32_t stream, uint32_t index)
+    void seam_random_fill(uint32_t *out, uint32_t seed, uint32_t stream, uint32_t first,
+                          size_t count)
+
+    ctypedef struct seam_parcel:
+        uint8_t codec, rounding, ndim
+        uint32_t shape[4]
+        uint32_t values
+        uint32_t seed
+        float scale
+        int32_t zero
+        const uint8_t *payload
+        size_t payload_size
+        size_t size
+
+    size_t seam_parcel_size(int codec, uint32_t ndim, const uint32_t *shape)
+    int64_t seam_parcel_pack(uint8_t *out, size_t space, const float *x, int codec,
+                             int rounding, uint32_t seed, uint32_t ndim,
+                             const uint32_t *shape)
+    int seam_parcel_parse(seam_parcel *parcel, const uint8_t *bytes_, size_t size)
+    int seam_parcel_unpack(float *x, size_t space_values, const seam_parcel *parcel)

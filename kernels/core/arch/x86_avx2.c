@@ -1,0 +1,61 @@
+/* The micro-kernels for x86-64 with AVX2 and FMA: eight floats at a time, sixteen registers. */
+#include "arch.h"
+
+/* Clang has another way to say the target of a file; there the generic kernels serve. */
+#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
+#pragma GCC target("avx2,fma")
+#include <immintrin.h>
+
+#define LANES 8
+#define TILE_1 8
+#define TILE_2 6
+#define TILE_3 4
+#define OUTER_1 8
+#define OUTER_2 6
+#define OUTER_3 4
+#define DEPTHWISE_TILE 6
+#define VARIANT seam_kernels_avx2
+#define VARIANT_NAME "avx2"
+
+typedef __m256 vec;
+
+/* A window of eight of these has the first n lanes set. */
+static const int32_t lane_masks[16] = {-1, -1, -1, -1, -1, -1, -1, -1, 0, 0, 0, 0, 0, 0, 0, 0};
+
+static inline __m256i v_mask(int n) {
+    return _mm256_loadu_si256((const __m256i *)(const void *)(lane_masks + 8 - n));
+}
+
+static inline vec v_load(const float *p) {
+    return _mm256_loadu_ps(p);
+}
+
+static inline vec v_load_n(const float *p, int n) {
+    return _mm256_maskload_ps(p, v_mask(n));
+}
+
+static inline void v_store(float *p, vec v) {
+    _mm256_storeu_ps(p, v);
+}
+
+static inline void v_store_n(float *p, vec v, int n) {
+    if (n == 8) /* a masked store is slow */
+        _mm256_storeu_ps(p, v);
+    else
+        _mm256_maskstore_ps(p, v_mask(n), v);
+}
+
+static inline vec v_set(float x) {
+    return _mm256_set1_ps(x);
+}
+
+static inline vec v_add(vec a, vec b) {
+    return _mm256_add_ps(a, b);
+}
+
+static inline vec v_fma(vec a, vec b, vec c) {
+    return _mm256_fmadd_ps(a, b, c);
+}
+
+#include "kernels.h"
+#endif

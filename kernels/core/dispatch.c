@@ -1,0 +1,42 @@
+/* Which variant of the micro-kernels is in use; chosen by name or by what this processor can do. */
+#include "arch/arch.h"
+
+/* The only variable of the core: set when a program starts, never while kernels run. */
+static const seam_kernels *chosen = &seam_kernels_generic;
+
+static int has_name(const seam_kernels *kernels, const char *name) {
+    const char *a = kernels->name;
+    while (*a != '\0' && *a == *name) {
+        a++;
+        name++;
+    }
+    return *a == *name;
+}
+
+/* The best variant that runs here, or the one with that name; NULL if it is not here. */
+static const seam_kernels *find(const char *name) {
+#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
+    if ((name == NULL || has_name(&seam_kernels_avx2, name)) && __builtin_cpu_supports("avx2") &&
+        __builtin_cpu_supports("fma"))
+        return &seam_kernels_avx2;
+#endif
+    if (name == NULL || has_name(&seam_kernels_generic, name))
+        return &seam_kernels_generic;
+    return NULL;
+}
+
+const seam_kernels *seam_kernels_now(void) {
+    return chosen;
+}
+
+const char *seam_kernels_variant(void) {
+    return chosen->name;
+}
+
+int seam_kernels_choose(const char *name) {
+    const seam_kernels *found = find(name);
+    if (found == NULL)
+        return SEAM_E_ARGUMENT;
+    chosen = found;
+    return SEAM_OK;
+}

@@ -1,0 +1,245 @@
+/* Parcels: a tensor as bytes, exact or affine in 8 or 4 bits. SPEC.md has the layout. */
+#include "arch/arch.h"
+#include "round.h"
+#include "seam_math.h"
+
+#define HEADER 16u         /* bytes before the shape */
+#define STREAM 0x50415243u /* of the random bits that round */
+#define BLOCK 256          /* values quantised at a time; even, so that blocks of nibbles end on bytes */
+
+static void put_u32(uint8_t *out, uint32_t v) {
+    out[0] = (uint8_t)v;
+    out[1] = (uint8_t)(v >> 8);
+    out[2] = (uint8_t)(v >> 16);
+    out[3] = (uint8_t)(v >> 24);
+}
+
+static uint32_t get_u32(const uint8_t *in) {
+    return (uint32_t)in[0] | (uint32_t)in[1] << 8 | (uint32_t)in[2] << 16 | (uint32_t)in[3] << 24;
+}
+
+static int is_finite(float x) {
+    return x - x == 0.0f;
+}
+
+/* Product of the shape; 0 if it is empty or over the limit. */
+static uint32_t value_count(uint32_t ndim, const uint32_t *shape) {
+    uint64_t values = 1;
+    for (uint32_t d = 0; d < ndim; d++) {
+        values *= shape[d];
+        if (values == 0 || values > SEAM_PARCEL_VALUES_MAX)
+            return 0;
+    }
+    return (uint32_t)values;
+}
+
+static size_t payload_size(int codec, uint32_t values) {
+    size_t n = values;
+    return codec == SEAM_CODEC_F32 ? 4 * n : codec == SEAM_CODEC_INT8 ? n : (n + 1) / 2;
+}
+
+static int codec_known(int codec) {
+    return codec == SEAM_CODEC_F32 || codec == SEAM_CODEC_INT8 || codec == SEAM_CODEC_INT4;
+}
+
+size_t seam_parcel_size(int codec, uint32_t ndim, const uint32_t *shape) {
+    if (!codec_known(codec) || ndim < 1 || ndim > SEAM_PARCEL_DIMS_MAX)
+        return 0;
+    uint32_t values = value_count(ndim, shape);
+    return values == 0 ? 0 : HEADER + 4 * (size_t)ndim + payload_size(codec, values);
+}
+
+/* Smallest and largest of x and 0. Not finite: a NaN or an infinity is among x. */
+static int value_range(float *low, float *high, const float *x, uint32_t count) {
+    float least[16] = {0}, most[16] = {0}, none[16] = {0}; /* none: NaN once a value is not finite */
+    uint32_t i = 0;
+    for (; i + 16 <= count; i += 16)
+        for (uint32_t l = 0; l < 16; l++) {
+            float value = x[i + l];
+            least[l] = value < least[l] ? value : least[l];
+            most[l] = value > most[l] ? value : most[l];
+            none[l] += value - value;
+        }
+    for (; i < count; i++) {
+        least[0] = x[i] < least[0] ? x[i] : least[0];
+        most[0] = x[i] > most[0] ? x[i] : most[0];
+        none[0] += x[i] - x[i];
+    }
+    for (uint32_t l = 1; l < 16; l++) {
+        least[0] = least[l] < least[0] ? least[l] : least[0];
+        most[0] = most[l] > most[0] ? most[l] : most[0];
+        none[0] += none[l];
+    }
+    *low = least[0];
+    *high = most[0];
+    return none[0] == 0.0f ? SEAM_OK : SEAM_E_NOT_FINITE;
+}
+
+/* Largest integer <= x, for |x| < 2^23. */
+static float floor_small(float x) {
+    float whole = (float)(int32_t)x;
+    return whole > x ? whole - 1.0f : whole;
+}
+
+/* Step and zero point for the range. */
+static int affine(float *scale, int32_t *zero, float low, float high, int bits) {
+    float levels = (float)((1 << bits) - 1);
+    *scale = (high - low) / levels;
+    if (!is_finite(*scale * (float)(1 << bits)))
+        return SEAM_E_NOT_FINITE; /* the way back would overflow */
+    if (*scale < 0x1p-126f) /* zero or subnormal */
+        *scale = 1.0f;
+    int32_t first = -(1 << (bits - 1));
+    float at = (float)first - floor_small(low / *scale + 0.5f);
+    *zero = at < (float)first ? first : at > (float)(-first - 1) ? -first - 1 : (int32_t)at;
+    return SEAM_OK;
+}
+
+static void put_f32(uint8_t *out, const float *x, uint32_t count) {
+    for (uint32_t i = 0; i < count; i++)
+        put_u32(out + 4 * (size_t)i, seam_to_bits(x[i]));
+}
+
+static void put_affine(uint8_t *out, const float *x, int codec, seam_quantiser *how,
+                       uint32_t count) {
+    const seam_kernels *kernels = seam_kernels_now();
+    int8_t q[BLOCK];
+    for (uint32_t i = 0; i < count; i += BLOCK) {
+        uint32_t n = count - i < BLOCK ? count - i : BLOCK;
+        how->first = i;
+        kernels->quantise(q, x + i, how, n);
+        if (codec == SEAM_CODEC_INT8) {
+            for (uint32_t k = 0; k < n; k++)
+                out[i + k] = (uint8_t)q[k];
+            continue;
+        }
+        if (n % 2 == 1)
+            q[n] = 0; /* BLOCK is even: there is room */
+        for (uint32_t k = 0; k < (n + 1) / 2; k++)
+            out[i / 2 + k] = (uint8_t)((q[2 * k] & 15) | (q[2 * k + 1] & 15) << 4);
+    }
+}
+
+int64_t seam_parcel_pack(uint8_t *out, size_t space, const float *x, int codec, int rounding,
+                         uint32_t seed, uint32_t ndim, const uint32_t *shape) {
+    size_t size = seam_parcel_size(codec, ndim, shape);
+    if (!codec_known(codec))
+        return SEAM_E_KIND;
+    if (rounding != SEAM_ROUND_NEAREST && rounding != SEAM_ROUND_STOCHASTIC)
+        return SEAM_E_ARGUMENT;
+    if (size == 0)
+        return SEAM_E_LIMIT;
+    if (space < size)
+        return SEAM_E_SPACE;
+    uint32_t count = value_count(ndim, shape);
+    float low, high, scale = 1.0f;
+    int32_t zero = 0, bits = codec == SEAM_CODEC_INT8 ? 8 : 4;
+    if (value_range(&low, &high, x, count) != SEAM_OK ||
+        (codec != SEAM_CODEC_F32 && affine(&scale, &zero, low, high, bits) != SEAM_OK))
+        return SEAM_E_NOT_FINITE;
+    out[0] = (uint8_t)codec;
+    out[1] = (uint8_t)rounding;
+    out[2] = (uint8_t)ndim;
+    out[3] = 0;
+    put_u32(out + 4, seed);
+    put_u32(out + 8, seam_to_bits(scale));
+    put_u32(out + 12, (uint32_t)zero);
+    for (uint32_t d = 0; d < ndim; d++)
+        put_u32(out + HEADER + 4 * d, shape[d]);
+    uint8_t *payload = out + HEADER + 4 * ndim;
+    seam_quantiser how = {.inv = 1.0f / scale,
+                          .zero = (float)zero,
+                          .low = (float)-(1 << (bits - 1)),
+                          .high = (float)((1 << (bits - 1)) - 1),
+                          .key = seam_random_key(seed, STREAM),
+                          .stochastic = rounding == SEAM_ROUND_STOCHASTIC};
+    if (codec == SEAM_CODEC_F32)
+        put_f32(payload, x, count);
+    else
+        put_affine(payload, x, codec, &how, count);
+    return (int64_t)size;
+}
+
+/* The scale and zero point a packer can have written; anything else comes from a broken peer. */
+static int affine_check(const seam_parcel *p) {
+    int32_t half = p->codec == SEAM_CODEC_INT8 ? 128 : 8;
+    if (p->codec == SEAM_CODEC_F32)
+        return p->scale == 1.0f && p->zero == 0 ? SEAM_OK : SEAM_E_ARGUMENT;
+    if (!is_finite(p->scale * (float)(2 * half)))
+        return SEAM_E_NOT_FINITE;
+    if (p->scale < 0x1p-126f || p->zero < -half || p->zero >= half)
+        return SEAM_E_ARGUMENT;
+    return SEAM_OK;
+}
+
+int seam_parcel_parse(seam_parcel *parcel, const uint8_t *bytes, size_t size) {
+    if (size < HEADER)
+        return SEAM_E_SHORT;
+    *parcel = (seam_parcel){.codec = bytes[0],
+                            .rounding = bytes[1],
+                            .ndim = bytes[2],
+                            .seed = get_u32(bytes + 4),
+                            .scale = seam_from_bits(get_u32(bytes + 8)),
+                            .zero = (int32_t)get_u32(bytes + 12)};
+    if (!codec_known(parcel->codec))
+        return SEAM_E_KIND;
+    if (parcel->rounding > SEAM_ROUND_STOCHASTIC || bytes[3] != 0)
+        return SEAM_E_ARGUMENT;
+    if (parcel->ndim < 1 || parcel->ndim > SEAM_PARCEL_DIMS_MAX)
+        return SEAM_E_LIMIT;
+    size_t header = HEADER + 4 * (size_t)parcel->ndim;
+    if (size < header)
+        return SEAM_E_SHORT;
+    for (uint32_t d = 0; d < parcel->ndim; d++)
+        parcel->shape[d] = get_u32(bytes + HEADER + 4 * d);
+    parcel->values = value_count(parcel->ndim, parcel->shape);
+    if (parcel->values == 0)
+        return SEAM_E_LIMIT;
+    parcel->payload = bytes + header;
+    parcel->payload_size = payload_size(parcel->codec, parcel->values);
+    parcel->size = header + parcel->payload_size;
+    if (size < parcel->size)
+        return SEAM_E_SHORT;
+    if (parcel->codec == SEAM_CODEC_INT4 && parcel->values % 2 == 1 &&
+        parcel->payload[parcel->payload_size - 1] >> 4 != 0)
+        return SEAM_E_ARGUMENT;
+    return affine_check(parcel);
+}
+
+static int get_f32(float *x, const uint8_t *in, uint32_t count) {
+    float low, high;
+    for (uint32_t i = 0; i < count; i++)
+        x[i] = seam_from_bits(get_u32(in + 4 * (size_t)i));
+    return value_range(&low, &high, x, count);
+}
+
+static void get_int8(float *x, const seam_parcel *p) {
+    for (uint32_t i = 0; i < p->values; i++) {
+        int32_t q = (int32_t)p->payload[i];
+        x[i] = (float)((q ^ 128) - 128 - p->zero) * p->scale;
+    }
+}
+
+static void get_int4(float *x, const seam_parcel *p) {
+    for (uint32_t i = 0; i < p->values / 2; i++) {
+        int32_t pair = (int32_t)p->payload[i];
+        x[2 * (size_t)i] = (float)(((pair & 15) ^ 8) - 8 - p->zero) * p->scale;
+        x[2 * (size_t)i + 1] = (float)((pair >> 4 ^ 8) - 8 - p->zero) * p->scale;
+    }
+    if (p->values % 2 == 1) {
+        int32_t last = (int32_t)p->payload[p->payload_size - 1];
+        x[p->values - 1] = (float)((last ^ 8) - 8 - p->zero) * p->scale;
+    }
+}
+
+int seam_parcel_unpack(float *x, size_t space_values, const seam_parcel *parcel) {
+    if (space_values < parcel->values)
+        return SEAM_E_SPACE;
+    if (parcel->codec == SEAM_CODEC_F32)
+        return get_f32(x, parcel->payload, parcel->values);
+    if (parcel->codec == SEAM_CODEC_INT8)
+        get_int8(x, parcel);
+    else
+        get_int4(x, parcel);
+    return SEAM_OK;
+}

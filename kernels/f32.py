@@ -1,0 +1,41 @@
+"""Single-precision kernels on NumPy arrays: NHWC, weights OHWI, depthwise 1HWC; 1-D signals are H = 1."""
+
+from ._core import (
+    add,
+    average_pool2d,
+    average_pool2d_backward,
+    conv2d,
+    conv2d_backward,
+    dense,
+    dense_backward,
+    depthwise_conv2d,
+    depthwise_conv2d_backward,
+    group_norm,
+    group_norm_backward,
+    max_pool2d,
+    max_pool2d_backward,
+    relu,
+    relu_backward,
+    sgd,
+    softmax_cross_entropy,
+)
+
+__all__ = [
+    "add",
+    "average_pool2d",
+    "average_pool2d_backward",
+    "conv2d",
+    "conv2d_backward",
+    "dense",
+    "dense_backward",
+    "depthwise_conv2d",
+    "depthwise_conv2d_backward",
+    "group_norm",
+    "group_norm_backward",
+    "max_pool2d",
+    "max_pool2d_backward",
+    "relu",
+    "relu_backward",
+    "sgd",
+    "softmax_cross_entropy",
+]

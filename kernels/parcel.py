@@ -1,0 +1,48 @@
+"""Parcels: a tensor as bytes, exact (f32) or affine in 8 or 4 bits. SPEC.md has the layout."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ._core import parcel_pack, parcel_unpack
+
+if TYPE_CHECKING:
+    from collections.abc import Buffer  # type: ignore[attr-defined,unused-ignore]
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+CODECS = {"f32": 0, "int8": 1, "int4": 2}
+ROUNDINGS = {"nearest": 0, "stochastic": 1}
+
+
+def _number(what: str, given: str | int, table: dict[str, int]) -> int:
+    if isinstance(given, str):
+        if given not in table:
+            raise ValueError(f"{what}: expected one of {', '.join(table)}, got {given!r}")
+        return table[given]
+    if given not in table.values():
+        raise ValueError(f"{what}: expected one of {sorted(table.values())}, got {given!r}")
+    return given
+
+
+def pack(
+    x: NDArray[np.float32], codec: str | int, rounding: str | int = "nearest", seed: int = 0
+) -> bytes:
+    """The bytes of `x` (1 to 4 dimensions, not empty, all finite).
+
+    codec: "f32", "int8" or "int4". rounding: "nearest" or "stochastic"; stochastic draws from
+    `random(seed, 0x50415243, index)`, so the same seed gives the same bytes anywhere.
+    Raises SeamError for NaN, infinity or too many values; TypeError or ValueError for other arrays.
+    """
+    return parcel_pack(
+        x, _number("codec", codec, CODECS), _number("rounding", rounding, ROUNDINGS), seed
+    )
+
+
+def unpack(data: Buffer, offset: int = 0) -> tuple[NDArray[np.float32], int]:
+    """The array that starts at byte `offset` of `data`, and the offset after it.
+
+    Never reads past the end. Raises SeamError for bytes that are not a whole, valid parcel.
+    """
+    return parcel_unpack(data, offset)
