@@ -50,6 +50,7 @@ class Split:
     input_shape: Shape  # (h, w, c) of one sample
     shape: Shape  # (h, w, c) of one sample's activation
     torch_shape: tuple[int, ...]  # the same in torch layout: (C, H, W), (C, L) or (F,)
+    classes: int  # logits of one sample
 
     @property
     def front_names(self) -> list[str]:
@@ -78,12 +79,15 @@ class Split:
         return state
 
     def to_nchw(self, activation: Array) -> Tensor:
-        """An activation [n, h, w, c] from the device as the tensor [n, *torch_shape] the back takes."""
+        """An activation [n, h, w, c] from the device as the tensor [n, *torch_shape] the back takes.
+
+        Images are only seen differently (torch's channels_last), no byte moves; torch's convolutions like it better.
+        """
         h, w, c = self.shape
         if activation.shape[1:] != self.shape:
             raise ValueError(f"activation: expected [n, {h}, {w}, {c}], got {activation.shape}")
-        moved = torch.from_numpy(np.ascontiguousarray(activation.transpose(0, 3, 1, 2)))
-        return moved.view(-1, *self.torch_shape)
+        moved = torch.from_numpy(activation).permute(0, 3, 1, 2)
+        return moved.reshape(-1, *self.torch_shape)
 
     def to_nhwc(self, tensor: Tensor) -> Array:
         """A tensor [n, *torch_shape] as the array [n, h, w, c] the device knows."""
@@ -136,6 +140,12 @@ class _Cuts:
         self.output = nodes[-1].args[0]
         if not isinstance(self.output, fx.Node):
             raise UserError("the model returns more than one tensor; exactly one is needed", CANNOT_CUT)
+        logits = self.output.meta.get(SHAPE_KEY, ())
+        if len(logits) != 1:
+            raise UserError(
+                f"the model's output must be [batch, classes], one sample's is {tuple(logits)}", CANNOT_CUT
+            )
+        self.classes = int(logits[0])
         self.nodes = [node for node in nodes if node.op not in ("placeholder", "output")]
         try:
             shape = plan_shape(input_shape)
@@ -318,6 +328,7 @@ def split(model: nn.Module, seam: int | str, input_shape: tuple[int, ...]) -> Sp
         input_shape=cuts.walk.input_shape,
         shape=value.shape,
         torch_shape=tuple(node.meta[SHAPE_KEY]),
+        classes=cuts.classes,
     )
 
 

@@ -1,0 +1,141 @@
+"""The back: the layers behind the seam in PyTorch, with their own optimiser.
+
+All parameters lie in one flat tensor (each parameter is a view of it, and so is its gradient), so one optimiser step is
+one call, and averaging backs or writing one down is a copy of one vector.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+Array = NDArray[np.float32]
+
+
+class Back:
+    """One back and its optimiser. The module given is taken over: its parameters move into the flat tensor."""
+
+    def __init__(
+        self,
+        module: nn.Module,
+        optimizer: Literal["adam", "sgd"] = "adam",
+        momentum: float = 0.9,
+        weight_decay: float = 0.0,
+    ) -> None:
+        """momentum is SGD's; Adam keeps its usual 0.9 and 0.999."""
+        self.module = module.train()
+        named = [(name, p) for name, p in module.named_parameters() if p.requires_grad]
+        flat = torch.cat([p.detach().reshape(-1) for _, p in named]) if named else torch.zeros(0)
+        self._flat = nn.Parameter(flat)
+        self._gradient = torch.zeros_like(flat)
+        self._flat.grad = self._gradient
+        self._tensors: dict[str, Tensor] = {}  # what is averaged: parameters, then running statistics
+        first = 0
+        for name, parameter in named:
+            last = first + parameter.numel()
+            parameter.data = flat[first:last].view(parameter.shape)
+            parameter.grad = self._gradient[first:last].view(parameter.shape)
+            self._tensors[name] = parameter.data
+            first = last
+        for name, tensor in module.state_dict().items():
+            if tensor.is_floating_point():
+                self._tensors.setdefault(name, tensor)
+        self._optimizer = _make_optimizer(self._flat, optimizer, momentum, weight_decay)
+
+    def step(
+        self, activation: Tensor, labels: Tensor, rate: float, need_gradient: bool = True
+    ) -> tuple[Tensor | None, float]:
+        """One forward, backward and update. activation: [n, ...] in torch layout; labels: int64 [n].
+
+        Returns the gradient of the mean loss with respect to the activation (None if not needed), and the mean loss.
+        A loss that is not finite changes nothing and comes back without a gradient.
+        """
+        activation = activation.detach()
+        if need_gradient:
+            activation.requires_grad_()
+        self._gradient.zero_()
+        loss = F.cross_entropy(self.module(activation), labels)
+        mean = loss.item()
+        if not math.isfinite(mean):
+            return None, mean
+        loss.backward()  # type: ignore[no-untyped-call]
+        self._optimizer.param_groups[0]["lr"] = rate
+        self._optimizer.step()
+        return activation.grad, mean
+
+    def evaluate(self, activation: Tensor, labels: Tensor) -> tuple[int, float]:
+        """(correct answers, sum of the losses) over a batch."""
+        self.module.eval()
+        with torch.no_grad():
+            logits = self.module(activation)
+            loss = F.cross_entropy(logits, labels, reduction="sum").item()
+            correct = int((logits.argmax(1) == labels).sum())
+        self.module.train()
+        return correct, loss
+
+    # ---- the model part: named, in torch layout; or as one vector ----
+
+    @property
+    def names(self) -> list[str]:
+        """Names in the whole network's state dict."""
+        return list(self._tensors)
+
+    def named(self) -> dict[str, Array]:
+        """Copies of parameters and running statistics by name."""
+        return {name: np.array(t.detach().numpy()) for name, t in self._tensors.items()}
+
+    def load_named(self, state: Mapping[str, Array]) -> None:
+        """Sets parameters and running statistics; the optimiser keeps what it has gathered."""
+        for name, tensor in self._tensors.items():
+            tensor.copy_(torch.from_numpy(np.array(state[name], np.float32)).view(tensor.shape))
+
+    def vector(self) -> Array:
+        """All of `named` as one flat f32 vector."""
+        parts = [t.detach().numpy().ravel() for t in self._tensors.values()]
+        return np.concatenate(parts) if parts else np.zeros(0, np.float32)
+
+    def load_vector(self, vector: Array) -> None:
+        """Sets all of `named` from one flat vector."""
+        first = 0
+        for tensor in self._tensors.values():
+            last = first + tensor.numel()
+            tensor.copy_(torch.from_numpy(np.array(vector[first:last])).view(tensor.shape))
+            first = last
+
+    # ---- what the optimiser has gathered ----
+
+    def optimizer_state(self) -> dict[str, Array]:
+        """Copies of the optimiser's tensors by name; empty before the first step."""
+        state: dict[str, Any] = self._optimizer.state.get(self._flat, {})
+        return {k: np.array(t.numpy()) for k, t in state.items() if isinstance(t, Tensor)}
+
+    def load_optimizer_state(self, state: Mapping[str, Array]) -> None:
+        """Sets what `optimizer_state` returned; an empty one forgets everything. Raises ValueError for other sizes."""
+        wrong = [k for k, array in state.items() if array.size not in (1, self._flat.numel())]
+        if wrong:
+            raise ValueError(f"optimiser state of another model: {', '.join(wrong)}")
+        self._optimizer.state.clear()
+        if state:
+            tensors = {k: torch.from_numpy(np.array(array)) for k, array in state.items()}
+            self._optimizer.state[self._flat] = tensors
+
+
+def _make_optimizer(
+    flat: nn.Parameter, name: str, momentum: float, weight_decay: float
+) -> torch.optim.Optimizer:
+    """The rate is set at each step. One flat tensor: the fused kernel where this torch has one for the CPU (60 us
+    for 8000 parameters), else the plain loop (85 us); foreach has nothing to gather."""
+    kwargs: dict[str, Any] = {"lr": 0.0, "weight_decay": weight_decay, "foreach": False}
+    if name == "sgd":
+        return torch.optim.SGD([flat], momentum=momentum, **kwargs)
+    try:
+        return torch.optim.Adam([flat], lr=0.0, weight_decay=weight_decay, fused=True)
+    except RuntimeError:  # torch before 2.4 fuses only on a GPU
+        return torch.optim.Adam([flat], **kwargs)

@@ -1,0 +1,171 @@
+"""What the edge host keeps on disk: the zone after each cloud round, and the finished model. Written whole, then renamed."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from ..runtime.config import Job
+from ..runtime.errors import UserError
+from .models import load_model
+from .split import Split
+from .trainer import Trainer
+
+Array = NDArray[np.float32]
+META = "meta"  # name of the JSON in a zone's file
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """The file is either the old one or the new one, also when the power goes."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    new = path.with_name(f".{path.name}.{os.getpid()}")
+    with open(new, "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(new, path)
+
+
+# ---- the zone between cloud rounds ----
+
+
+@dataclass
+class ZoneState:
+    """A zone after a cloud round. next_round: the cloud round it can train now; update: body of the update of the
+    round before, until it is known to be accepted; arrays: front, backs, optimisers, personal fronts."""
+
+    next_round: int
+    arrays: dict[str, NDArray[Any]] = field(default_factory=dict)
+    update: bytes = b""
+
+
+def job_digest(job: Job) -> str:
+    """Names what training depends on: a zone's state is of no use to a job with another digest."""
+    parts = [job.seed, job.mode, job.model, job.train, job.codec, job.data]
+    parts.append([(device.id, device.zone) for device in job.devices])
+    return hashlib.sha256(msgspec.json.encode(parts)).hexdigest()
+
+
+def zone_file(job: Job, zone: str) -> Path:
+    return Path(job.out) / "zones" / zone / "state.npz"
+
+
+def save_zone(job: Job, zone: str, state: ZoneState) -> None:
+    """Durable when it returns."""
+    meta = {"job": job_digest(job), "next_round": state.next_round}
+    arrays: dict[str, NDArray[Any]] = {
+        META: np.frombuffer(json.dumps(meta).encode(), np.uint8),
+        "update": np.frombuffer(state.update, np.uint8),
+        **state.arrays,
+    }
+    buffer = io.BytesIO()
+    np.savez(buffer, **arrays)  # type: ignore[arg-type]
+    write_whole(zone_file(job, zone), buffer.getvalue())
+
+
+def load_zone(job: Job, zone: str) -> ZoneState | None:
+    """The state this job left, or None: there is none, or it belongs to another job.
+
+    Raises UserError (exit 3) for a file that cannot be read.
+    """
+    path = zone_file(job, zone)
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {name: file[name] for name in file.files}
+        meta = json.loads(arrays.pop(META).tobytes())
+        update = arrays.pop("update").tobytes()
+        if meta["job"] != job_digest(job):
+            return None
+        return ZoneState(int(meta["next_round"]), arrays, update)
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
+        raise UserError(
+            f"{path} cannot be read ({error}); remove it to let the zone start from the cloud's model", 3
+        ) from error
+
+
+def trainer_arrays(trainer: Trainer) -> dict[str, NDArray[Any]]:
+    """All a trainer needs to go on as if nothing had happened."""
+    arrays: dict[str, NDArray[Any]] = {"front": trainer.front}
+    for name, back in trainer.backs.items():
+        arrays[f"back/{name}"] = back.vector()
+        for key, value in back.optimizer_state().items():
+            arrays[f"optimizer/{name}/{key}"] = value
+    for device, front in trainer.fronts.items():
+        arrays[f"personal/{device}"] = front
+    return arrays
+
+
+def restore_trainer(trainer: Trainer, arrays: Mapping[str, NDArray[Any]]) -> None:
+    """The inverse of `trainer_arrays`. Raises ValueError or KeyError where they do not fit."""
+    if arrays["front"].shape != trainer.front.shape:
+        raise ValueError(f"a front of {arrays['front'].size} parameters")
+    trainer.front = arrays["front"].astype(np.float32)
+    for name, back in trainer.backs.items():
+        back.load_vector(arrays[f"back/{name}"])
+        prefix = f"optimizer/{name}/"
+        gathered = {k[len(prefix) :]: v for k, v in arrays.items() if k.startswith(prefix)}
+        back.load_optimizer_state(gathered)
+    personal = "personal/"
+    trainer.fronts = {
+        name[len(personal) :]: np.array(array, np.float32)
+        for name, array in arrays.items()
+        if name.startswith(personal)
+    }
+
+
+# ---- the finished model ----
+
+
+def save_model(job: Job, cut: Split, state: Mapping[str, Array]) -> Path:
+    """Writes `<out>/model.pt` (back and front) and `<out>/front.npz`; returns the first."""
+    folder = Path(job.out)
+    checkpoint = {
+        "state_dict": cut.merge(state).state_dict(),
+        "model": job.model.name,
+        "args": job.model.args,
+        "seam": cut.seam,
+        "job": job.name,
+    }
+    buffer = io.BytesIO()
+    torch.save(checkpoint, buffer)
+    path = folder / "model.pt"
+    write_whole(path, buffer.getvalue())
+    fronts = io.BytesIO()
+    np.savez(fronts, **{name: state[name] for name in cut.front_names})  # type: ignore[arg-type]
+    write_whole(folder / "front.npz", fronts.getvalue())
+    return path
+
+
+def load_checkpoint(path: str | Path) -> nn.Module:
+    """The trained network of a `model.pt` as one plain torch module, in eval mode.
+
+    Nothing is unpickled but plain values and tensors; a model of your own must be importable by the name in the job.
+    Raises UserError if the file is missing or is not such a checkpoint.
+    """
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        name, args, state = checkpoint["model"], checkpoint["args"], checkpoint["state_dict"]
+    except FileNotFoundError as error:
+        raise UserError(f"there is no checkpoint {path}", 3) from error
+    except Exception as error:  # torch.load raises many kinds for foreign bytes
+        raise UserError(
+            f"{path} is not a seamline checkpoint ({type(error).__name__})", 3
+        ) from error
+    model = load_model(name, args, 0)
+    model.load_state_dict(state)
+    return model.eval()

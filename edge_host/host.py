@@ -1,0 +1,269 @@
+"""The edge host program: one loop that joins the zone's devices, its training and the cloud."""
+
+from __future__ import annotations
+
+import os
+import random
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from ..runtime.config import Job
+from ..runtime.errors import UserError
+from ..runtime.keys import load_keys
+from ..runtime.link import Link, Listener, LinkLost, Received, open_link, open_listener
+from ..runtime.plan import build_plan
+from .checkpoint import (
+    ZoneState,
+    load_zone,
+    restore_trainer,
+    save_model,
+    save_zone,
+    trainer_arrays,
+)
+from .fleet import Answer, Fleet, Happening, Joined, Left, Stats, check_batch
+from .models import input_shape, load_model
+from .split import END, Split, split
+from .trainer import Trainer
+from .uplink import Finish, State, Train, Uplink
+
+Emit = Callable[[dict[str, Any]], None]
+
+CLOUD_S = 0.02  # how often the cloud's link is looked at while devices keep the loop busy
+ROUND_EVENT_S = 0.2  # at most one round event in this time
+FAREWELL_S = 1.0  # how long the last report may travel
+
+
+def cut_model(job: Job) -> Split:
+    """The job's network, seeded and cut where its mode and seam say. Raises UserError (exit 5)."""
+    model = load_model(job.model.name, job.model.args, job.seed)
+    seam = END if job.mode in ("federated", "isolated") else job.model.seam
+    return split(model, seam, input_shape(model))
+
+
+def make_plan(job: Job, cut: Split) -> bytes:
+    """The plan of the front for the job's batch."""
+    return build_plan(cut.front, cut.input_shape, job.train.batch)
+
+
+class Host:
+    """A zone without links: fleet, trainer and uplink, and what passes between them."""
+
+    def __init__(self, job: Job, zone: str, emit: Emit, now: float, first_session: int = 1) -> None:
+        """Raises UserError if the zone or the model is not usable."""
+        if zone not in [section.name for section in job.zones]:
+            names = ", ".join(section.name for section in job.zones)
+            raise UserError(f"there is no zone {zone!r} in the job; it has {names}")
+        check_batch(job)
+        self.job, self.zone, self.emit = job, zone, emit
+        self.cut = cut_model(job)
+        self.trainer = Trainer(job, zone, self.cut, now)
+        self.fleet = Fleet(job, zone, make_plan(job, self.cut), first_session)
+        self.done = False
+        self.next_round = 0
+        self.uplink = Uplink(zone, job.name, now, self._restore())
+        self._order: Train | Finish | None = None
+        self._start: State = self.trainer.state()
+        self._told = now - ROUND_EVENT_S
+
+    def _restore(self) -> tuple[int, bytes] | None:
+        """Goes on from the last durable cloud round; returns its update if the cloud may not have it."""
+        kept = load_zone(self.job, self.zone)
+        if kept is None:
+            return None
+        try:
+            restore_trainer(self.trainer, kept.arrays)
+        except (KeyError, ValueError) as error:
+            raise UserError(
+                f"the state of zone {self.zone} does not fit the model ({error}); remove "
+                f"{self.job.out}/zones/{self.zone}",
+                3,
+            ) from error
+        self.next_round = kept.next_round
+        self.emit({"event": "restored", "zone": self.zone, "cloud_round": kept.next_round})
+        return (kept.next_round - 1, kept.update) if kept.update else None
+
+    # ---- inputs ----
+
+    def from_device(self, peer: str, data: bytes, now: float) -> None:
+        for happening in self.fleet.receive(peer, data, now):
+            self._happened(happening)
+
+    def lost_device(self, peer: str, reason: str) -> None:
+        for happening in self.fleet.lost(peer, reason):
+            self._happened(happening)
+
+    def from_cloud(self, data: bytes) -> None:
+        order = self.uplink.receive(data)
+        if isinstance(order, Train):
+            self._train(order)
+        elif isinstance(order, Finish):
+            self._order = order
+            self.trainer.evaluate(order.rounds, order.state)
+
+    def tick(self, now: float) -> None:
+        self.trainer.roster.tick(now)
+        self.uplink.tick(now)
+
+    def _happened(self, happening: Happening) -> None:
+        device = happening.device
+        if isinstance(happening, Answer):
+            self.trainer.roster.answer(device, happening.message)
+        elif isinstance(happening, Joined):
+            self.trainer.joined(
+                device, happening.samples, happening.tests, happening.has_checkpoint
+            )
+            self.emit({"event": "joined", "zone": self.zone, "device": device})
+        elif isinstance(happening, Left):
+            self.trainer.roster.left(device)
+            self.emit(
+                {"event": "left", "zone": self.zone, "device": device, "reason": happening.reason}
+            )
+        elif isinstance(happening, Stats):
+            self.emit(
+                {"event": "stats", "zone": self.zone, "device": device, "stats": happening.values}
+            )
+
+    def _train(self, order: Train) -> None:
+        if order.round < self.next_round:  # a cloud that began anew
+            self.trainer.forget()
+        self._order = order
+        self.trainer.train(order.round, order.state)
+        self._start = self.trainer.state()
+
+    # ---- work ----
+
+    def work(self, now: float) -> bool:
+        """Goes on as far as it can. True if it did something and should be called again once all is sent."""
+        self.trainer.advance()
+        roster = self.trainer.roster
+        moved = bool(roster.outbox)
+        for device, message in roster.outbox:
+            self.fleet.send(device, message)
+        roster.outbox.clear()
+        for event in roster.events:
+            self._tell(event, now)
+        roster.events.clear()
+        if self._order is not None and self.trainer.result is not None:
+            self._finish_work(self._order, now)
+            moved = True
+        return moved
+
+    def _tell(self, event: dict[str, Any], now: float) -> None:
+        """Passes an event on; of rounds only so many that a person or a log can follow."""
+        if event["event"] == "round":
+            if now - self._told < ROUND_EVENT_S:
+                return
+            self._told = now
+            for device, values in event["devices"].items():
+                traffic = self.fleet.traffic[device]
+                values |= {"bytes_up": traffic.up, "bytes_down": traffic.down}
+        self.emit(event)
+
+    def _finish_work(self, order: Train | Finish, now: float) -> None:
+        result = self.trainer.result
+        assert result is not None
+        self._order = self.trainer.result = None
+        metrics = {**result.metrics, "bytes": self._bytes()}
+        if isinstance(order, Train):
+            difference = {name: result.state[name] - self._start[name] for name in result.state}
+            update = self.uplink.update(order.round, result.samples, metrics, difference)
+            self.next_round = order.round + 1
+            state = ZoneState(self.next_round, trainer_arrays(self.trainer), update)
+            save_zone(self.job, self.zone, state)
+            self.uplink.send_update(now)
+            return
+        path = save_model(self.job, self.cut, result.state)
+        self.emit({"event": "saved", "path": str(path)})
+        self.uplink.report(order.rounds, metrics)
+        self.fleet.goodbye("the job is done")
+        self.done = True
+
+    def _bytes(self) -> dict[str, dict[str, int]]:
+        return {d: {"up": t.up, "down": t.down} for d, t in sorted(self.fleet.traffic.items())}
+
+
+def run_host(
+    job: Job,
+    zone: str,
+    *,
+    insecure: bool = False,
+    emit: Emit,
+    stop: threading.Event | None = None,
+) -> int:
+    """Runs the edge host of `zone` until the cloud says that the job is done, or `stop` is set. Returns 0.
+
+    insecure: no keys, clear text on the network. emit: is called with each event, a JSON-able dict. Raises UserError:
+    no such zone, a model that cannot be cut there, a missing key, an address in use, a cloud that refuses the zone.
+    """
+    torch.set_num_threads(1)  # two busy threads on few cores are several times slower
+    host = Host(job, zone, emit, time.monotonic(), random.SystemRandom().randrange(1, 1 << 31))
+    name = f"host-{zone}"
+    keys = None if insecure else load_keys(Path(job.keys.folder), name)
+    address = next(section.address for section in job.zones if section.name == zone)
+    lines = {d.id: d.host_link for d in job.devices if d.zone == zone and d.host_link}
+    listener = open_listener(address, lines, name=name, keys=keys)
+    try:
+        emit({"event": "listening", "zone": zone, "address": listener.address()})
+        link = open_link(job.cloud.address, name=name, keys=keys)
+        try:
+            _loop(host, listener, link, stop or threading.Event())
+        finally:
+            link.close()
+    finally:
+        listener.close()
+    return 0
+
+
+def _loop(host: Host, listener: Listener, link: Link, stop: threading.Event) -> None:
+    """Until the job is done or stop is set: devices, cloud, time, work, and what goes out."""
+    cloud_at = 0.0
+    while not stop.is_set():
+        for event in listener.poll(CLOUD_S):
+            if isinstance(event, Received):
+                host.from_device(event.peer, event.data, time.monotonic())
+            else:
+                host.lost_device(event.peer, event.reason)
+        now = time.monotonic()
+        if now - cloud_at >= CLOUD_S or not host.trainer.busy:
+            cloud_at = now
+            _hear_cloud(host, link, now)
+        host.tick(now)
+        more = True
+        while more:
+            more = host.work(time.monotonic())
+            _send(host, listener, link, now)
+        if host.done:
+            host.emit({"event": "done", "zone": host.zone})
+            return
+
+
+def _hear_cloud(host: Host, link: Link, now: float) -> None:
+    try:
+        data = link.receive(0)
+        while data is not None:
+            host.from_cloud(data)
+            data = link.receive(0)
+    except LinkLost as lost:
+        if lost.refused:
+            raise UserError(f"the cloud does not accept the key of zone {host.zone}", 6) from lost
+        host.uplink.lost(now)
+        host.emit({"event": "cloud_lost", "zone": host.zone, "reason": lost.reason})
+
+
+def _send(host: Host, listener: Listener, link: Link, now: float) -> None:
+    for peer, data in host.fleet.outbox:
+        listener.send(peer, data)
+    host.fleet.outbox.clear()
+    try:
+        for data in host.uplink.outbox:
+            link.send(data)
+    except LinkLost as lost:
+        host.uplink.lost(now)
+        host.emit({"event": "cloud_lost", "zone": host.zone, "reason": lost.reason})
+    host.uplink.outbox.clear()

@@ -1,0 +1,150 @@
+"""Who of a zone is here, what each device is working on, and until when the host waits for it. No sockets, no clocks.
+
+A caller asks devices and waits for each answer in an order of its own, in a generator that pauses while a device
+computes. Answers are kept until they are asked for, so the order in which they arrive changes nothing.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Generator
+from dataclasses import dataclass
+from typing import Any
+
+from ..runtime.message import Kind, Message
+
+RESEND_S = 5.0  # an open request is sent again after this; a device then repeats its answer
+
+
+@dataclass
+class Present:
+    """A device that has joined. samples, tests: how many it holds for training and testing."""
+
+    samples: int
+    tests: int
+    needs_front: bool  # the parameters on the device are not those it should have now
+    late: bool = False  # missed a deadline and has not been heard since
+
+
+@dataclass
+class _Request:
+    """What a device works on, and the (kind, round, step) that answers it."""
+
+    message: Message
+    answer: tuple[int, int, int]
+    sent: float
+
+
+class Roster:
+    """The devices of one zone. `outbox` (device, message) and `events` are taken by the caller."""
+
+    def __init__(
+        self, zone: str, devices: list[str], now: float, *, deadline_s: float, quorum: float, join_s: float
+    ) -> None:
+        """deadline_s: how long a round waits for a device; quorum: share of `devices` a round needs; join_s: how
+        long the first round waits for all of them."""
+        self.zone = zone
+        self.devices = sorted(devices)
+        self.present: dict[str, Present] = {}
+        self.active: set[str] = set()  # takes part in what is going on
+        self.outbox: list[tuple[str, Message]] = []
+        self.events: list[dict[str, Any]] = []
+        self.now = self.deadline = now
+        self.needed = max(1, math.ceil(quorum * len(devices)))
+        self._deadline_s, self._join_until = deadline_s, now + join_s
+        self._probed = now
+        self._open: dict[str, _Request] = {}
+        self._answers: dict[str, Message] = {}
+
+    # ---- what happens outside ----
+
+    def joined(self, device: str, samples: int, tests: int, needs_front: bool) -> None:
+        """A device is ready; it takes part from the next round on."""
+        self.left(device)
+        self.present[device] = Present(samples, tests, needs_front)
+
+    def left(self, device: str) -> None:
+        """A device is gone: what it was working on is lost, what it had answered still counts."""
+        self.present.pop(device, None)
+        self.active.discard(device)
+        self._open.pop(device, None)
+
+    def answer(self, device: str, message: Message) -> None:
+        """A message of a device. One that answers no open request is an echo of an earlier one and ignored."""
+        if device in self.present:
+            self.present[device].late = False
+        request = self._open.get(device)
+        if request and (message.kind, message.round, message.step) == request.answer:
+            del self._open[device]
+            self._answers[device] = message
+
+    def tick(self, now: float) -> None:
+        """Time goes on: sends again what was not answered, and gives up on devices past the deadline."""
+        self.now = now
+        if self._open and now >= self.deadline:
+            for device in sorted(self._open):
+                self.present[device].late = True
+                self.active.discard(device)
+                self.events.append({"event": "late", "zone": self.zone, "device": device})
+            self._open.clear()
+            self.deadline = now + self._deadline_s
+        for device, request in self._open.items():
+            if now - request.sent >= RESEND_S:
+                request.sent = now
+                self.outbox.append((device, request.message))
+        if now - self._probed >= RESEND_S:
+            self._probed = now
+            late = [device for device, here in self.present.items() if here.late]
+            self.outbox += [(device, Message(Kind.PROBE, body=bytes(4))) for device in late]
+
+    # ---- what the work asks for ----
+
+    def ready(self) -> list[str]:
+        """Devices that can take part now, sorted."""
+        return sorted(device for device, here in self.present.items() if not here.late)
+
+    def gather(self) -> Generator[None, None, list[str]]:
+        """Waits for all devices until the joining time is over, then for the quorum. Those found are active."""
+        told = False
+        while len(self.ready()) < len(self.devices):
+            if self.now >= self._join_until:
+                if len(self.ready()) >= self.needed:
+                    break
+                if not told:
+                    told = True
+                    ready = {"ready": len(self.ready()), "needed": self.needed}
+                    self.events.append({"event": "waiting", "zone": self.zone, **ready})
+            yield
+        self._join_until = self.now  # only the first round waits for all
+        self._open.clear()
+        self._answers.clear()
+        members = self.ready()
+        self.active = set(members)
+        self.deadline = self.now + self._deadline_s
+        return members
+
+    def ask(self, device: str, message: Message, answer: Kind, step: int) -> None:
+        """Sends a request to an active device; `answer` with the request's round and `step` answers it."""
+        if device not in self.active:
+            return
+        self._open[device] = _Request(message, (answer, message.round, step), self.now)
+        self.outbox.append((device, message))
+
+    def wait(self, device: str) -> Generator[None, None, Message | None]:
+        """The answer to the device's request, or None when the device is gone or too late."""
+        while True:
+            found = self._answers.pop(device, None)
+            if found is not None or device not in self.active:
+                return found
+            yield
+
+    def drop(self, device: str, message: Message) -> None:
+        """Sends a device that does not keep to the protocol its last message and forgets it."""
+        self.left(device)
+        self.outbox.append((device, message))
+
+    def stop(self) -> None:
+        """Nothing is asked for any more."""
+        self.active.clear()
+        self._open.clear()
+        self._answers.clear()

@@ -1,0 +1,552 @@
+"""Trains one zone, one cloud round at a time: fed answers and time, yields requests. No sockets, no clocks.
+
+The work is written as it happens, one line after the other, in generators that pause while a device computes. The host
+waits for each device in turn until it answers, is lost, or the deadline passes, so the same seed gives the same bits in
+whatever order the answers arrive. A device that joins takes part from the next edge round on.
+
+Numbering on the wire: edge round r of the job (from 0) travels as round r + 1, so that an evaluation before it (round r,
+steps from EVAL_STEPS) is later than the last step of the round before and earlier than its own first.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Generator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+from zlib import crc32
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from ..kernels import SeamError, parcel, random_bits
+from ..runtime import message as wire
+from ..runtime.config import Job
+from ..runtime.errors import UserError
+from ..runtime.message import Flag, Kind, Message
+from .back import Back
+from .roster import Roster
+from .split import Split, float_state
+
+Array = NDArray[np.float32]
+State = dict[str, Array]
+Work = Generator[None, None, None]
+
+TURN_STREAM = 0x5455524E  # "TURN": the order of devices in a step
+DEVICE_STREAM = 0x44455649  # "DEVI": a device's seed
+DOWN_STREAM = 0x444F574E  # "DOWN": the rounding seed of what goes down to a device
+EVAL_STEPS = 1 << 24  # steps of an evaluation start here
+ROUND_FACTOR = 2654435761  # SPEC.md, seed of a parcel
+ZONE = "zone"  # name of v2's only back
+
+
+def _random(seed: int, stream: int, index: int) -> int:
+    mask = 0xFFFFFFFF
+    return int(random_bits(seed & mask, stream & mask, index & mask, 1)[0])
+
+
+def device_seed(job_seed: int, device: str) -> int:
+    """The seed a device gets in its PLAN: order of its samples, rounding of what it sends."""
+    return _random(job_seed, DEVICE_STREAM, crc32(device.encode()))
+
+
+def turn_order(job_seed: int, devices: list[str], round_: int, step: int) -> list[str]:
+    """All devices of a zone in the order of their turns, drawn anew for every (round, step)."""
+    keys = random_bits(_random(job_seed, TURN_STREAM, round_), step, 0, len(devices))
+    return [sorted(devices)[i] for i in np.argsort(keys, kind="stable")]
+
+
+def average(vectors: Mapping[str, Array], samples: Mapping[str, int]) -> Array:
+    """Mean weighted by samples, summed in float64 and sorted order, as f32."""
+    total = sum(samples[name] for name in vectors)
+    mean = np.zeros(next(iter(vectors.values())).shape, np.float64)
+    for name in sorted(vectors):
+        share = samples[name] / total if total else 1 / len(vectors)
+        mean += share * vectors[name]
+    return mean.astype(np.float32)
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a cloud round, or the last evaluation, came to. state: the zone's whole model; samples: of the devices that
+    took part; metrics: for people and tables, JSON-able."""
+
+    cloud_round: int
+    state: State
+    samples: int
+    metrics: dict[str, Any]
+
+
+@dataclass
+class _Tally:
+    """Sums over steps or samples for one device."""
+
+    correct: int = 0
+    count: int = 0
+    loss: float = 0.0
+
+    def add(self, correct: int, count: int, loss: float) -> None:
+        self.correct += correct
+        self.count += count
+        self.loss += loss
+
+    @property
+    def mean(self) -> float:
+        return self.loss / self.count if self.count else 0.0
+
+
+@dataclass
+class _Scores:
+    """What one evaluation found, by device."""
+
+    tallies: dict[str, _Tally] = field(default_factory=dict)
+
+    def of(self, device: str) -> _Tally:
+        return self.tallies.setdefault(device, _Tally())
+
+    def report(self) -> dict[str, dict[str, Any]]:
+        return {
+            device: {"correct": tally.correct, "total": tally.count, "loss": tally.mean}
+            for device, tally in sorted(self.tallies.items())
+        }
+
+
+class Trainer:
+    """A zone in training. Tell `roster` who is here and what they answer, then call `advance`; take `roster.outbox`,
+    `roster.events` and, when `busy` is over, `result`."""
+
+    def __init__(self, job: Job, zone: str, cut: Split, now: float) -> None:
+        """Raises UserError if the zone has no devices, or mode, seam and freezing do not go together."""
+        self.job, self.zone, self.cut = job, zone, cut
+        self.local = job.mode in ("federated", "isolated")
+        self.personal = job.mode in ("split-v3", "isolated")
+        devices = sorted(device.id for device in job.devices if device.zone == zone)
+        self._check(devices)
+        self.roster = Roster(
+            zone,
+            devices,
+            now,
+            deadline_s=job.round.deadline_s,
+            quorum=job.round.quorum,
+            join_s=job.round.join_wait_s,
+        )
+        self.front: Array = cut.front_vector(float_state(cut.model))
+        self.fronts: dict[str, Array] = {}  # isolated: each device's own, as it last sent it
+        self.backs = self._make_backs(devices)
+        self.rounds_done = 0  # edge rounds of the job
+        self.result: Result | None = None
+        self._initial = self.state()
+        self._work: Work | None = None
+        self._down_seed = {d: _random(job.seed, DOWN_STREAM, crc32(d.encode())) for d in devices}
+        self._took_part: dict[str, int] = {}  # samples of the devices seen in this cloud round
+        self._losses: dict[str, _Tally] = {}  # in this cloud round
+
+    def _check(self, devices: list[str]) -> None:
+        if not devices:
+            raise UserError(f"zone {self.zone!r} has no devices in the job file")
+        if self.local and not self.cut.at_end:
+            raise UserError(f"mode {self.job.mode}: the seam must be at the end of the model", 5)
+        if not self.local and self.cut.at_end:
+            raise UserError(
+                f"mode {self.job.mode}: no layer is left behind the seam {self.cut.seam}; move the seam "
+                "forward, or use mode federated",
+                5,
+            )
+        if self.local and self.job.train.freeze_front:
+            raise UserError(f"mode {self.job.mode}: freeze_front would leave nothing to train")
+
+    def _make_backs(self, devices: list[str]) -> dict[str, Back]:
+        """None where the network is on the devices, one in v2, else one for each device."""
+        if self.local:
+            return {}
+        train = self.job.train
+        return {
+            name: Back(
+                copy.deepcopy(self.cut.back), train.back_optimizer, train.momentum, train.weight_decay
+            )
+            for name in ([ZONE] if self.job.mode == "split-v2" else devices)
+        }
+
+    # ---- work, as the caller sees it ----
+
+    @property
+    def busy(self) -> bool:
+        return self._work is not None
+
+    def joined(self, device: str, samples: int, tests: int, has_checkpoint: bool) -> None:
+        """A device is ready. One that kept a personal front keeps it, once the job has begun."""
+        keeps = self.job.mode == "split-v3" and has_checkpoint and self.rounds_done > 0
+        self.roster.joined(device, samples, tests, needs_front=not keeps)
+
+    def train(self, cloud_round: int, state: State | None) -> None:
+        """Begins cloud round `cloud_round` (from 0) from the whole model `state` (None: as initialised)."""
+        self._begin(state)
+        self.rounds_done = cloud_round * self.job.train.edge_rounds
+        self._work = self._cloud_round(cloud_round)
+
+    def evaluate(self, cloud_rounds: int, state: State | None) -> None:
+        """Begins the last evaluation, of the final model after `cloud_rounds` rounds."""
+        self._begin(state)
+        self.rounds_done = cloud_rounds * self.job.train.edge_rounds
+        self._work = self._last_evaluation(cloud_rounds)
+
+    def advance(self) -> None:
+        """Goes on as far as the answers that are here allow."""
+        if self._work is not None:
+            try:
+                next(self._work)
+            except StopIteration:
+                self._work = None
+
+    def stop(self) -> None:
+        """Gives up the work at hand; what was trained in this cloud round is lost."""
+        self._work = None
+        self.roster.stop()
+
+    def _begin(self, state: State | None) -> None:
+        self.stop()
+        self.result = None
+        self._took_part, self._losses = {}, {}
+        state = self._initial if state is None else state
+        self._set_front(self.cut.front_vector(state))
+        for back in self.backs.values():
+            back.load_named(state)
+
+    def _set_front(self, front: Array) -> None:
+        """The zone's front; devices that keep theirs, or have this one already, are not sent it."""
+        changed = front.tobytes() != self.front.tobytes()
+        self.front = front
+        if changed and not self.personal:
+            for here in self.roster.present.values():
+                here.needs_front = True
+
+    def state(self) -> State:
+        """The zone's whole model now: names and layouts of torch's state dict."""
+        state = self.cut.front_state(self.front)
+        for back in list(self.backs.values())[:1]:  # they are equal between edge rounds
+            state.update(back.named())
+        return state
+
+    # ---- a cloud round ----
+
+    def _cloud_round(self, cloud_round: int) -> Work:
+        metrics: dict[str, Any] = {}
+        every = self.job.train.evaluate_every
+        if every > 0 and cloud_round > 0 and cloud_round % every == 0:
+            metrics["evaluated"] = yield from self._evaluation(cloud_round)
+        for _ in range(self.job.train.edge_rounds):
+            yield from self._edge_round(cloud_round)
+            self.rounds_done += 1
+        metrics["loss"] = _mean([tally.mean for tally in self._losses.values()])
+        self._finish(cloud_round, metrics)
+
+    def _last_evaluation(self, cloud_rounds: int) -> Work:
+        devices = yield from self._evaluation(cloud_rounds)
+        self._finish(cloud_rounds, {"evaluated": devices})
+
+    def _finish(self, cloud_round: int, metrics: dict[str, Any]) -> None:
+        self.result = Result(cloud_round, self.state(), sum(self._took_part.values()), metrics)
+
+    def _edge_round(self, cloud_round: int) -> Work:
+        members = yield from self.roster.gather()
+        began = self.roster.now
+        losses: dict[str, _Tally] = {}
+        if self.local:
+            yield from self._local_round(members, losses)
+        else:
+            yield from self._split_round(members, losses)
+        for device, tally in losses.items():
+            self._losses.setdefault(device, _Tally()).add(0, tally.count, tally.loss)
+        self.roster.events.append(
+            {
+                "event": "round",
+                "zone": self.zone,
+                "cloud_round": cloud_round,
+                "round": self.rounds_done + 1,
+                "loss": _mean([tally.mean for tally in losses.values()]),
+                "devices": {d: {"loss": tally.mean} for d, tally in sorted(losses.items())},
+                "seconds": self.roster.now - began,
+            }
+        )
+
+    # ---- the seam inside the network ----
+
+    def _split_round(self, members: list[str], losses: dict[str, _Tally]) -> Work:
+        """k1 steps of every member, then their fronts (v3: their backs; v1: both) are averaged."""
+        samples = {device: self.roster.present[device].samples for device in members}
+        steps = self.job.train.device_steps
+        for device in members:
+            self._ask_step(device, Flag(0), Kind.ACT, 0)
+        for step in range(steps):
+            for device in self._turns(members, step):
+                answer = yield from self.roster.wait(device)
+                if answer is not None:
+                    self._train_on(device, answer, step, step == steps - 1, losses)
+                    yield  # the gradient goes out before the next device's turn
+        fronts: dict[str, Array] = {}
+        done = []
+        for device in members:
+            answer = yield from self.roster.wait(device)
+            if answer is None:
+                continue
+            if answer.kind == Kind.WEIGHTS:
+                front = self._read_front(device, answer)
+                if front is None:
+                    continue
+                fronts[device] = front
+            done.append(device)
+        self._took_part.update({device: samples[device] for device in done})
+        if fronts:
+            self._set_front(average(fronts, samples))
+        if done and ZONE not in self.backs:
+            mean = average({d: self.backs[d].vector() for d in done}, samples)
+            for back in self.backs.values():
+                back.load_vector(mean)
+
+    def _turns(self, members: list[str], step: int) -> list[str]:
+        """Whose activation is next. Drawn over all devices of the zone: who is absent does not move the others."""
+        order = turn_order(self.job.seed, self.roster.devices, self.rounds_done, step)
+        return [device for device in order if device in members]
+
+    def _train_on(
+        self, device: str, answer: Message, step: int, last: bool, losses: dict[str, _Tally]
+    ) -> None:
+        """The hot path: one activation through the device's back, the gradient back to the device."""
+        train = self.job.train
+        back = self.backs.get(ZONE) or self.backs[device]
+        batch = self._read_activation(device, answer)
+        if batch is None:
+            return
+        rate = self._decay(step)
+        gradient, loss = back.step(*batch, train.back_rate * rate, not train.freeze_front)
+        if not np.isfinite(loss):
+            self._not_finite(device, batch[0], loss)
+            return
+        losses.setdefault(device, _Tally()).add(0, 1, loss)
+        round_ = self.rounds_done + 1
+        body, flags = None, Flag(0)
+        if gradient is None:
+            flags |= Flag.FROZEN
+        else:
+            body = parcel.pack(
+                self.cut.to_nhwc(gradient),
+                self.job.codec.down,
+                self.job.codec.rounding,
+                _random(self._down_seed[device], round_ * ROUND_FACTOR + Kind.GRAD, step),
+            )
+        if last:
+            flags |= Flag.LAST
+            if self.personal or train.freeze_front:
+                flags |= Flag.PERSONAL
+        grad = Message(
+            Kind.GRAD,
+            round=round_,
+            step=step,
+            flags=flags,
+            body=wire.grad_body(train.front_rate * rate, loss, body),
+        )
+        answers = (Kind.READY if Flag.PERSONAL in flags else Kind.WEIGHTS) if last else Kind.ACT
+        self.roster.ask(device, grad, answers, step if last else step + 1)
+
+    def _not_finite(self, device: str, activation: torch.Tensor, loss: float) -> None:
+        """The back did not learn from this batch: the device's fault if what it sent is not finite, else ours."""
+        if bool(torch.isfinite(activation).all()):
+            raise UserError(
+                f"the loss of {device} is {loss}: training diverged; lower train.back_rate or train.front_rate"
+            )
+        self._drop(device, ValueError("an activation that is not finite"))
+
+    # ---- the whole network on the device ----
+
+    def _local_round(self, members: list[str], losses: dict[str, _Tally]) -> Work:
+        """k1 local steps of every member; federated: averaged, isolated: each keeps its own."""
+        samples = {device: self.roster.present[device].samples for device in members}
+        for device in members:
+            self._ask_step(device, Flag.LOCAL, Kind.WEIGHTS, 0)
+        vectors: dict[str, Array] = {}
+        for device in members:
+            answer = yield from self.roster.wait(device)
+            vector = None if answer is None else self._read_front(device, answer, losses)
+            if vector is not None:
+                vectors[device] = vector
+        self._took_part.update({device: samples[device] for device in vectors})
+        if self.personal:
+            self.fronts.update(vectors)
+        elif vectors:
+            self._set_front(average(vectors, samples))
+
+    # ---- evaluation on the devices' held-out samples ----
+
+    def _evaluation(self, cloud_rounds: int) -> Generator[None, None, dict[str, Any]]:
+        """Of the model as it is now, on every device; isolated: of each device's model on every device."""
+        yield from self.roster.gather()
+        if self.job.mode == "isolated":
+            devices = yield from self._evaluate_isolated()
+        else:
+            scores = _Scores()
+            yield from self._evaluate(scores, EVAL_STEPS)
+            devices = scores.report()
+        self.roster.events.append(
+            {
+                "event": "evaluated",
+                "zone": self.zone,
+                "cloud_round": cloud_rounds,
+                "devices": devices,
+            }
+        )
+        return devices
+
+    def _evaluate_isolated(self) -> Generator[None, None, dict[str, Any]]:
+        """By owner of the model: correct and total on all devices of the zone, and on its own data."""
+        devices: dict[str, dict[str, Any]] = {}
+        first = EVAL_STEPS
+        for owner in sorted(self.fronts):
+            scores = _Scores()
+            for here in self.roster.present.values():
+                here.needs_front = True
+            first = yield from self._evaluate(scores, first, self.fronts[owner])
+            for here in self.roster.present.values():  # to be given their own back
+                here.needs_front = True
+            whole, own = _Tally(), scores.of(owner)
+            for tally in scores.tallies.values():
+                whole.add(tally.correct, tally.count, tally.loss)
+            devices[owner] = {
+                "correct": whole.correct,
+                "total": whole.count,
+                "loss": whole.mean,
+                "own_correct": own.correct,
+                "own_total": own.count,
+            }
+        return devices
+
+    def _evaluate(
+        self, scores: _Scores, first_step: int, front: Array | None = None
+    ) -> Generator[None, None, int]:
+        """All active devices at once, chunk after chunk. Returns the next free step."""
+        batch = self.job.train.batch
+        members = sorted(self.roster.active)
+        tests = {device: self.roster.present[device].tests for device in members}
+        chunks = max([-(-count // batch) for count in tests.values()], default=0)
+        for chunk in range(chunks + 1):
+            for device in members:
+                if chunk > 0 and (chunk - 1) * batch < tests[device]:
+                    answer = yield from self.roster.wait(device)
+                    count = min(batch, tests[device] - (chunk - 1) * batch)
+                    if answer is not None:
+                        self._score(device, answer, count, scores)
+                if chunk * batch < tests[device]:
+                    count = min(batch, tests[device] - chunk * batch)
+                    self._ask_eval(device, first_step + chunk, chunk * batch, count, front)
+        return first_step + chunks
+
+    def _ask_eval(
+        self, device: str, step: int, first: int, count: int, front: Array | None
+    ) -> None:
+        flags = Flag.LOCAL if self.local else Flag(0)
+        weights = self._weights_for(device, front)
+        if weights is not None:
+            flags |= Flag.WEIGHTS
+        request = Message(
+            Kind.EVAL,
+            round=self.rounds_done,
+            step=step,
+            flags=flags,
+            body=wire.eval_body(first, count, weights),
+        )
+        self.roster.ask(device, request, Kind.RESULT, step)
+
+    def _score(self, device: str, answer: Message, count: int, scores: _Scores) -> None:
+        if self.local:
+            try:
+                correct, total, loss = wire.read_result(answer.body)
+                if total != count or correct > total:
+                    raise ValueError(f"result of {total} samples, {count} were asked for")
+            except (SeamError, ValueError) as error:
+                self._drop(device, error)
+                return
+            scores.of(device).add(correct, total, loss)
+            return
+        batch = self._read_activation(device, answer, count)
+        if batch is None:
+            return
+        back = self.backs.get(ZONE) or self.backs[device]
+        correct, loss = back.evaluate(*batch)
+        scores.of(device).add(correct, count, loss)
+
+    # ---- messages ----
+
+    def _ask_step(self, device: str, flags: Flag, answers: Kind, step: int) -> None:
+        """The request that opens a round."""
+        train = self.job.train
+        weights = self._weights_for(device, None)
+        if weights is not None:
+            flags |= Flag.WEIGHTS
+        first_batch = self.rounds_done * train.device_steps
+        body = wire.step_body(
+            train.front_rate * self._decay(0), first_batch, train.device_steps, weights
+        )
+        request = Message(Kind.STEP, round=self.rounds_done + 1, step=0, flags=flags, body=body)
+        self.roster.ask(device, request, answers, step)
+
+    def _weights_for(self, device: str, front: Array | None) -> bytes | None:
+        """The parcel of parameters a device must be sent now, None if it has them. front: not the device's usual."""
+        here = self.roster.present.get(device)
+        if here is None or not here.needs_front:
+            return None
+        here.needs_front = False
+        if front is None:
+            front = self.fronts.get(device, self.front)
+        return parcel.pack(front, "f32")
+
+    def _decay(self, step: int) -> float:
+        """Factor of both rates in this step: from 1 down to 0 in a line over the whole job."""
+        train = self.job.train
+        if train.rate_decay == "none":
+            return 1.0
+        done = self.rounds_done * train.device_steps + step
+        return max(0.0, 1 - done / (train.cloud_rounds * train.edge_rounds * train.device_steps))
+
+    def _read_activation(
+        self, device: str, answer: Message, count: int | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor] | None:
+        """(activation in torch layout, labels), or None and the device is dropped if they are not what was asked."""
+        try:
+            labels, activation = wire.read_act(answer.body)
+            tensor = self.cut.to_nchw(activation)
+            if len(labels) != len(tensor) or len(labels) != (count or self.job.train.batch):
+                raise ValueError(f"{len(labels)} labels and {len(tensor)} activations")
+            if labels.max(initial=0) >= self.cut.classes or labels.min(initial=0) < 0:
+                raise ValueError(f"a label outside 0..{self.cut.classes - 1}")
+        except (SeamError, ValueError) as error:
+            self._drop(device, error)
+            return None
+        return tensor, torch.from_numpy(labels.astype(np.int64))
+
+    def _read_front(
+        self, device: str, answer: Message, losses: dict[str, _Tally] | None = None
+    ) -> Array | None:
+        """The parameters a device sent, or None and the device is dropped if they are unusable."""
+        try:
+            _, loss, vector = wire.read_weights(answer.body)
+            vector = vector.reshape(-1)
+            if vector.shape != self.front.shape:
+                raise ValueError(f"{vector.size} parameters, the front has {self.front.size}")
+            if not np.isfinite(vector).all():
+                raise ValueError("parameters that are not finite")
+        except (SeamError, ValueError) as error:
+            self._drop(device, error)
+            return None
+        if losses is not None:
+            losses.setdefault(device, _Tally()).add(0, 1, loss)
+        return vector
+
+    def _drop(self, device: str, error: Exception) -> None:
+        """A device that sends nonsense is sent away with the reason; it may join again."""
+        status = abs(error.status) if isinstance(error, SeamError) else 9
+        body = wire.error_body(status, Kind.ACT, str(error))
+        self.roster.drop(device, Message(Kind.ERROR, body=body))
+
+
+def _mean(values: list[float]) -> float:
+    return sum(values) / len(values) if values else 0.0

@@ -1,0 +1,146 @@
+"""The zone's side of the cloud protocol (SPEC.md, Zone and cloud): a state machine, fed messages and time. No I/O.
+
+HELLO is repeated until WELCOME; a ROUND is an order to train; its update is repeated until ACCEPTED; DONE is answered
+by a REPORT. A zone that comes back with an update not yet accepted sends that instead of training the round again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..runtime import message as wire
+from ..runtime.errors import UserError
+from ..runtime.message import Kind, Message
+
+State = dict[str, NDArray[np.float32]]
+REPEAT_S = 2.0  # what was not answered is said again
+
+
+@dataclass(frozen=True)
+class Train:
+    """The cloud's order: train `round` from `state` (None: the seeded initialisation)."""
+
+    round: int
+    state: State | None
+
+
+@dataclass(frozen=True)
+class Finish:
+    """The job is over after `rounds` cloud rounds; `state` is the final model."""
+
+    rounds: int
+    state: State | None
+
+
+class Uplink:
+    """`outbox` (bytes) is taken by the caller."""
+
+    def __init__(
+        self, zone: str, job: str, now: float, pending: tuple[int, bytes] | None = None
+    ) -> None:
+        """pending: (round, body) of an update made before a restart and not known to be accepted."""
+        self.zone, self.job = zone, job
+        self.outbox: list[bytes] = []
+        self.welcomed = False
+        self.training: int | None = None
+        self.reported = False  # a REPORT has gone out
+        self._pending = pending
+        self._report: bytes | None = None
+        self._finishing = False
+        self._said = now - REPEAT_S
+
+    # ---- from the cloud, and time ----
+
+    def receive(self, data: bytes) -> Train | Finish | None:
+        """One message of the cloud. Raises UserError (exit 6) if the cloud refuses this zone."""
+        message = Message.decode(data)
+        if message.kind == Kind.ERROR:
+            raise UserError(f"the cloud refused zone {self.zone}: {wire.read_error(message.body).text}", 6)
+        if message.kind == Kind.ZONE_WELCOME:
+            self.welcomed = True
+        elif message.kind == Kind.ZONE_ACCEPTED:
+            if self._pending is not None and message.round == self._pending[0]:
+                self._pending = None
+        elif message.kind == Kind.ZONE_ROUND:
+            return self._round(message)
+        elif message.kind == Kind.ZONE_DONE:
+            return self._done(message)
+        return None
+
+    def tick(self, now: float) -> None:
+        """Says again what was not answered in time."""
+        if now - self._said < REPEAT_S:
+            return
+        self._said = now
+        if not self.welcomed:
+            body = wire.zone_body({"zone": self.zone, "job": self.job}, {})
+            self.outbox.append(Message(Kind.ZONE_HELLO, body=body).encode())
+        elif self._pending is not None:
+            self._send_update()
+
+    def lost(self, now: float) -> None:
+        """The cloud is gone: say HELLO until it is back. Work goes on."""
+        self.welcomed = False
+        self._said = now - REPEAT_S
+
+    def _round(self, message: Message) -> Train | None:
+        self.welcomed = True
+        round_ = message.round
+        if self._pending is not None and self._pending[0] == round_:
+            self._send_update()
+            return None
+        if self.training == round_:
+            return None
+        self._pending = None
+        _, arrays = wire.read_zone(message.body)
+        self.training = round_
+        return Train(round_, arrays or None)
+
+    def _done(self, message: Message) -> Finish | None:
+        self.welcomed = True
+        self._pending = None
+        self.training = None
+        if self._report is not None:
+            self.outbox.append(self._report)
+            return None
+        if self._finishing:
+            return None
+        self._finishing = True
+        _, arrays = wire.read_zone(message.body)
+        return Finish(message.round, arrays or None)
+
+    # ---- from the zone ----
+
+    def update(
+        self, round_: int, samples: int, metrics: dict[str, Any], difference: Mapping[str, Any]
+    ) -> bytes:
+        """Sends what the zone learned in `round_` until it is accepted. Returns the body, for safe keeping."""
+        meta = {"round": round_, "samples": samples, "metrics": metrics}
+        body = wire.zone_body(meta, dict(difference))
+        self.training = None
+        self._pending = (round_, body)
+        return body
+
+    def send_update(self, now: float) -> None:
+        """The update goes out for the first time: it is on disk by now."""
+        self._said = now
+        self._send_update()
+
+    def report(self, rounds: int, metrics: dict[str, Any]) -> None:
+        """The zone's last word."""
+        body = wire.zone_body({"round": rounds, "metrics": metrics}, {})
+        self._report = Message(Kind.ZONE_REPORT, round=rounds, body=body).encode()
+        self.outbox.append(self._report)
+        self.reported = True
+
+    def _send_update(self) -> None:
+        if self._pending is not None and self.welcomed:
+            round_, body = self._pending
+            self.outbox.append(Message(Kind.ZONE_UPDATE, round=round_, body=body).encode())
+
+
