@@ -1,0 +1,102 @@
+/* Frames on a byte line: COBS (Cheshire and Baker, 1999) around a packet and its CRC-32, then a zero. */
+#include "seam_link.h"
+
+/* COBS as a byte sink: a code counts the bytes up to the next zero, 0xFF means 254 bytes and no zero. */
+typedef struct {
+    uint8_t *out;
+    size_t code_at, size;
+} cobs_sink;
+
+static void cobs_put(cobs_sink *sink, uint8_t byte) {
+    if (byte != 0u) {
+        sink->out[sink->size++] = byte;
+        sink->out[sink->code_at]++;
+    }
+    if (byte == 0u || sink->out[sink->code_at] == 0xFFu) {
+        sink->code_at = sink->size++;
+        sink->out[sink->code_at] = 1u;
+    }
+}
+
+int64_t seam_frame_encode(uint8_t *out, size_t space, const uint8_t *packet, size_t size) {
+    if (size == 0u) {
+        return SEAM_E_ARGUMENT;
+    }
+    if (space < SEAM_FRAME_WIRE(size)) {
+        return SEAM_E_SPACE;
+    }
+    const uint32_t crc = seam_crc32(0u, packet, size);
+    cobs_sink sink = {out, 0u, 1u};
+    out[0] = 1u;
+    for (size_t i = 0; i < size; i++) {
+        cobs_put(&sink, packet[i]);
+    }
+    for (unsigned shift = 0; shift < 32u; shift += 8u) {
+        cobs_put(&sink, (uint8_t)(crc >> shift));
+    }
+    /* A full block at the very end opened one block too many: its lone code 1 would say nothing. */
+    if (sink.code_at + 1u == sink.size && sink.code_at >= 255u && out[sink.code_at - 255u] == 0xFFu) {
+        sink.size--;
+    }
+    out[sink.size++] = 0u;
+    return (int64_t)sink.size;
+}
+
+void seam_frame_decoder_start(seam_frame_decoder *decoder, uint8_t *buffer, uint32_t space) {
+    const seam_frame_decoder fresh = {.buffer = buffer, .space = space};
+    *decoder = fresh;
+}
+
+static uint32_t frame_end(seam_frame_decoder *decoder) {
+    const uint32_t size = decoder->size;
+    const int whole = decoder->left == 0u && size > SEAM_FRAME_CHECK;
+    const int skipped = decoder->skipping != 0u;
+    const int empty = decoder->left == 0u && size == 0u && decoder->zero_after == 0u;
+    decoder->size = 0u;
+    decoder->left = decoder->zero_after = decoder->skipping = 0u;
+    if (empty || skipped) { /* two zeros in a row are no frame; a long one has been counted */
+        return 0u;
+    }
+    if (whole) {
+        const uint32_t body = size - SEAM_FRAME_CHECK;
+        const uint8_t *check = decoder->buffer + body;
+        const uint32_t crc = (uint32_t)check[0] | (uint32_t)check[1] << 8 |
+                             (uint32_t)check[2] << 16 | (uint32_t)check[3] << 24;
+        if (crc == seam_crc32(0u, decoder->buffer, body)) {
+            decoder->frames++;
+            return body;
+        }
+    }
+    decoder->damaged++;
+    return 0u;
+}
+
+static void frame_put(seam_frame_decoder *decoder, uint8_t byte) {
+    if (decoder->size >= decoder->space) {
+        decoder->skipping = 1u;
+        decoder->too_long++;
+        return;
+    }
+    decoder->buffer[decoder->size++] = byte;
+}
+
+uint32_t seam_frame_decode(seam_frame_decoder *decoder, uint8_t byte) {
+    if (byte == 0u) {
+        return frame_end(decoder);
+    }
+    if (decoder->skipping != 0u) {
+        return 0u;
+    }
+    if (decoder->left != 0u) {
+        decoder->left--;
+        frame_put(decoder, byte);
+        return 0u;
+    }
+    /* A code. The zero of the block before is written only now: the last block stands for none. */
+    if (decoder->zero_after != 0u) {
+        frame_put(decoder, 0u);
+    }
+    decoder->left = (uint8_t)(byte - 1u);
+    decoder->zero_after = byte != 0xFFu;
+    return 0u;
+}

@@ -1,0 +1,150 @@
+"""Links send and receive messages: what every link promises, its errors, and how an address opens one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+from .errors import UserError
+
+if TYPE_CHECKING:
+    from .keys import Keys
+
+MESSAGE_MAX = 16 << 20  # bytes, header included; SEAM_MESSAGE_MAX of the core
+JOIN_TIMEOUT = 10.0  # seconds a device waits for the first sign of its host before it says so
+
+_HEADER = 24
+_KIND_AT = 3
+PING, PONG = 17, 18
+
+
+class LinkError(UserError):
+    """A link cannot be opened: no such device, port in use, no key (exit code 4 unless said otherwise)."""
+
+    def __init__(self, text: str, exit_code: int = 4) -> None:
+        super().__init__(text, exit_code)
+
+
+class LinkLost(Exception):
+    """The peer is gone, or was never found. The link goes on trying: send and receive may be called again.
+
+    refused: the peer was reached and did not accept our key; waiting will not help.
+    """
+
+    def __init__(self, reason: str, *, refused: bool = False) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.refused = refused
+
+
+@dataclass(frozen=True)
+class Received:
+    """One message from a peer. peer: its name, proven by its key or by the line it came in on."""
+
+    peer: str
+    data: bytes
+
+
+@dataclass(frozen=True)
+class Lost:
+    """A peer is gone; it is heard of again when its next message arrives."""
+
+    peer: str
+    reason: str
+
+
+class Link(Protocol):
+    """A device's (or zone's) one way to its host."""
+
+    counters: dict[str, int]  # bytes_sent, bytes_received, messages_sent, messages_received, losses, ..
+
+    def send(self, data: bytes) -> None:
+        """Hand over one message, at most MESSAGE_MAX bytes (else ValueError). Kept until there is a host;
+        dropped when the host is lost. Raises LinkLost when the host takes no more."""
+
+    def receive(self, timeout: float) -> bytes | None:
+        """The next message, or None when none came within `timeout` seconds.
+
+        Raises LinkLost once each time the host is lost (within 3 s of the fact), and every JOIN_TIMEOUT seconds
+        while it has never been heard. What arrived before the loss is given first.
+        """
+
+    def close(self) -> None:
+        """Send what was handed over, for up to half a second, and free everything."""
+
+
+class Listener(Protocol):
+    """A host's way to all its peers."""
+
+    counters: dict[str, dict[str, int]]  # by peer; "" holds what belongs to no peer (refused keys, ..)
+
+    def poll(self, timeout: float) -> list[Received | Lost]:
+        """What has happened, in order for each peer; waits up to `timeout` seconds for the first of it."""
+
+    def send(self, peer: str, data: bytes) -> bool:
+        """Hand over one message to a peer heard before. False: the peer is gone (a Lost follows if none came)."""
+
+    def address(self) -> str:
+        """The network address really bound (`tcp://127.0.0.1:40123`); "" with serial lines only."""
+
+    def link_kind(self, peer: str) -> str:
+        """`tcp` or `serial`."""
+
+    def close(self) -> None:
+        """Send what was handed over, for up to half a second, and free everything."""
+
+
+def is_ping(data: bytes) -> bool:
+    """A PING or PONG: the link's own message, never shown above it."""
+    return len(data) == _HEADER and data[_KIND_AT] in (PING, PONG)
+
+
+def ping(kind: int) -> bytes:
+    """The bytes of a PING or PONG: a message header with an empty body (SPEC.md)."""
+    return b"SL\x01" + bytes([kind]) + bytes(_HEADER - 4)
+
+
+def check_size(data: bytes) -> None:
+    """ValueError when a message is longer than any peer would take."""
+    if len(data) > MESSAGE_MAX:
+        raise ValueError(f"a message of {len(data)} bytes: at most {MESSAGE_MAX} are allowed")
+
+
+def is_serial(address: str) -> bool:
+    return address.startswith(("serial:", "socket://"))
+
+
+def open_link(address: str, *, name: str, keys: Keys | None, host: str = "") -> Link:
+    """The device's end of `tcp://host:port`, `serial:PATH:BAUD` or `socket://host:port`.
+
+    name: our own name. keys: ours; None for clear text (`--insecure`) and not used on a serial line.
+    host: the name whose public key the other end must prove; empty: `cloud` for a name that starts with
+    `host-`, else the one `host-*` in the key folder. Returns at once: the host may start later.
+    Raises LinkError: unknown form of address, no key for the host, no such serial port.
+    """
+    if is_serial(address):
+        from .serial_link import SerialLink
+
+        return SerialLink(address)
+    if address.startswith("tcp://"):
+        from .zmq_link import ZmqLink
+
+        return ZmqLink(address, name=name, keys=keys, host=host)
+    raise LinkError(
+        f"{address!r} is no link address: use tcp://host:port or serial:PATH:BAUD (for example "
+        "serial:/dev/ttyACM0:921600)",
+        2,
+    )
+
+
+def open_listener(
+    address: str, lines: dict[str, str], *, name: str, keys: Keys | None
+) -> Listener:
+    """The host's end: a network address (`tcp://127.0.0.1:*` picks a free port; "" for none) and serial lines.
+
+    lines: device id -> `serial:PATH:BAUD`. keys: ours and the allow list; None for clear text (`--insecure`).
+    Raises LinkError: address in use or not ours, no such serial port, encryption that does not refuse strangers.
+    """
+    from .zmq_link import ZmqListener
+
+    return ZmqListener(address, lines, name=name, keys=keys)
