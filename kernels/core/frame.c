@@ -5,14 +5,17 @@
 typedef struct {
     uint8_t *out;
     size_t code_at, size;
+    int after_full; /* the block in progress is empty and follows one of 254 bytes */
 } cobs_sink;
 
 static void cobs_put(cobs_sink *sink, uint8_t byte) {
+    sink->after_full = 0;
     if (byte != 0u) {
         sink->out[sink->size++] = byte;
         sink->out[sink->code_at]++;
+        sink->after_full = sink->out[sink->code_at] == 0xFFu;
     }
-    if (byte == 0u || sink->out[sink->code_at] == 0xFFu) {
+    if (byte == 0u || sink->after_full) {
         sink->code_at = sink->size++;
         sink->out[sink->code_at] = 1u;
     }
@@ -26,7 +29,7 @@ int64_t seam_frame_encode(uint8_t *out, size_t space, const uint8_t *packet, siz
         return SEAM_E_SPACE;
     }
     const uint32_t crc = seam_crc32(0u, packet, size);
-    cobs_sink sink = {out, 0u, 1u};
+    cobs_sink sink = {out, 0u, 1u, 0};
     out[0] = 1u;
     for (size_t i = 0; i < size; i++) {
         cobs_put(&sink, packet[i]);
@@ -34,8 +37,7 @@ int64_t seam_frame_encode(uint8_t *out, size_t space, const uint8_t *packet, siz
     for (unsigned shift = 0; shift < 32u; shift += 8u) {
         cobs_put(&sink, (uint8_t)(crc >> shift));
     }
-    /* A full block at the very end opened one block too many: its lone code 1 would say nothing. */
-    if (sink.code_at + 1u == sink.size && sink.code_at >= 255u && out[sink.code_at - 255u] == 0xFFu) {
+    if (sink.after_full) { /* its lone code would say nothing */
         sink.size--;
     }
     out[sink.size++] = 0u;

@@ -103,7 +103,7 @@ typedef struct {
     uint32_t connection, open_wait_ms;
     uint32_t peer_space;
     uint16_t peer_mtu;
-    uint8_t lost_due, joined_due, sent_due;
+    uint8_t confirmed, lost_due, joined_due, sent_due;
     /* sender: one message at a time */
     const uint8_t *tx;
     uint32_t tx_size, tx_next, tx_acked, tx_limit;
@@ -125,7 +125,7 @@ SEAM_MUST_USE int seam_packet_start(seam_packet_end *end, const seam_packet_conf
 /* SEAM_E_STATE: no peer yet. SEAM_E_BUSY: the last message is not SENT. SEAM_E_LIMIT: longer than
  * SEAM_MESSAGE_MAX or than the peer can take. message must stay in place until SENT or LOST. */
 SEAM_MUST_USE int seam_packet_send(seam_packet_end *end, const uint8_t *message, uint32_t size);
-/* One packet from the line. A packet that does not fit is counted and dropped, never an error. */
+/* Time never goes back. One packet from the line. A packet that does not fit is counted and dropped, never an error. */
 void seam_packet_input(seam_packet_end *end, const uint8_t *packet, size_t size, uint64_t now_ms);
 /* The next packet to send now, at most SEAM_PACKET_MAX bytes: its size, 0 (none now), SEAM_E_SPACE. */
 SEAM_MUST_USE int64_t seam_packet_output(seam_packet_end *end, uint8_t *out, size_t space,
