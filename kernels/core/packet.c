@@ -592,6 +592,15 @@ void seam_packet_input(seam_packet_end *end, const uint8_t *packet, size_t size,
     }
 }
 
+/* A peer that has been quiet for longer than its ping is asked more often: on a bad line three lost
+ * pings in a row are no death. */
+static uint64_t ping_due(const seam_packet_end *end) {
+    const uint64_t ping = end->said_ms + SEAM_PACKET_PING;
+    const uint64_t hush = end->heard_ms + SEAM_PACKET_HUSH, again = end->said_ms + SEAM_PACKET_ASK;
+    const uint64_t ask = hush > again ? hush : again;
+    return ping < ask ? ping : ask;
+}
+
 static int64_t packet_choose(seam_packet_end *end, uint8_t *out, uint64_t now_ms) {
     /* Repeated until the peer is heard within the connection: our answer may have been lost. */
     if (!end->confirmed && now_ms >= end->open_ms) {
@@ -618,8 +627,8 @@ static int64_t packet_choose(seam_packet_end *end, uint8_t *out, uint64_t now_ms
     if (probe_due(end, now_ms)) {
         return ack_output(end, out, 1);
     }
-    if (now_ms >= end->ack_ms || now_ms - end->said_ms >= SEAM_PACKET_PING) {
-        return ack_output(end, out, 0);
+    if (now_ms >= end->ack_ms || now_ms >= ping_due(end)) {
+        return ack_output(end, out, now_ms - end->heard_ms >= SEAM_PACKET_HUSH);
     }
     return 0;
 }
@@ -654,7 +663,7 @@ uint32_t seam_packet_wait(const seam_packet_end *end, uint64_t now_ms) {
     }
     uint64_t next = end->heard_ms + SEAM_PACKET_DEAD;
     next = !end->confirmed && end->open_ms < next ? end->open_ms : next;
-    next = end->said_ms + SEAM_PACKET_PING < next ? end->said_ms + SEAM_PACKET_PING : next;
+    next = ping_due(end) < next ? ping_due(end) : next;
     next = end->ack_ms < next ? end->ack_ms : next;
     next = end->probe_ms < next ? end->probe_ms : next;
     const int can_send = slots_in(end, SLOT_FLIGHT) < end->config.window;
