@@ -1,0 +1,438 @@
+# cython: language_level=3
+"""Faces of messages, plans, the front and the device's session: they check and call C without the GIL."""
+
+cimport cython
+from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t, uintptr_t
+
+cimport _seam
+
+import numpy as np
+
+from . import _core
+from .errors import SeamError
+
+cdef extern from "seam_front.h" nogil:
+    enum:
+        SEAM_MESSAGE_HEADER, SEAM_MESSAGE_MAX, SEAM_DEVICE_ID_MAX
+        SEAM_DO_NOTHING, SEAM_DO_SEND, SEAM_DO_MEMORY, SEAM_DO_TRAIN, SEAM_DO_TEST, SEAM_DO_END
+        SEAM_DO_FAIL
+    ctypedef struct seam_message:
+        uint8_t kind
+        uint16_t flags
+        uint32_t session, round, step, body_size
+        const uint8_t *body
+    void seam_message_header(uint8_t *out, const seam_message *message)
+    int seam_message_parse(seam_message *message, const uint8_t *bytes_, size_t size)
+    ctypedef struct seam_plan:
+        uint16_t layers, tensors, batch, output
+        uint32_t parameters, arena_size, scratch_offset, scratch_size
+    ctypedef struct seam_tensor:
+        uint16_t h, w, c
+        uint32_t value_offset, gradient_offset, values
+    ctypedef struct seam_layer:
+        uint8_t kind
+        _seam.seam_window window
+    int seam_plan_open(seam_plan *plan, const uint8_t *bytes_, size_t size)
+    void seam_plan_tensor(seam_tensor *tensor, const seam_plan *plan, uint32_t index)
+    size_t seam_layer_scratch(const seam_layer *layer)
+    ctypedef struct seam_front:
+        seam_plan plan
+        uint8_t *arena
+        float *parameters
+        float *momentum
+        float *gradients
+        int32_t batch
+    int seam_front_init(seam_front *front, const seam_plan *plan, void *arena, size_t arena_size)
+    float *seam_front_input(const seam_front *front)
+    float *seam_front_output(const seam_front *front)
+    float *seam_front_output_gradient(const seam_front *front)
+    void seam_front_forward(seam_front *front, int32_t n)
+    void seam_front_backward(seam_front *front)
+    void seam_front_update(seam_front *front, float rate, float momentum, float decay)
+    int seam_front_loss(seam_front *front, float *loss_sum, uint32_t *correct,
+                        const int32_t *labels)
+    ctypedef struct seam_device_facts:
+        const uint8_t *id
+        uint8_t id_size
+        uint8_t boot_id[8]
+        uint32_t ram, flash, training_samples, test_samples, saved_round
+        uint8_t has_checkpoint
+    ctypedef struct seam_session:
+        seam_device_facts facts
+        uint32_t number, seed
+        uint16_t batch
+        seam_front front
+        int32_t *labels
+        uint32_t round, trained_round
+        uint8_t *answer
+        uint32_t answer_size
+        uint64_t need_bytes
+        uint32_t need_first, need_count
+        uint16_t failed_code, failed_size
+        const uint8_t *failed_text
+    void seam_session_init(seam_session *s, const seam_device_facts *facts)
+    void seam_session_hello(seam_session *s)
+    int seam_session_receive(seam_session *s, const uint8_t *bytes_, size_t size)
+    int seam_session_memory(seam_session *s, void *memory)
+    int seam_session_batch(seam_session *s)
+    int seam_session_refuse(seam_session *s, int status)
+
+HEADER = SEAM_MESSAGE_HEADER
+NOTHING, SEND, TRAIN, TEST, END, FAIL = (
+    SEAM_DO_NOTHING, SEAM_DO_SEND, SEAM_DO_TRAIN, SEAM_DO_TEST, SEAM_DO_END, SEAM_DO_FAIL
+)
+
+
+def choose_variant(str name not None):
+    """This module holds its own copy of the kernels: use the variant `name` in it as well."""
+    cdef bytes raw = name.encode()
+    cdef int status = _seam.seam_kernels_choose(raw)
+    if status != 0:
+        raise _error(status)
+
+
+cdef object _error(int status):
+    return SeamError(status, _seam.seam_status_text(status).decode())
+
+
+choose_variant(_core.variant())
+
+
+@cython.final
+cdef class Bytes:
+    """Somebody's contiguous bytes, held while C reads them."""
+
+    cdef Py_buffer view
+    cdef bint held
+
+    def __cinit__(self, object source):
+        PyObject_GetBuffer(source, &self.view, PyBUF_SIMPLE)
+        self.held = True
+
+    def __dealloc__(self):
+        if self.held:
+            PyBuffer_Release(&self.view)
+
+    cdef inline const uint8_t *data(self) noexcept nogil:
+        return <const uint8_t *>self.view.buf
+
+    cdef inline size_t size(self) noexcept nogil:
+        return <size_t>self.view.len
+
+
+# ---- Messages ----
+
+def encode_message(uint8_t kind, uint32_t session, uint32_t round, uint32_t step, uint16_t flags,
+                   object body):
+    """Header and body as bytes. Raises SeamError if the body is over the limit."""
+    cdef Bytes b = Bytes(body)
+    if b.size() > SEAM_MESSAGE_MAX - SEAM_MESSAGE_HEADER:
+        raise _error(-7)
+    cdef bytes out = PyBytes_FromStringAndSize(NULL, SEAM_MESSAGE_HEADER + <Py_ssize_t>b.size())
+    cdef uint8_t *p = <uint8_t *>PyBytes_AS_STRING(out)
+    cdef seam_message m
+    m.kind, m.flags, m.session, m.round, m.step = kind, flags, session, round, step
+    m.body_size = <uint32_t>b.size()
+    m.body = NULL
+    seam_message_header(p, &m)
+    _copy(p + SEAM_MESSAGE_HEADER, b.data(), b.size())
+    return out
+
+
+cdef extern from "string.h" nogil:
+    void *memcpy(void *to, const void *source, size_t size)
+
+
+cdef inline void _copy(uint8_t *to, const uint8_t *source, size_t size) noexcept nogil:
+    if size:
+        memcpy(to, source, size)
+
+
+def decode_message(object data):
+    """(kind, flags, session, round, step, body as a memoryview). Raises SeamError for anything else."""
+    cdef Bytes b = Bytes(data)
+    cdef seam_message m
+    cdef int status = seam_message_parse(&m, b.data(), b.size())
+    if status != 0:
+        raise _error(status)
+    body = memoryview(data).cast("B")[SEAM_MESSAGE_HEADER:]
+    return m.kind, m.flags, m.session, m.round, m.step, body
+
+
+# ---- Plans ----
+
+def layer_scratch(uint8_t kind, uint16_t batch, tuple in_shape, tuple out_shape, tuple window):
+    """Scratch bytes a layer needs. window: kernel, stride, dilation (h, w each), pad top, bottom, left, right."""
+    cdef seam_layer layer
+    cdef _seam.seam_window *w = &layer.window
+    layer.kind = kind
+    w.batch = batch
+    w.in_h, w.in_w, w.in_c = in_shape
+    w.out_h, w.out_w, w.out_c = out_shape
+    (w.kernel_h, w.kernel_w, w.stride_h, w.stride_w, w.dilation_h, w.dilation_w,
+     w.pad_top, w.pad_bottom, w.pad_left, w.pad_right) = window
+    return seam_layer_scratch(&layer)
+
+
+def check_plan(object data):
+    """(layers, batch, parameters, arena bytes) of a plan that is whole; SeamError if it is not."""
+    cdef Bytes b = Bytes(data)
+    cdef seam_plan plan
+    cdef int status = seam_plan_open(&plan, b.data(), b.size())
+    if status != 0:
+        raise _error(status)
+    return plan.layers, plan.batch, plan.parameters, plan.arena_size
+
+
+cdef object _aligned(uint64_t size):
+    """A zeroed byte array whose first byte is 64-aligned."""
+    raw = np.zeros(size + 64, dtype=np.uint8)
+    start = -raw.ctypes.data % 64
+    return raw[start:start + size]
+
+
+cdef object _floats_at(object arena, uint8_t *base, const float *p, uint64_t count, tuple shape):
+    start = <const uint8_t *>p - base
+    return arena[start:start + 4 * count].view(np.float32).reshape(shape)
+
+
+cdef tuple _shape(const seam_plan *plan, uint32_t index):
+    cdef seam_tensor t
+    seam_plan_tensor(&t, plan, index)
+    return t.h, t.w, t.c
+
+
+@cython.final
+cdef class Front:
+    """The layers of a plan in an arena of their own.
+
+    plan: bytes as `build_plan` makes them. Raises SeamError if the plan is damaged.
+    """
+
+    cdef seam_front front
+    cdef readonly object arena, params, momentum, gradients
+    cdef readonly tuple input_shape, output_shape
+    cdef object plan, inputs, outputs, output_gradients
+
+    def __init__(self, bytes plan not None):
+        cdef Bytes b = Bytes(plan)
+        cdef seam_plan opened
+        cdef int status = seam_plan_open(&opened, b.data(), b.size())
+        if status != 0:
+            raise _error(status)
+        self.plan = plan
+        self.arena = _aligned(opened.arena_size)
+        cdef uint8_t *base = <uint8_t *><uintptr_t>self.arena.ctypes.data
+        status = seam_front_init(&self.front, &opened, base, opened.arena_size)
+        if status != 0:
+            raise _error(status)
+        p = opened.parameters
+        self.params = _floats_at(self.arena, base, self.front.parameters, p, (p,))
+        self.momentum = _floats_at(self.arena, base, self.front.momentum, p, (p,))
+        self.gradients = _floats_at(self.arena, base, self.front.gradients, p, (p,))
+        self.input_shape = _shape(&opened, 0)
+        self.output_shape = _shape(&opened, opened.output)
+        n = opened.batch
+        size_in = n * self.input_shape[0] * self.input_shape[1] * self.input_shape[2]
+        size_out = n * self.output_shape[0] * self.output_shape[1] * self.output_shape[2]
+        self.inputs = _floats_at(self.arena, base, seam_front_input(&self.front), size_in,
+                                 (n, *self.input_shape))
+        self.outputs = _floats_at(self.arena, base, seam_front_output(&self.front), size_out,
+                                  (n, *self.output_shape))
+        self.output_gradients = _floats_at(
+            self.arena, base, seam_front_output_gradient(&self.front), size_out,
+            (n, *self.output_shape))
+
+    @property
+    def arena_size(self):
+        """Bytes of the arena."""
+        return self.front.plan.arena_size
+
+    @property
+    def batch(self):
+        """The largest batch."""
+        return self.front.plan.batch
+
+    def forward(self, x):
+        """x: float32 [n, h, w, c], n <= batch. Returns the output [n, h', w', c'], a copy."""
+        cdef int32_t n
+        shape = np.shape(x)
+        if len(shape) != 4 or shape[1:] != self.input_shape or not 0 < shape[0] <= self.batch:
+            raise ValueError(
+                f"x: expected [1..{self.batch}, {', '.join(map(str, self.input_shape))}], got {shape}")
+        if getattr(x, "dtype", None) != np.float32:
+            raise TypeError(f"x: expected dtype float32, got {getattr(x, 'dtype', type(x).__name__)}")
+        n = shape[0]
+        self.inputs[:n] = x
+        with nogil:
+            seam_front_forward(&self.front, n)
+        return self.outputs[:n].copy()
+
+    cdef int _forwarded(self) except -1:
+        if self.front.batch == 0:
+            raise ValueError("forward has not run: there is nothing to go back through")
+        return 0
+
+    def backward(self, dy=None):
+        """dy: float32 like the last output; None after `loss`. Fills `gradients`."""
+        self._forwarded()
+        if dy is not None:
+            n = self.front.batch
+            if np.shape(dy) != (n, *self.output_shape):
+                raise ValueError(f"dy: expected {(n, *self.output_shape)}, got {np.shape(dy)}")
+            self.output_gradients[:n] = dy
+        with nogil:
+            seam_front_backward(&self.front)
+
+    def loss(self, labels):
+        """Softmax cross-entropy of the last output, labels int [n]: (mean loss, number right)."""
+        self._forwarded()
+        cdef int32_t n = self.front.batch
+        held = np.ascontiguousarray(labels, dtype=np.int32)
+        if held.shape != (n,):
+            raise ValueError(f"labels: expected shape {(n,)}, got {held.shape}")
+        cdef uintptr_t address = held.ctypes.data
+        cdef float total = 0
+        cdef uint32_t correct = 0
+        cdef int status
+        with nogil:
+            status = seam_front_loss(&self.front, &total, &correct, <const int32_t *>address)
+        if status != 0:
+            raise _error(status)
+        return total / n, correct
+
+    def update(self, float rate, float momentum=0.0, float decay=0.0):
+        """One step of SGD with the gradients of the last backward."""
+        with nogil:
+            seam_front_update(&self.front, rate, momentum, decay)
+
+
+@cython.final
+cdef class Session:
+    """The device's side of the conversation. Feed messages to `receive`; do what it says.
+
+    device_id: at most 63 bytes of UTF-8. boot_id: 8 random bytes. memory_limit: bytes a plan may take, 0: no limit.
+    """
+
+    cdef seam_session s
+    cdef bytes device_id
+    cdef object memory, last
+    cdef uint64_t memory_limit
+    cdef readonly object params, momentum, inputs, labels, plan
+
+    def __init__(self, str device_id not None, bytes boot_id not None, uint32_t training_samples,
+                 uint32_t test_samples, uint64_t memory_limit=0):
+        cdef seam_device_facts facts
+        self.device_id = device_id.encode()
+        if not 0 < len(self.device_id) <= SEAM_DEVICE_ID_MAX or len(boot_id) != 8:
+            raise ValueError("device_id: expected 1 to 63 bytes; boot_id: expected 8 bytes")
+        facts.id = <const uint8_t *>PyBytes_AS_STRING(self.device_id)
+        facts.id_size = <uint8_t>len(self.device_id)
+        memcpy(facts.boot_id, PyBytes_AS_STRING(boot_id), 8)
+        facts.ram = <uint32_t>min(memory_limit, 0xFFFFFFFF)
+        facts.flash = 0
+        facts.training_samples = training_samples
+        facts.test_samples = test_samples
+        facts.saved_round = 0
+        facts.has_checkpoint = 0
+        self.memory_limit = memory_limit
+        seam_session_init(&self.s, &facts)
+
+    def hello(self):
+        """Forget the peer and return the HELLO to send."""
+        seam_session_hello(&self.s)
+        return self.answer()
+
+    def saved(self, uint32_t round):
+        """Tell the host, when it next asks, that a checkpoint of this round is here."""
+        self.s.facts.saved_round = round
+        self.s.facts.has_checkpoint = 1
+
+    def answer(self):
+        """The message to send after SEND."""
+        return PyBytes_FromStringAndSize(<char *>self.s.answer, self.s.answer_size)
+
+    def receive(self, object data):
+        """An action: NOTHING, SEND, TRAIN, TEST, END or FAIL. Raises SeamError for bytes to drop."""
+        cdef Bytes b = Bytes(data)
+        cdef int action
+        self.last = b
+        with nogil:
+            action = seam_session_receive(&self.s, b.data(), b.size())
+        if action == SEAM_DO_MEMORY:
+            action = self._give_memory()
+        return self._checked(action)
+
+    def batch(self):
+        """The batch asked for is in `inputs` and `labels`: go on. Returns an action."""
+        cdef int action
+        with nogil:
+            action = seam_session_batch(&self.s)
+        return self._checked(action)
+
+    def refuse(self, int status):
+        """Tell the host that the data cannot be used. Returns an action."""
+        return self._checked(seam_session_refuse(&self.s, status))
+
+    cdef int _checked(self, int action) except -1:
+        if action < 0:
+            raise _error(action)
+        return action
+
+    cdef int _give_memory(self) except? -1:
+        if self.memory_limit and self.s.need_bytes > self.memory_limit:
+            return seam_session_memory(&self.s, NULL)
+        old = self.plan, self.params, self.momentum
+        self.memory = _aligned(self.s.need_bytes)
+        cdef uint8_t *base = <uint8_t *><uintptr_t>self.memory.ctypes.data
+        cdef int action = seam_session_memory(&self.s, base)
+        if action != SEAM_DO_SEND:
+            return action
+        cdef seam_plan *plan = &self.s.front.plan
+        cdef uint64_t p = plan.parameters
+        n = plan.batch
+        shape = (n, *_shape(plan, 0))
+        self.params = _floats_at(self.memory, base, self.s.front.parameters, p, (p,))
+        self.momentum = _floats_at(self.memory, base, self.s.front.momentum, p, (p,))
+        self.inputs = _floats_at(self.memory, base, seam_front_input(&self.s.front),
+                                 np.prod(shape, dtype=np.int64), shape)
+        start = <uint8_t *>self.s.labels - base
+        self.labels = self.memory[start:start + 4 * n].view(np.int32)
+        view = bytes(self.memory[plan.arena_size + (-plan.arena_size % 16):][:_plan_size(plan)])
+        self.plan = view
+        if old[0] == view:  # the same front goes on after a lost link: keep what it has learnt
+            self.params[:] = old[1]
+            self.momentum[:] = old[2]
+        return action
+
+    @property
+    def need_first(self):
+        """TRAIN: the number of the batch; TEST: the first test sample."""
+        return self.s.need_first
+
+    @property
+    def need_count(self):
+        """How many samples go into `inputs` and `labels`."""
+        return self.s.need_count
+
+    @property
+    def seed(self):
+        """Seed of the data order, from the host."""
+        return self.s.seed
+
+    @property
+    def trained_round(self):
+        """Last round a STEP began."""
+        return self.s.trained_round
+
+    @property
+    def failure(self):
+        """(code, text) of the host's ERROR, after FAIL."""
+        text = PyBytes_FromStringAndSize(<char *>self.s.failed_text, self.s.failed_size)
+        return self.s.failed_code, text.decode("utf-8", "replace")
+
+
+cdef Py_ssize_t _plan_size(const seam_plan *plan) noexcept:
+    return 48 + 20 * <Py_ssize_t>plan.tensors + 48 * <Py_ssize_t>plan.layers

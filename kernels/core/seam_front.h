@@ -1,0 +1,184 @@
+/* The device above the kernels: messages, plans, the front they describe, and the session that trains it. */
+#ifndef SEAM_FRONT_H
+#define SEAM_FRONT_H
+
+#include "seam.h"
+
+/* ---- Messages (SPEC.md) ---- */
+typedef enum {
+    SEAM_HELLO = 1,
+    SEAM_WELCOME,
+    SEAM_PLAN,
+    SEAM_WEIGHTS,
+    SEAM_READY,
+    SEAM_STEP,
+    SEAM_ACT,
+    SEAM_GRAD,
+    SEAM_WEIGHTS_GET,
+    SEAM_EVAL,
+    SEAM_RESULT,
+    SEAM_PROBE,
+    SEAM_PROBE_ECHO,
+    SEAM_STATS,
+    SEAM_ERROR,
+    SEAM_BYE,
+    SEAM_PING,
+    SEAM_PONG
+} seam_kind;
+
+enum {
+    SEAM_FLAG_WEIGHTS = 1,
+    SEAM_FLAG_LAST = 2,
+    SEAM_FLAG_LOCAL = 4,
+    SEAM_FLAG_PERSONAL = 8,
+    SEAM_FLAG_FROZEN = 16
+};
+
+typedef struct {
+    uint8_t kind;
+    uint16_t flags;
+    uint32_t session, round, step, body_size;
+    const uint8_t *body;
+} seam_message;
+
+/* Writes the 24 bytes in front of a body. */
+void seam_message_header(uint8_t *out, const seam_message *message);
+/* Reads and checks a whole message: magic, version, and that the body is as long as it says. */
+SEAM_MUST_USE int seam_message_parse(seam_message *message, const uint8_t *bytes, size_t size);
+
+/* ---- Plans (SPEC.md) ---- */
+#define SEAM_PLAN_HEADER 48u
+#define SEAM_PLAN_TENSOR 20u
+#define SEAM_PLAN_LAYER 48u
+#define SEAM_PLAN_NONE 0xFFFFFFFFu
+
+typedef enum {
+    SEAM_LAYER_CONV2D = 1,
+    SEAM_LAYER_DEPTHWISE,
+    SEAM_LAYER_DENSE,
+    SEAM_LAYER_RELU,
+    SEAM_LAYER_MAX_POOL,
+    SEAM_LAYER_AVERAGE_POOL,
+    SEAM_LAYER_ADD,
+    SEAM_LAYER_GROUP_NORM,
+    SEAM_LAYER_FLATTEN
+} seam_layer_kind;
+
+typedef struct {
+    const uint8_t *bytes; /* stays with the caller for as long as the plan is used */
+    uint16_t layers, tensors, batch, output;
+    uint32_t parameters, arena_size, scratch_offset, scratch_size;
+} seam_plan;
+
+typedef struct {
+    uint16_t h, w, c;
+    uint32_t value_offset, gradient_offset, values; /* values: of one sample */
+} seam_tensor;
+
+typedef struct {
+    uint8_t kind, has_bias;
+    uint16_t input, second, output, groups;
+    uint32_t parameter_offset, parameter_count, saved_offset;
+    float constant; /* ceiling of an activation, epsilon of a norm */
+    seam_window window; /* batch is the plan's largest */
+} seam_layer;
+
+/* Checks everything a plan from outside can get wrong, once; what follows trusts it. */
+SEAM_MUST_USE int seam_plan_open(seam_plan *plan, const uint8_t *bytes, size_t size);
+void seam_plan_tensor(seam_tensor *tensor, const seam_plan *plan, uint32_t index);
+void seam_plan_layer(seam_layer *layer, const seam_plan *plan, uint32_t index);
+/* Bytes of scratch this layer needs at the plan's largest batch. */
+size_t seam_layer_scratch(const seam_layer *layer);
+
+/* ---- The front: one plan in one arena (16-aligned, plan->arena_size bytes) ---- */
+typedef struct {
+    seam_plan plan;
+    uint8_t *arena;
+    float *parameters, *momentum, *gradients; /* [plan.parameters] each */
+    int32_t batch;                            /* samples of the last forward */
+} seam_front;
+
+/* Zeroes parameters and momentum. */
+SEAM_MUST_USE int seam_front_init(seam_front *front, const seam_plan *plan, void *arena,
+                                  size_t arena_size);
+/* Where the caller puts the input [n][h][w][c], n <= plan.batch; and where forward leaves the output. */
+float *seam_front_input(const seam_front *front);
+float *seam_front_output(const seam_front *front);
+/* Where the gradient of the output goes before backward. */
+float *seam_front_output_gradient(const seam_front *front);
+void seam_front_forward(seam_front *front, int32_t n);
+/* Fills `gradients` from the output gradient of the last forward. */
+void seam_front_backward(seam_front *front);
+void seam_front_update(seam_front *front, float rate, float momentum, float decay);
+/* Softmax cross-entropy on the output (classes = its values): sum of losses and number right; the output
+ * gradient becomes that of the mean. SEAM_E_DATA if a label is no class, NOT_FINITE if the loss is not. */
+SEAM_MUST_USE int seam_front_loss(seam_front *front, float *loss_sum, uint32_t *correct,
+                                  const int32_t *labels);
+
+/* ---- The session: the device's side of the conversation. Bytes in, an action out. ---- */
+typedef struct {
+    const uint8_t *id; /* UTF-8 */
+    uint8_t id_size;
+    uint8_t boot_id[8];
+    uint32_t ram, flash; /* bytes; 0: not said */
+    uint32_t training_samples, test_samples;
+    uint32_t saved_round;
+    uint8_t has_checkpoint;
+} seam_device_facts;
+
+typedef enum {
+    SEAM_DO_NOTHING = 0,
+    SEAM_DO_SEND,   /* answer, answer_size */
+    SEAM_DO_MEMORY, /* give need_bytes by seam_session_memory */
+    SEAM_DO_TRAIN,  /* put batch number need_first (plan batch samples) in place, then seam_session_batch */
+    SEAM_DO_TEST,   /* put need_count test samples from need_first in place, then seam_session_batch */
+    SEAM_DO_END,    /* the host said BYE */
+    SEAM_DO_FAIL    /* the host sent an ERROR: failed_code, failed_text */
+} seam_action;
+
+typedef struct {
+    seam_device_facts facts;
+    uint8_t state;
+    uint32_t number; /* of the session, given by WELCOME */
+    /* from PLAN */
+    uint32_t seed, plan_size;
+    uint16_t batch;
+    uint8_t codec_up, rounding;
+    float momentum, decay;
+    seam_front front;
+    int32_t *labels; /* [batch], written by the caller with the input */
+    /* the request in work, or answered last */
+    uint8_t kind, answered, act_open;
+    uint16_t flags;
+    uint32_t round, step, trained_round, act_step;
+    uint8_t has_trained;
+    float rate, loss_sum;
+    uint32_t next_batch, local_steps, local_done;
+    /* for the caller */
+    uint8_t *answer;
+    uint32_t answer_size;
+    uint64_t need_bytes;
+    uint32_t need_first, need_count;
+    uint16_t failed_code;
+    uint16_t failed_size;
+    const uint8_t *failed_text; /* inside the message given last */
+    /* memory */
+    const uint8_t *pending_plan; /* inside the message given last, until seam_session_memory */
+    uint8_t *out;
+    uint32_t out_space;
+    uint8_t small[SEAM_MESSAGE_HEADER + 8u + SEAM_TEXT_MAX];
+} seam_session;
+
+void seam_session_init(seam_session *s, const seam_device_facts *facts);
+/* Forget the peer (not the front) and put a HELLO into answer. */
+void seam_session_hello(seam_session *s);
+/* A seam_action, or a negative status for bytes that are no message for us (drop them). */
+SEAM_MUST_USE int seam_session_receive(seam_session *s, const uint8_t *bytes, size_t size);
+/* The memory asked for (16-aligned), or NULL: there is none, which the host is told. */
+SEAM_MUST_USE int seam_session_memory(seam_session *s, void *memory);
+/* The batch asked for is in place. */
+SEAM_MUST_USE int seam_session_batch(seam_session *s);
+/* Tell the host that the data cannot be used; a status in, an action out. */
+SEAM_MUST_USE int seam_session_refuse(seam_session *s, int status);
+
+#endif

@@ -1,0 +1,33 @@
+"""Messages, plans, the front and the device's session, as Python sees the C core."""
+
+from ._front import (
+    END,
+    FAIL,
+    HEADER,
+    NOTHING,
+    SEND,
+    TEST,
+    TRAIN,
+    Front,
+    Session,
+    check_plan,
+    decode_message,
+    encode_message,
+    layer_scratch,
+)
+
+__all__ = [
+    "END",
+    "FAIL",
+    "HEADER",
+    "NOTHING",
+    "SEND",
+    "TEST",
+    "TRAIN",
+    "Front",
+    "Session",
+    "check_plan",
+    "decode_message",
+    "encode_message",
+    "layer_scratch",
+]

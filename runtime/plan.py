@@ -1,0 +1,268 @@
+"""Plans: from layer specifications to the bytes a device loads, with every array's place in the arena."""
+
+from __future__ import annotations
+
+import math
+import struct
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from zlib import crc32
+
+from ..kernels import WIRE_VERSION
+from ..kernels.front import check_plan, layer_scratch
+from .errors import UserError
+
+Shape = tuple[int, int, int]  # h, w, c
+Pair = tuple[int, int]
+
+KINDS = {
+    "conv2d": 1,
+    "depthwise": 2,
+    "dense": 3,
+    "relu": 4,
+    "max_pool": 5,
+    "average_pool": 6,
+    "add": 7,
+    "group_norm": 8,
+    "flatten": 9,
+}
+NAMES = {number: name for name, number in KINDS.items()}
+
+MAGIC = 0x4E504C53
+NONE = 0xFFFFFFFF
+HEADER = struct.Struct("<IHBBHHHHHHIIIIIII")
+TENSOR = struct.Struct("<HHHHIII")
+LAYER = struct.Struct("<BBHHH10BHIIIfB11x")
+
+_NEEDS_INPUT = {"conv2d", "depthwise", "dense", "max_pool", "group_norm"}  # in backward
+_IN_PLACE = {"relu", "flatten"}
+
+
+class PlanError(UserError):
+    """The layers cannot be made into a plan."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text, 5)
+
+
+@dataclass(frozen=True)
+class LayerSpec:
+    """One layer of a front. Tensor 0 is the plan's input, tensor i the output of layer i - 1.
+
+    padding: ((top, bottom), (left, right)). groups: of group norm. ceiling: of relu (6 is ReLU6).
+    """
+
+    kind: str
+    input: int
+    output_shape: Shape
+    second_input: int | None = None
+    kernel: Pair = (1, 1)
+    stride: Pair = (1, 1)
+    dilation: Pair = (1, 1)
+    padding: tuple[Pair, Pair] = ((0, 0), (0, 0))
+    groups: int = 1
+    has_bias: bool = True
+    ceiling: float = math.inf
+    epsilon: float = 1e-5
+
+    @property
+    def window(self) -> tuple[int, ...]:
+        return (*self.kernel, *self.stride, *self.dilation, *self.padding[0], *self.padding[1])
+
+    def inputs(self) -> tuple[int, ...]:
+        return (self.input,) if self.second_input is None else (self.input, self.second_input)
+
+    def parameters(self, in_shape: Shape) -> int:
+        """Floats of weights and bias, or gamma and beta."""
+        taps = self.kernel[0] * self.kernel[1]
+        channels = self.output_shape[2]
+        bias = channels if self.has_bias else 0
+        if self.kind == "conv2d":
+            return taps * in_shape[2] * channels + bias
+        if self.kind == "depthwise":
+            return taps * channels + bias
+        if self.kind == "dense":
+            return math.prod(in_shape) * channels + bias
+        return 2 * channels if self.kind == "group_norm" else 0
+
+
+@dataclass
+class _Buffer:
+    """An array in the arena: bytes, and the first and last moment it must keep its values."""
+
+    size: int
+    start: int
+    end: int
+    offset: int = 0
+
+    def live(self, start: int, end: int) -> None:
+        self.start, self.end = min(self.start, start), max(self.end, end)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a plan says, for people and for checks before a job."""
+
+    kinds: list[str]
+    shapes: list[Shape]  # of the tensors, 0 is the input
+    batch: int
+    parameters: int
+    arena_bytes: int
+    scratch_bytes: int
+
+    def sections(self) -> dict[str, int]:
+        """Bytes of RAM by section; they add up to the arena."""
+        array = _round16(4 * self.parameters)
+        tensors = self.arena_bytes - 3 * array - self.scratch_bytes
+        return {
+            "parameters": array,
+            "momentum": array,
+            "gradients": array,
+            "scratch": self.scratch_bytes,
+            "activations": tensors,
+        }
+
+
+def _round16(size: int) -> int:
+    return (size + 15) & ~15
+
+
+@dataclass
+class _Planner:
+    layers: Sequence[LayerSpec]
+    shapes: list[Shape]
+    batch: int
+    values: list[_Buffer] = field(default_factory=list)
+    gradients: list[_Buffer | None] = field(default_factory=list)
+    saved: dict[int, _Buffer] = field(default_factory=dict)
+
+    def back_time(self, layer: int) -> int:
+        return 2 * len(self.layers) - layer
+
+    def readers(self, tensor: int) -> list[int]:
+        return [i for i, layer in enumerate(self.layers) if tensor in layer.inputs()]
+
+    def lifetimes(self) -> None:
+        """Forward runs layer i at time i, the output is taken at time L, backward runs layer i at 2L - i."""
+        count = len(self.layers)
+        for tensor, shape in enumerate(self.shapes):
+            size = _round16(4 * self.batch * math.prod(shape))
+            made, readers = max(tensor - 1, 0), self.readers(tensor)
+            value = _Buffer(size, made, max([made, *readers]))
+            gradient = _Buffer(size, self.back_time(max(readers, default=count)), self.back_time(made))
+            if tensor == count:
+                value.live(made, count)
+            self.values.append(value)
+            self.gradients.append(None if tensor == 0 else gradient)
+        for i, layer in enumerate(self.layers):
+            if layer.kind in _NEEDS_INPUT:
+                self.values[layer.input].live(i, self.back_time(i))
+            if layer.kind == "relu":
+                self.values[i + 1].live(i, self.back_time(i))
+            if layer.kind == "group_norm":
+                size = _round16(8 * self.batch * layer.groups)
+                self.saved[i] = _Buffer(size, i, self.back_time(i))
+        for i, layer in enumerate(self.layers):
+            if self.may_share(i, layer):
+                self.share(layer.input, i + 1)
+
+    def may_share(self, index: int, layer: LayerSpec) -> bool:
+        """May this layer write over its input?"""
+        if layer.kind not in _IN_PLACE or layer.input == 0 or len(self.readers(layer.input)) > 1:
+            return False
+        return self.layers[layer.input - 1].kind not in _IN_PLACE
+
+    def share(self, first: int, second: int) -> None:
+        for buffers in (self.values, self.gradients):
+            a, b = buffers[first], buffers[second]
+            if a is not None and b is not None:
+                a.live(b.start, b.end)
+                buffers[second] = a  # type: ignore[call-overload]
+
+    def place(self, base: int) -> int:
+        """Largest first, each at the lowest place free during its life; returns the arena's end."""
+        buffers = [*self.values, *(g for g in self.gradients if g is not None), *self.saved.values()]
+        distinct = list({id(b): b for b in buffers}.values())
+        placed: list[_Buffer] = []
+        for buffer in sorted(distinct, key=lambda b: (-b.size, b.start)):
+            buffer.offset = base
+            for other in sorted(placed, key=lambda b: b.offset):
+                together = other.start <= buffer.end and buffer.start <= other.end
+                if together and buffer.offset + buffer.size > other.offset:
+                    buffer.offset = max(buffer.offset, other.offset + other.size)
+            placed.append(buffer)
+        return max(b.offset + b.size for b in placed)
+
+
+def _in_shape(layer: LayerSpec, shapes: list[Shape], index: int) -> Shape:
+    if layer.kind not in KINDS:
+        raise PlanError(f"layer {index}: expected one of {', '.join(KINDS)}, got {layer.kind!r}")
+    if any(not 0 <= t <= index for t in layer.inputs()):
+        raise PlanError(f"layer {index} ({layer.kind}) reads a tensor that is not made before it")
+    if max(layer.window) > 255:
+        raise PlanError(f"layer {index} ({layer.kind}): kernel, stride, padding go up to 255")
+    return shapes[layer.input]
+
+
+def build_plan(layers: Sequence[LayerSpec], input_shape: Shape, batch: int) -> bytes:
+    """The plan of these layers for up to `batch` samples of `input_shape` (h, w, c).
+
+    Raises PlanError if the shapes do not fit together or a limit is passed.
+    """
+    shapes = [input_shape]
+    scratch = parameters = 0
+    offsets = []
+    for i, layer in enumerate(layers):
+        in_shape = _in_shape(layer, shapes, i)
+        shapes.append(layer.output_shape)
+        offsets.append(parameters)
+        parameters += layer.parameters(in_shape)
+        number = KINDS[layer.kind]
+        scratch = max(
+            scratch, layer_scratch(number, batch, in_shape, layer.output_shape, layer.window)
+        )
+    planner = _Planner(layers, shapes, batch)
+    planner.lifetimes()
+    scratch, scratch_at = _round16(scratch), 3 * _round16(4 * parameters)
+    arena = planner.place(scratch_at + scratch)
+    head = (MAGIC, WIRE_VERSION, 0, 0, len(layers), len(shapes), batch, 0, len(layers), 0)
+    header = HEADER.pack(*head, parameters, arena, scratch_at, scratch, 0, 0, 0)
+    body = b"".join(_tensors(planner)) + b"".join(_layers(planner, offsets))
+    plan = header[:44] + struct.pack("<I", crc32(header + body)) + body
+    try:
+        check_plan(plan)
+    except ValueError as error:
+        raise PlanError(f"these layers make no plan a device accepts: {error}") from None
+    return plan
+
+
+def _tensors(planner: _Planner) -> Iterable[bytes]:
+    for shape, value, gradient in zip(
+        planner.shapes, planner.values, planner.gradients, strict=True
+    ):
+        at = NONE if gradient is None else gradient.offset
+        yield TENSOR.pack(*shape, 0, value.offset, at, math.prod(shape))
+
+
+def _layers(planner: _Planner, offsets: list[int]) -> Iterable[bytes]:
+    for i, layer in enumerate(planner.layers):
+        second = 0xFFFF if layer.second_input is None else layer.second_input
+        count = layer.parameters(planner.shapes[layer.input])
+        saved = planner.saved[i].offset if i in planner.saved else 0
+        constant = layer.ceiling if layer.kind == "relu" else layer.epsilon
+        has_bias = layer.has_bias and layer.kind in ("conv2d", "depthwise", "dense")
+        yield LAYER.pack(
+            KINDS[layer.kind], 0, layer.input, second, i + 1, *layer.window, layer.groups,
+            offsets[i], count, saved, constant, has_bias,
+        )  # fmt: skip
+
+
+def read_plan(data: bytes) -> Plan:
+    """What the plan says. Raises SeamError if it is damaged."""
+    check_plan(data)
+    head = HEADER.unpack_from(data)
+    layers, tensors, batch = head[4:7]
+    shapes = [TENSOR.unpack_from(data, HEADER.size + TENSOR.size * t)[:3] for t in range(tensors)]
+    start = HEADER.size + TENSOR.size * tensors
+    kinds = [NAMES[data[start + LAYER.size * i]] for i in range(layers)]
+    return Plan(kinds, shapes, batch, head[10], head[11], head[13])
