@@ -1,4 +1,4 @@
-"""Everything device, edge host and firmware must agree on bit for bit: C core, Cython faces, NumPy definition."""
+"""What device, edge host and firmware agree on bit for bit: C core, Cython faces, definition."""
 
 from .errors import SeamError
 

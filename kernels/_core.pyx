@@ -1,5 +1,5 @@
 # cython: language_level=3
-"""The arithmetic of the core on NumPy arrays: checks what comes in, then calls C without the GIL."""
+"""The arithmetic of the core on NumPy arrays: checks what comes in, calls C without the GIL."""
 cimport cython
 from cpython.buffer cimport (
     PyBUF_C_CONTIGUOUS,
@@ -240,7 +240,8 @@ def conv2d(x, w, b=None, stride=(1, 1), padding=_NO_PADDING, dilation=(1, 1)):
     """2-D convolution. x: [n, h, w, c]; w: [out, kernel h, kernel w, c]; b: [out] or None.
 
     padding: ((top, bottom), (left, right)); padded taps are left out of the sum. A 1-D signal has
-    h = 1. Returns y: [n, out h, out w, out]. Raises ValueError or TypeError for arrays that do not fit.
+    h = 1. Returns y: [n, out h, out w, out].
+    Raises ValueError or TypeError for arrays that do not fit, saying expected and got.
     """
     cdef Array xs = _floats(x, "x", 4)
     cdef Array ws = _floats(w, "w", 4)
@@ -300,9 +301,9 @@ cdef int _depthwise_window(_seam.seam_window *p, Array xs, Array ws, object stri
 
 
 def depthwise_conv2d(x, w, b=None, stride=(1, 1), padding=_NO_PADDING, dilation=(1, 1)):
-    """Depthwise convolution. x: [n, h, w, c]; w: [1, kernel h, kernel w, c * m]; b: [c * m] or None.
+    """Depthwise convolution. x: [n, h, w, c]; w: [1, kernel h, kernel w, c m]; b: [c m] or None.
 
-    Output channel i*m + j reads input channel i. Returns y: [n, out h, out w, c * m].
+    Output channel i m + j reads input channel i. Returns y: [n, out h, out w, c m].
     """
     cdef Array xs = _floats(x, "x", 4)
     cdef Array ws = _floats(w, "w", 4)
@@ -322,7 +323,7 @@ def depthwise_conv2d(x, w, b=None, stride=(1, 1), padding=_NO_PADDING, dilation=
 
 def depthwise_conv2d_backward(dy, x, w, stride=(1, 1), padding=_NO_PADDING, dilation=(1, 1), *,
                               into=None):
-    """Gradients of depthwise_conv2d. Returns (dx, dw, db), shaped as x, w, b; into: see conv2d_backward."""
+    """Gradients of depthwise_conv2d: (dx, dw, db), shaped as x, w, b; into: see conv2d_backward."""
     cdef Array dys = _floats(dy, "dy", 4)
     cdef Array xs = _floats(x, "x", 4)
     cdef Array ws = _floats(w, "w", 4)
@@ -405,7 +406,10 @@ cdef int _pool_window(_seam.seam_window *p, tuple shape, object kernel, object s
 
 
 def max_pool2d(x, kernel=(2, 2), stride=None, padding=_NO_PADDING, dilation=(1, 1)):
-    """Largest value of each window (stride: default the kernel). x: [n, h, w, c] -> [n, out h, out w, c]."""
+    """Largest value of each window. x: [n, h, w, c] -> [n, out h, out w, c].
+
+    stride: default the kernel. Taps in the padding do not count.
+    """
     cdef Array xs = _floats(x, "x", 4)
     cdef Array ys
     cdef _seam.seam_window p
@@ -419,7 +423,10 @@ def max_pool2d(x, kernel=(2, 2), stride=None, padding=_NO_PADDING, dilation=(1, 
 
 def max_pool2d_backward(dy, x, kernel=(2, 2), stride=None, padding=_NO_PADDING, dilation=(1, 1), *,
                         into=None):
-    """dx of max_pool2d, shaped as x: the first of equal maxima takes the gradient. into: add to this dx."""
+    """dx of max_pool2d, shaped as x: the first of equal maxima takes the gradient.
+
+    into: add to this dx.
+    """
     cdef Array dys = _floats(dy, "dy", 4)
     cdef Array xs = _floats(x, "x", 4)
     cdef Array dxs
@@ -490,7 +497,10 @@ def relu(x, ceiling=float("inf")):
 
 
 def relu_backward(dy, y, ceiling=float("inf"), *, into=None):
-    """dx of relu from its output y: dy where 0 < y < ceiling. into: add to this dx (may be dy: mask in place)."""
+    """dx of relu from its output y: dy where 0 < y < ceiling.
+
+    into: add to this dx; dy itself: mask it in place.
+    """
     cdef Array dys = _floats(dy, "dy", -1)
     cdef Array ys = _floats(y, "y", -1)
     cdef float top = _ceiling(ceiling)
@@ -539,7 +549,7 @@ cdef int _norm_sizes(Array xs, int32_t groups, int32_t *n, int32_t *pixels,
 def group_norm(x, gamma, beta, groups, epsilon=1e-5):
     """Group normalisation (Wu and He, arXiv:1803.08494). x: [n, ..., c]; gamma, beta: [c].
 
-    Returns (y, saved); saved: [n, groups, 2] holds mean and 1 / standard deviation for the backward.
+    Returns (y, saved); saved: [n, groups, 2] holds mean and 1 / deviation for the backward.
     """
     cdef Array xs = _floats(x, "x", -1)
     cdef Array gammas = _floats(gamma, "gamma", 1)
@@ -562,7 +572,10 @@ def group_norm(x, gamma, beta, groups, epsilon=1e-5):
 
 
 def group_norm_backward(dy, x, saved, gamma, *, into=None):
-    """Gradients of group_norm. Returns (dx, dgamma, dbeta); into: arrays to add to, None for dx: not computed."""
+    """Gradients of group_norm: (dx, dgamma, dbeta).
+
+    into: arrays to add to; None for dx: not computed.
+    """
     cdef Array dys = _floats(dy, "dy", -1)
     cdef Array xs = _floats(x, "x", -1)
     cdef Array saves = _floats(saved, "saved", 3)
@@ -588,9 +601,10 @@ def group_norm_backward(dy, x, saved, gamma, *, into=None):
 
 
 def softmax_cross_entropy(logits, labels, scale=None):
-    """Loss of each sample and the gradient. logits: [n, classes]; labels: int32 [n] in [0, classes).
+    """Loss of each sample and the gradient. logits: [n, classes]; labels: int32 [n].
 
     Returns (loss [n], dlogits [n, classes] = (softmax - one hot) * scale); scale: default 1 / n.
+    A label outside [0, classes) is a ValueError.
     """
     cdef Array xs = _floats(logits, "logits", 2)
     cdef Array label = _hold(labels, "labels", b"i", "int32", False)
@@ -613,7 +627,10 @@ def softmax_cross_entropy(logits, labels, scale=None):
 
 
 def sgd(w, v, dw, rate, momentum=0.0, decay=0.0):
-    """One step in place, arrays of one shape: g = dw + decay w; v = momentum v + g; w = w - rate v."""
+    """One step in place on arrays of one shape.
+
+    g = dw + decay w; v = momentum v + g; w = w - rate v, each one fused multiply-add.
+    """
     cdef Array ws = _floats(w, "w", -1, True)
     cdef Array vs = _floats(v, "v", -1, True)
     cdef Array dws = _floats(dw, "dw", -1)

@@ -1,4 +1,4 @@
-"""Single-precision kernels on NumPy arrays: NHWC, weights OHWI, depthwise 1HWC; 1-D signals are H = 1."""
+"""Float32 kernels on NumPy arrays: NHWC, weights OHWI, depthwise 1HWC; 1-D signals are H = 1."""
 
 from ._core import (
     add,

@@ -7,8 +7,6 @@ from typing import TYPE_CHECKING
 from ._core import parcel_pack, parcel_unpack
 
 if TYPE_CHECKING:
-    from collections.abc import Buffer  # type: ignore[attr-defined,unused-ignore]
-
     import numpy as np
     from numpy.typing import NDArray
 
@@ -40,7 +38,9 @@ def pack(
     )
 
 
-def unpack(data: Buffer, offset: int = 0) -> tuple[NDArray[np.float32], int]:
+def unpack(
+    data: bytes | bytearray | memoryview, offset: int = 0
+) -> tuple[NDArray[np.float32], int]:
     """The array that starts at byte `offset` of `data`, and the offset after it.
 
     Never reads past the end. Raises SeamError for bytes that are not a whole, valid parcel.

@@ -1,7 +1,8 @@
 /* 2-D convolution, forward and backward, as walks over tiles of pixels with packed weights. */
 #include "walk.h"
 
-static const int32_t value_limit = 1 << 28; /* floats in one array, so that byte counts fit 32 bits */
+static const int32_t value_limit = 1
+                                   << 28; /* floats in one array, so that byte counts fit 32 bits */
 
 static int fits(int32_t a, int32_t b, int32_t c, int32_t d) {
     int64_t product = (int64_t)a * b; /* each is at most 65535 */
@@ -32,7 +33,8 @@ int seam_window_check(const seam_window *p) {
         return SEAM_E_LIMIT;
     if (!axis_fits(&h, p->pad_bottom) || !axis_fits(&w, p->pad_right))
         return SEAM_E_SHAPE;
-    if (!fits(p->batch, p->in_h, p->in_w, p->in_c) || !fits(p->batch, p->out_h, p->out_w, p->out_c) ||
+    if (!fits(p->batch, p->in_h, p->in_w, p->in_c) ||
+        !fits(p->batch, p->out_h, p->out_w, p->out_c) ||
         !fits(p->kernel_h, p->kernel_w, p->in_c, p->out_c))
         return SEAM_E_LIMIT;
     return SEAM_OK;
@@ -84,7 +86,8 @@ size_t seam_f32_conv2d_scratch(const seam_window *p) {
     return (a > b ? a : b) * sizeof(float);
 }
 
-/* Channels [first, first + width) as start values, then [term][width]; zero after the last channel. */
+/* Channels [first, first + width) as start values, then [term][width]; zero after the last channel.
+ */
 static void matrix_pack(float *packed, const matrix *m, int32_t first, int32_t width) {
     int32_t used = m->channels - first < width ? m->channels - first : width;
     const float *w = m->w + first * m->channel_step;
@@ -223,10 +226,10 @@ static void weight_gradient(float *dw, const float *dy, const float *x, const se
             seam_axis_outputs(&w_first, &w_end, &w, kw);
             if (h_first >= h_end || w_first >= w_end)
                 continue;
-            seam_box box = {.count = {p->batch, h_end - h_first, w_end - w_first},
-                            .a = {y_line * p->out_h, y_line, p->out_c},
-                            .b = {x_line * p->in_h, p->stride_h * x_line,
-                                  (ptrdiff_t)p->stride_w * p->in_c}};
+            seam_box box = {
+                .count = {p->batch, h_end - h_first, w_end - w_first},
+                .a = {y_line * p->out_h, y_line, p->out_c},
+                .b = {x_line * p->in_h, p->stride_h * x_line, (ptrdiff_t)p->stride_w * p->in_c}};
             ptrdiff_t row = (ptrdiff_t)h_first * p->stride_h - p->pad_top + kh * p->dilation_h;
             ptrdiff_t col = (ptrdiff_t)w_first * p->stride_w - p->pad_left + kw * p->dilation_w;
             tap_gradient(dw + ((ptrdiff_t)kh * p->kernel_w + kw) * p->in_c,

@@ -44,9 +44,11 @@ void seam_f32_depthwise(float *y, const float *x, const float *w, const float *b
                         const seam_window *p, void *scratch) {
     (void)scratch;
     int32_t multiplier = p->out_c / p->in_c, lanes = seam_kernels_now()->lanes;
-    /* A block never crosses an odd share of an input channel: lane l reads channel l / multiplier. */
-    int32_t width = multiplier == 1 ? lanes : multiplier < lanes ? lanes / multiplier * multiplier
-                                                                 : lanes;
+    /* A block never crosses an odd share of an input channel: lane l reads channel l / multiplier.
+     */
+    int32_t width = multiplier == 1      ? lanes
+                    : multiplier < lanes ? lanes / multiplier * multiplier
+                                         : lanes;
     for (int32_t c = 0; c < p->out_c;) {
         int32_t end = p->out_c;
         if (multiplier >= lanes) /* all lanes read one input channel */

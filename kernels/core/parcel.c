@@ -5,7 +5,7 @@
 
 #define HEADER 16u         /* bytes before the shape */
 #define STREAM 0x50415243u /* of the random bits that round */
-#define BLOCK 256          /* values quantised at a time; even, so that blocks of nibbles end on bytes */
+#define BLOCK 256 /* values quantised at a time; even, so that blocks of nibbles end on bytes */
 
 static void put_u32(uint8_t *out, uint32_t v) {
     out[0] = (uint8_t)v;
@@ -51,7 +51,8 @@ size_t seam_parcel_size(int codec, uint32_t ndim, const uint32_t *shape) {
 
 /* Smallest and largest of x and 0. Not finite: a NaN or an infinity is among x. */
 static int value_range(float *low, float *high, const float *x, uint32_t count) {
-    float least[16] = {0}, most[16] = {0}, none[16] = {0}; /* none: NaN once a value is not finite */
+    float least[16] = {0}, most[16] = {0},
+          none[16] = {0}; /* none: NaN once a value is not finite */
     uint32_t i = 0;
     for (; i + 16 <= count; i += 16)
         for (uint32_t l = 0; l < 16; l++) {
@@ -87,11 +88,11 @@ static int affine(float *scale, int32_t *zero, float low, float high, int bits) 
     *scale = (high - low) / levels;
     if (!is_finite(*scale * (float)(1 << bits)))
         return SEAM_E_NOT_FINITE; /* the way back would overflow */
-    if (*scale < 0x1p-126f) /* zero or subnormal */
+    if (*scale < 0x1p-126f)       /* zero or subnormal */
         *scale = 1.0f;
     int32_t first = -(1 << (bits - 1));
     float at = (float)first - floor_small(low / *scale + 0.5f);
-    *zero = at < (float)first ? first : at > (float)(-first - 1) ? -first - 1 : (int32_t)at;
+    *zero = at<(float)first ? first : at>(float)(-first - 1) ? -first - 1 : (int32_t)at;
     return SEAM_OK;
 }
 

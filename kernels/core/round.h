@@ -12,7 +12,8 @@ static inline uint32_t seam_mix(uint32_t h) {
     return h ^ (h >> 16);
 }
 
-/* seam_random(seed, stream, i) is seam_mix(seam_random_key(seed, stream) + i * SEAM_RANDOM_STEP). */
+/* seam_random(seed, stream, i) is seam_mix(seam_random_key(seed, stream) + i * SEAM_RANDOM_STEP).
+ */
 #define SEAM_RANDOM_STEP 0x9E3779B9u
 
 static inline uint32_t seam_random_key(uint32_t seed, uint32_t stream) {

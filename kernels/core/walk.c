@@ -1,4 +1,5 @@
-/* Which results of a window share their taps, and how tiles of such results are fed to a micro-kernel. */
+/* Which results of a window share their taps, and how tiles of such results are fed to a
+ * micro-kernel. */
 #include "walk.h"
 
 seam_axis seam_axis_h(const seam_window *p) {

@@ -1,4 +1,5 @@
-/* Which results of a window share their taps, and how tiles of such results are fed to a micro-kernel. */
+/* Which results of a window share their taps, and how tiles of such results are fed to a
+ * micro-kernel. */
 #ifndef SEAM_WALK_H
 #define SEAM_WALK_H
 
@@ -12,12 +13,12 @@ typedef struct {
 seam_axis seam_axis_h(const seam_window *p);
 seam_axis seam_axis_w(const seam_window *p);
 
-/* Results first, first + step, ... that all use the same taps. Forward a result is an output and its
- * sources are inputs; backward it is the other way round. */
+/* Results first, first + step, ... that all use the same taps. Forward a result is an output and
+ * its sources are inputs; backward it is the other way round. */
 typedef struct {
     int32_t first, step, length;
-    int32_t tap, tap_step, taps;    /* kernel positions tap, tap + tap_step, ... */
-    int32_t source;                 /* of the first result's first tap */
+    int32_t tap, tap_step, taps;     /* kernel positions tap, tap + tap_step, ... */
+    int32_t source;                  /* of the first result's first tap */
     int32_t source_tap, source_step; /* from tap to tap, from result to result */
 } seam_span;
 

@@ -1,11 +1,13 @@
-/* The table of micro-kernels a machine variant brings; every variant gives the bits of the generic one. */
+/* The table of micro-kernels a machine variant brings; every variant gives the bits of the generic
+ * one. */
 #ifndef SEAM_ARCH_H
 #define SEAM_ARCH_H
 
 #include "../seam.h"
 
 #define SEAM_TILE_MAX 8   /* pixels in a tile, any variant */
-#define SEAM_LANES_MAX 16 /* floats in a vector, any variant: scratch sizes must not depend on it */
+#define SEAM_LANES_MAX 16 /* floats in a vector, any variant: scratch sizes must not depend on it  \
+                           */
 
 /* What every pixel of a tile does: rows x cols runs of multiply-adds. Steps in floats; `a` is the
  * operand one pixel reads, `w` the weights, where the channels of a block lie side by side. */
@@ -15,7 +17,8 @@ typedef struct {
     int32_t channels;   /* results per pixel in this block */
     int32_t rows, cols, run;
     ptrdiff_t a_row, a_col, w_row, w_col, w_term;
-    /* Depthwise only: channel l of the block reads a[l * a_step / a_share + j] and w[l * w_step + j]. */
+    /* Depthwise only: channel l of the block reads a[l * a_step / a_share + j] and w[l * w_step +
+     * j]. */
     int32_t a_step, a_share, w_step;
 } seam_job;
 
@@ -42,8 +45,8 @@ typedef struct {
 
 typedef struct {
     const char *name;
-    int32_t lanes;     /* floats in a vector */
-    int32_t pixels[3]; /* pixels in a tile whose block is 1, 2, 3 vectors of channels wide */
+    int32_t lanes;      /* floats in a vector */
+    int32_t pixels[3];  /* pixels in a tile whose block is 1, 2, 3 vectors of channels wide */
     int32_t scalars[3]; /* largest number of scalars beside 1, 2, 3 vectors in `outer` */
     int32_t depthwise_pixels;
     seam_tile *tile;      /* reads whole vectors of w */

@@ -6,7 +6,7 @@
 #include "arch.h"
 
 #define FIXED static inline __attribute__((always_inline))
-#define UNROLL _Pragma("GCC unroll 16")
+#define EACH(i, n) _Pragma("GCC unroll 16") for (int i = 0; i < (n); i++)
 
 static inline int32_t lesser(int32_t a, int32_t b) {
     return a < b ? a : b;
@@ -17,10 +17,10 @@ FIXED void tile_fixed(const int P, const int V, float *const *y, const float *co
                       const seam_job *job) {
     const int32_t last = job->channels - (V - 1) * LANES; /* channels in the last vector */
     vec acc[SEAM_TILE_MAX][3];
-    UNROLL for (int p = 0; p < P; p++) {
+    EACH (p, P) {
         const float *from = job->start != NULL ? job->start : y[p];
-        UNROLL for (int v = 0; v < V; v++) acc[p][v] =
-            v < V - 1 ? v_load(from + v * LANES) : v_load_n(from + v * LANES, last);
+        EACH (v, V)
+            acc[p][v] = v < V - 1 ? v_load(from + v * LANES) : v_load_n(from + v * LANES, last);
     }
     const ptrdiff_t w_term = job->w_term;
     for (int32_t r = 0; r < job->rows; r++)
@@ -29,17 +29,19 @@ FIXED void tile_fixed(const int P, const int V, float *const *y, const float *co
             const ptrdiff_t begin = r * job->a_row + c * job->a_col, end = begin + job->run;
             for (ptrdiff_t k = begin; k < end; k++) {
                 vec weight[3];
-                UNROLL for (int v = 0; v < V; v++) weight[v] = v_load(w + v * LANES);
+                EACH (v, V)
+                    weight[v] = v_load(w + v * LANES);
                 w += w_term;
-                UNROLL for (int p = 0; p < P; p++) {
+                EACH (p, P) {
                     const vec value = v_set(a[p][k]);
-                    UNROLL for (int v = 0; v < V; v++) acc[p][v] =
-                        v_fma(value, weight[v], acc[p][v]);
+                    EACH (v, V)
+                        acc[p][v] = v_fma(value, weight[v], acc[p][v]);
                 }
             }
         }
-    UNROLL for (int p = 0; p < P; p++) {
-        UNROLL for (int v = 0; v < V - 1; v++) v_store(y[p] + v * LANES, acc[p][v]);
+    EACH (p, P) {
+        EACH (v, V - 1)
+            v_store(y[p] + v * LANES, acc[p][v]);
         v_store_n(y[p] + (V - 1) * LANES, acc[p][V - 1], last);
     }
 }
@@ -103,9 +105,10 @@ FIXED void outer_fixed(const int P, const int V, const int whole, float *c, cons
                        const float *b, const seam_outer *shape, const seam_box *box) {
     const int32_t last = shape->channels - (V - 1) * LANES;
     vec acc[SEAM_TILE_MAX][3];
-    UNROLL for (int p = 0; p < P; p++) UNROLL for (int v = 0; v < V; v++) acc[p][v] =
-        outer_load(c + p * shape->c_p + v * LANES * shape->c_l, shape->c_l,
-                   v < V - 1 ? LANES : last);
+    EACH (p, P)
+        EACH (v, V)
+            acc[p][v] = outer_load(c + p * shape->c_p + v * LANES * shape->c_l, shape->c_l,
+                                   v < V - 1 ? LANES : last);
     const ptrdiff_t a_step = box->a[2], b_step = box->b[2];
     for (int32_t n = 0; n < box->count[0]; n++)
         for (int32_t i = 0; i < box->count[1]; i++) {
@@ -113,17 +116,20 @@ FIXED void outer_fixed(const int P, const int V, const int whole, float *c, cons
             const float *bn = b + n * box->b[0] + i * box->b[1];
             for (int32_t j = 0; j < box->count[2]; j++, an += a_step, bn += b_step) {
                 vec row[3];
-                UNROLL for (int v = 0; v < V; v++) row[v] =
-                    v < V - 1 || whole ? v_load(bn + v * LANES) : v_load_n(bn + v * LANES, last);
-                UNROLL for (int p = 0; p < P; p++) {
+                EACH (v, V)
+                    row[v] = v < V - 1 || whole ? v_load(bn + v * LANES)
+                                                : v_load_n(bn + v * LANES, last);
+                EACH (p, P) {
                     const vec value = v_set(an[p]);
-                    UNROLL for (int v = 0; v < V; v++) acc[p][v] = v_fma(value, row[v], acc[p][v]);
+                    EACH (v, V)
+                        acc[p][v] = v_fma(value, row[v], acc[p][v]);
                 }
             }
         }
-    UNROLL for (int p = 0; p < P; p++) UNROLL for (int v = 0; v < V; v++)
-        outer_store(c + p * shape->c_p + v * LANES * shape->c_l, shape->c_l,
-                    v < V - 1 ? LANES : last, acc[p][v]);
+    EACH (p, P)
+        EACH (v, V)
+            outer_store(c + p * shape->c_p + v * LANES * shape->c_l, shape->c_l,
+                        v < V - 1 ? LANES : last, acc[p][v]);
 }
 
 FIXED void outer_sized(const int P, const int V, float *c, const float *a, const float *b,
@@ -192,19 +198,20 @@ FIXED void depthwise_fixed(const int P, const int whole, float *const *y, const 
                            const seam_job *job, const lanes_at *a_at, const lanes_at *w_at) {
     const int32_t n = whole ? LANES : job->channels;
     vec acc[SEAM_TILE_MAX];
-    UNROLL for (int p = 0; p < P; p++) acc[p] =
-        v_load_n(job->start != NULL ? job->start : y[p], n);
+    EACH (p, P)
+        acc[p] = v_load_n(job->start != NULL ? job->start : y[p], n);
     for (int32_t r = 0; r < job->rows; r++)
         for (int32_t c = 0; c < job->cols; c++) {
             const float *w = job->w + r * job->w_row + c * job->w_col;
             const ptrdiff_t offset = r * job->a_row + c * job->a_col;
             for (int32_t j = 0; j < job->run; j++) {
                 const vec weight = lanes_load(w + j, w_at, whole);
-                UNROLL for (int p = 0; p < P; p++) acc[p] =
-                    v_fma(lanes_load(a[p] + offset + j, a_at, whole), weight, acc[p]);
+                EACH (p, P)
+                    acc[p] = v_fma(lanes_load(a[p] + offset + j, a_at, whole), weight, acc[p]);
             }
         }
-    UNROLL for (int p = 0; p < P; p++) v_store_n(y[p], acc[p], n);
+    EACH (p, P)
+        v_store_n(y[p], acc[p], n);
 }
 
 FIXED void depthwise_sized(const int whole, float *const *y, const float *const *a, int32_t pixels,
@@ -284,7 +291,8 @@ static void quantise(int8_t *restrict q, const float *restrict x, const seam_qua
     const float inv = how->inv, zero = how->zero, low = how->low, high = how->high;
     const uint32_t key = how->key, first = how->first, drawn = how->stochastic ? 1u : 0u;
     for (size_t i = 0; i < count; i++) {
-        const uint32_t bits = drawn ? seam_mix(key + (first + (uint32_t)i) * SEAM_RANDOM_STEP) >> 8 : 1u << 23;
+        const uint32_t bits =
+            drawn ? seam_mix(key + (first + (uint32_t)i) * SEAM_RANDOM_STEP) >> 8 : 1u << 23;
         float t = seam_fma(x[i], inv, zero) + (float)(int32_t)bits * 0x1p-24f;
         t = t < low ? low : t;
         t = t > high ? high : t;

@@ -1,0 +1,111 @@
+"""Types of the compiled module; its own docstrings say the rest."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+ARITHMETIC_VERSION: int
+WIRE_VERSION: int
+
+_F32 = NDArray[np.float32]
+_Pair = Sequence[int]
+_Padding = Sequence[_Pair]
+_Into = Sequence[_F32 | None] | None
+
+def conv2d(
+    x: _F32,
+    w: _F32,
+    b: _F32 | None = None,
+    stride: _Pair = (1, 1),
+    padding: _Padding = ((0, 0), (0, 0)),
+    dilation: _Pair = (1, 1),
+) -> _F32: ...
+def conv2d_backward(
+    dy: _F32,
+    x: _F32,
+    w: _F32,
+    stride: _Pair = (1, 1),
+    padding: _Padding = ((0, 0), (0, 0)),
+    dilation: _Pair = (1, 1),
+    *,
+    into: _Into = None,
+) -> tuple[_F32, _F32, _F32]: ...
+def depthwise_conv2d(
+    x: _F32,
+    w: _F32,
+    b: _F32 | None = None,
+    stride: _Pair = (1, 1),
+    padding: _Padding = ((0, 0), (0, 0)),
+    dilation: _Pair = (1, 1),
+) -> _F32: ...
+def depthwise_conv2d_backward(
+    dy: _F32,
+    x: _F32,
+    w: _F32,
+    stride: _Pair = (1, 1),
+    padding: _Padding = ((0, 0), (0, 0)),
+    dilation: _Pair = (1, 1),
+    *,
+    into: _Into = None,
+) -> tuple[_F32, _F32, _F32]: ...
+def dense(x: _F32, w: _F32, b: _F32 | None = None) -> _F32: ...
+def dense_backward(
+    dy: _F32, x: _F32, w: _F32, *, into: _Into = None
+) -> tuple[_F32, _F32, _F32]: ...
+def max_pool2d(
+    x: _F32,
+    kernel: _Pair = (2, 2),
+    stride: _Pair | None = None,
+    padding: _Padding = ((0, 0), (0, 0)),
+    dilation: _Pair = (1, 1),
+) -> _F32: ...
+def max_pool2d_backward(
+    dy: _F32,
+    x: _F32,
+    kernel: _Pair = (2, 2),
+    stride: _Pair | None = None,
+    padding: _Padding = ((0, 0), (0, 0)),
+    dilation: _Pair = (1, 1),
+    *,
+    into: _F32 | None = None,
+) -> _F32: ...
+def average_pool2d(
+    x: _F32,
+    kernel: _Pair = (2, 2),
+    stride: _Pair | None = None,
+    padding: _Padding = ((0, 0), (0, 0)),
+    dilation: _Pair = (1, 1),
+) -> _F32: ...
+def average_pool2d_backward(
+    dy: _F32,
+    input_shape: Sequence[int],
+    kernel: _Pair = (2, 2),
+    stride: _Pair | None = None,
+    padding: _Padding = ((0, 0), (0, 0)),
+    dilation: _Pair = (1, 1),
+    *,
+    into: _F32 | None = None,
+) -> _F32: ...
+def relu(x: _F32, ceiling: float = ...) -> _F32: ...
+def relu_backward(dy: _F32, y: _F32, ceiling: float = ..., *, into: _F32 | None = None) -> _F32: ...
+def add(a: _F32, b: _F32) -> _F32: ...
+def group_norm(
+    x: _F32, gamma: _F32, beta: _F32, groups: int, epsilon: float = 1e-5
+) -> tuple[_F32, _F32]: ...
+def group_norm_backward(
+    dy: _F32, x: _F32, saved: _F32, gamma: _F32, *, into: _Into = None
+) -> tuple[_F32, _F32, _F32]: ...
+def softmax_cross_entropy(
+    logits: _F32, labels: NDArray[np.int32], scale: float | None = None
+) -> tuple[_F32, _F32]: ...
+def sgd(
+    w: _F32, v: _F32, dw: _F32, rate: float, momentum: float = 0.0, decay: float = 0.0
+) -> None: ...
+def random_bits(seed: int, stream: int, first: int, count: int) -> NDArray[np.uint32]: ...
+def parcel_pack(x: _F32, codec: int, rounding: int, seed: int) -> bytes: ...
+def parcel_unpack(data: Any, offset: int = 0) -> tuple[_F32, int]: ...
+def variant() -> str: ...
+def choose_variant(name: str | None = None) -> None: ...
+def variants() -> list[str]: ...
