@@ -47,6 +47,7 @@ class Back:
         for name, tensor in module.state_dict().items():
             if tensor.is_floating_point():
                 self._tensors.setdefault(name, tensor)
+        self._statistics = len(self._tensors) > len(named)
         self._optimizer = _make_optimizer(self._flat, optimizer, momentum, weight_decay)
 
     def step(
@@ -58,6 +59,8 @@ class Back:
         A loss that is not finite changes nothing and comes back without a gradient.
         """
         activation = activation.detach()
+        if self._statistics and not bool(torch.isfinite(activation).all()):
+            return None, math.nan  # forward alone would spoil the running statistics
         if need_gradient:
             activation.requires_grad_()
         self._gradient.zero_()

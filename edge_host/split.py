@@ -297,6 +297,8 @@ class _Cuts:
             new = graph.node_copy(node, lambda old: copies[old])
             if new.target is operator.iadd:  # would write into the activation received
                 new.target = operator.add
+            if new.op == "call_method" and new.target == "view":  # activations are channels_last
+                new.target = "reshape"
             if new.kwargs.get("inplace"):
                 new.kwargs = {**new.kwargs, "inplace": False}
             copies[node] = new
