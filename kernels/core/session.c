@@ -92,16 +92,13 @@ static int activation(seam_session *s, uint8_t kind) {
 
 /* ---- Requests ---- */
 
-/* The parcel in `bytes` must hold exactly `values` floats; they go to x. */
+/* The parcel in `bytes` must hold exactly `values` floats, which go to x; a parcel is finite. */
 static int take(float *x, size_t values, const uint8_t *bytes, size_t size) {
     seam_parcel parcel;
     int status = seam_parcel_parse(&parcel, bytes, size);
     if (status != SEAM_OK) return status;
     if (parcel.values != values || parcel.size != size) return SEAM_E_SHAPE;
-    status = seam_parcel_unpack(x, values, &parcel);
-    for (size_t i = 0; status == SEAM_OK && i < values; i++)
-        if (!(x[i] - x[i] == 0.0f)) status = SEAM_E_NOT_FINITE;
-    return status;
+    return seam_parcel_unpack(x, values, &parcel);
 }
 
 static int take_weights(seam_session *s, const seam_message *m, uint32_t head) {

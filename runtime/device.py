@@ -1,0 +1,252 @@
+"""The device program: its data, its front, its session, and one link to the edge host. No torch."""
+
+from __future__ import annotations
+
+import os
+import time
+import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..kernels import SeamError, random_bits
+from ..kernels.front import END, FAIL, SEND, TEST, TRAIN, Session
+from .config import DeviceSection, Job
+from .data import Data, load_data
+from .errors import UserError
+from .keys import load_keys
+from .link import Link, LinkLost, is_serial, open_link
+from .message import Kind, Message, bye_body, read_error
+
+Emit = Callable[[dict[str, Any]], None]
+
+EPOCH_STREAM = 0x45504F43
+HELLO_EVERY_S = 1.0
+SAVE_EVERY_S = 1.0
+STATS_EVERY_S = 5.0
+REJOIN = {11, 12}  # statuses (sign dropped) after which a new HELLO helps: state, session
+STATUS_DATA, STATUS_NOT_FINITE = -14, -10
+
+
+class BatchOrder:
+    """Which samples are in which batch: an endless sequence through `samples`, in a new order each epoch (SPEC.md)."""
+
+    def __init__(self, samples: int, seed: int) -> None:
+        self.samples, self.seed = samples, seed
+        self._epochs: dict[int, NDArray[np.intp]] = {}
+
+    def indices(self, number: int, batch: int) -> NDArray[np.intp]:
+        """The samples of batch `number`, [batch]."""
+        positions = np.arange(number * batch, (number + 1) * batch)
+        epochs = positions // self.samples
+        wanted = range(int(epochs[0]), int(epochs[-1]) + 1)
+        self._epochs = {e: self._epochs[e] if e in self._epochs else self._order(e) for e in wanted}
+        if len(wanted) == 1:
+            return self._epochs[wanted[0]][positions - wanted[0] * self.samples]
+        pairs = zip(epochs, positions % self.samples, strict=True)
+        return np.array([self._epochs[int(e)][p] for e, p in pairs])
+
+    def _order(self, epoch: int) -> NDArray[np.intp]:
+        stream = (EPOCH_STREAM + epoch) & 0xFFFFFFFF
+        return np.argsort(random_bits(self.seed, stream, 0, self.samples), kind="stable")
+
+
+@dataclass
+class _Program:
+    device_id: str
+    data: Data
+    session: Session
+    link: Link
+    emit: Emit
+    checkpoint: Path
+    kept: dict[str, Any] | None  # the checkpoint found at the start, until it is used
+    joined: bool = False
+    order: BatchOrder | None = None
+    steps: int = 0
+    compute_s: float = 0.0
+    said: float = -HELLO_EVERY_S
+    saved: tuple[float, int] = (0.0, 0)  # when, round
+    told: float = field(default_factory=time.monotonic)
+
+    def serve(self) -> None:
+        """Until the host says BYE."""
+        while True:
+            now = time.monotonic()
+            if not self.joined and now - self.said >= HELLO_EVERY_S:
+                self.said = now
+                self.link.send(self.session.hello())
+            try:
+                data = self.link.receive(0.2 if not self.joined else 1.0)
+            except LinkLost as lost:
+                self._lost(lost)
+                continue
+            if data is not None and self._take(data):
+                return
+            self._housekeeping(time.monotonic())
+
+    def _lost(self, lost: LinkLost) -> None:
+        if lost.refused:
+            raise UserError(lost.reason, 6) from None
+        self.emit({"event": "lost", "device": self.device_id, "reason": lost.reason})
+        self.joined = False
+
+    def _take(self, data: bytes) -> bool:
+        """One message from the host; True when it was the last."""
+        start = time.perf_counter()
+        try:
+            action = self.session.receive(data)
+        except SeamError:
+            return False  # not for this session, or damaged: the host asks again
+        while action in (TRAIN, TEST):
+            action = self._batch(action)
+        self.compute_s += time.perf_counter() - start
+        if action == SEND:
+            self._send(data[3])
+        elif action == FAIL:
+            self._failed()
+        return action == END
+
+    def _batch(self, action: int) -> int:
+        session, data = self.session, self.data
+        first, count = session.need_first, session.need_count
+        if action == TEST:
+            session.inputs[:count] = data.x_test[first : first + count]
+            session.labels[:count] = data.y_test[first : first + count]
+            return session.batch()
+        self._begin()
+        if self.order is None or self.order.seed != session.seed:
+            self.order = BatchOrder(len(data.x_train), session.seed)
+        indices = self.order.indices(first, count)
+        np.take(data.x_train, indices, axis=0, out=session.inputs[:count])
+        np.take(data.y_train, indices, axis=0, out=session.labels[:count])
+        self.steps += 1
+        return session.batch()
+
+    def _begin(self) -> None:
+        """Momentum: none in the first round of a job, else what the checkpoint kept."""
+        if self.session.trained_round <= 1 and self.saved[1] != self.session.trained_round:
+            self.session.momentum[:] = 0
+            self.kept = None
+            self.saved = (self.saved[0], self.session.trained_round)
+        elif self.kept is not None:
+            kept, self.kept = self.kept, None
+            if kept["plan"] == self.session.plan:
+                self.session.momentum[:] = kept["momentum"]
+
+    def _send(self, asked: int) -> None:
+        answer = self.session.answer()
+        self.link.send(answer)
+        if answer[3] == Kind.ERROR:
+            error = read_error(answer[24:])
+            self.emit({"event": "error", "device": self.device_id, "reason": error.text})
+            self.joined = False
+        elif asked == Kind.PLAN:
+            self.joined = True
+            self.emit({"event": "joined", "device": self.device_id})
+
+    def _failed(self) -> None:
+        code, text = self.session.failure
+        if code not in REJOIN:
+            raise UserError(f"the edge host refused {self.device_id}: {text}", 6)
+        self.joined = False
+
+    def _housekeeping(self, now: float) -> None:
+        if now - self.saved[0] >= SAVE_EVERY_S and self.session.trained_round > self.saved[1]:
+            self.save(now)
+        if now - self.told >= STATS_EVERY_S:
+            self.tell(now)
+
+    def save(self, now: float) -> None:
+        """The front as it is, written whole and renamed."""
+        session = self.session
+        if session.plan is None or session.trained_round <= self.saved[1]:
+            return
+        self.saved = (now, session.trained_round)
+        self.checkpoint.parent.mkdir(parents=True, exist_ok=True)
+        part = self.checkpoint.with_suffix(".part")
+        with part.open("wb") as file:
+            np.savez(
+                file,
+                params=session.params,
+                momentum=session.momentum,
+                round=np.uint32(session.trained_round),
+                plan=np.frombuffer(session.plan, np.uint8),
+            )
+        os.replace(part, self.checkpoint)
+
+    def tell(self, now: float) -> None:
+        self.told = now
+        event = {"event": "stats", "device": self.device_id, "vmhwm_mb": vmhwm_mb()}
+        self.emit({**event, "steps": self.steps, "compute_s": round(self.compute_s, 3)})
+
+
+def vmhwm_mb() -> float | None:
+    """Largest resident memory of this process so far, in MB; None where the system does not say."""
+    try:
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return round(int(line.split()[1]) / 1024, 1)
+    except OSError:
+        pass
+    return None
+
+
+def _read_checkpoint(path: Path) -> dict[str, Any] | None:
+    """What was kept, or None: nothing there, or a file that a full disk or a user has damaged."""
+    try:
+        with np.load(path, allow_pickle=False) as kept:
+            return {
+                "plan": kept["plan"].tobytes(),
+                "momentum": kept["momentum"],
+                "round": int(kept["round"]),
+            }
+    except (OSError, KeyError, ValueError, zipfile.BadZipFile):
+        return None
+
+
+def find_device(job: Job, device_id: str) -> DeviceSection:
+    """The device's section of the job. Raises UserError if it has none."""
+    for device in job.devices:
+        if device.id == device_id:
+            return device
+    known = ", ".join(device.id for device in job.devices)
+    raise UserError(f"{device_id} is not a device of this job; it has {known}")
+
+
+def run_device(
+    job: Job,
+    device_id: str,
+    *,
+    link_address: str | None = None,
+    insecure: bool = False,
+    emit: Emit,
+) -> int:
+    """Serve the edge host until it says BYE; 0 then. Raises UserError for what a person must mend."""
+    section = find_device(job, device_id)
+    zone = next(zone for zone in job.zones if zone.name == section.zone)
+    address = link_address or section.link or zone.address
+    data = load_data(job.data.source, device_id, {**job.data.args, **section.data}, job.seed)
+    keys = None if insecure or is_serial(address) else load_keys(Path(job.keys.folder), device_id)
+    session = Session(device_id, os.urandom(8), len(data.x_train), len(data.x_test))
+    checkpoint = Path(job.out) / "devices" / f"{device_id}.npz"
+    kept = _read_checkpoint(checkpoint)
+    if kept is not None:
+        session.saved(kept["round"])
+    link = open_link(address, name=device_id, keys=keys, host=f"host-{zone.name}")
+    program = _Program(device_id, data, session, link, emit, checkpoint, kept)
+    try:
+        program.serve()
+        checkpoint.unlink(missing_ok=True)  # the job is done: a new one starts without momentum
+        emit({"event": "done", "device": device_id})
+    except KeyboardInterrupt:
+        program.save(time.monotonic())
+        link.send(Message(Kind.BYE, body=bye_body("stopped by its user")).encode())
+        raise
+    finally:
+        program.tell(time.monotonic())
+        link.close()
+    return 0
