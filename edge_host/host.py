@@ -68,8 +68,9 @@ class Host:
         self.next_round = 0
         self.uplink = Uplink(zone, job.name, now, self._restore())
         self._order: Train | Finish | None = None
-        self._start: State = self.trainer.state()
+        self._start: State = {}  # the model the round began with; empty: the cloud had none yet
         self._told = now - ROUND_EVENT_S
+        self._held: dict[str, Any] | None = None  # the latest round event not passed on
 
     def _restore(self) -> tuple[int, bytes] | None:
         """Goes on from the last durable cloud round; returns its update if the cloud may not have it."""
@@ -134,7 +135,7 @@ class Host:
             self.trainer.forget()
         self._order = order
         self.trainer.train(order.round, order.state)
-        self._start = self.trainer.state()
+        self._start = {} if order.state is None else self.trainer.state()
 
     # ---- work ----
 
@@ -155,15 +156,20 @@ class Host:
         return moved
 
     def _tell(self, event: dict[str, Any], now: float) -> None:
-        """Passes an event on; of rounds only so many that a person or a log can follow."""
+        """Passes an event on; of rounds only so many that a person or a log can follow, and always the last."""
         if event["event"] == "round":
-            if now - self._told < ROUND_EVENT_S:
-                return
-            self._told = now
             for device, values in event["devices"].items():
                 traffic = self.fleet.traffic[device]
                 values |= {"bytes_up": traffic.up, "bytes_down": traffic.down}
-        self.emit(event)
+            self._held = event
+            if now - self._told < ROUND_EVENT_S:
+                return
+            self._told = now
+        if self._held is not None:
+            self.emit(self._held)
+            self._held = None
+        if event["event"] != "round":
+            self.emit(event)
 
     def _finish_work(self, order: Train | Finish, now: float) -> None:
         result = self.trainer.result
@@ -171,7 +177,7 @@ class Host:
         self._order = self.trainer.result = None
         metrics = {**result.metrics, "bytes": self._bytes()}
         if isinstance(order, Train):
-            difference = {name: result.state[name] - self._start[name] for name in result.state}
+            difference = {k: value - self._start.get(k, 0) for k, value in result.state.items()}
             update = self.uplink.update(order.round, result.samples, metrics, difference)
             self.next_round = order.round + 1
             state = ZoneState(self.next_round, trainer_arrays(self.trainer), update)

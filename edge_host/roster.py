@@ -14,6 +14,7 @@ from typing import Any
 from ..runtime.message import Kind, Message
 
 RESEND_S = 5.0  # an open request is sent again after this; a device then repeats its answer
+PROBE_S = 1.0  # how often a late device is asked whether it is there
 
 
 @dataclass
@@ -92,7 +93,7 @@ class Roster:
             if now - request.sent >= RESEND_S:
                 request.sent = now
                 self.outbox.append((device, request.message))
-        if now - self._probed >= RESEND_S:
+        if now - self._probed >= PROBE_S:
             self._probed = now
             late = [device for device, here in self.present.items() if here.late]
             self.outbox += [(device, Message(Kind.PROBE, body=bytes(4))) for device in late]

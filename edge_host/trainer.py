@@ -191,6 +191,12 @@ class Trainer:
         self.rounds_done = cloud_rounds * self.job.train.edge_rounds
         self._work = self._last_evaluation(cloud_rounds)
 
+    def forget(self) -> None:
+        """Drops what was gathered in earlier rounds: optimisers, personal fronts."""
+        self.fronts = {}
+        for back in self.backs.values():
+            back.load_optimizer_state({})
+
     def advance(self) -> None:
         """Goes on as far as the answers that are here allow."""
         if self._work is not None:
