@@ -1,0 +1,380 @@
+"""Links over a byte line (UART, USB, pseudo-terminal, socket): a thread per line moves bytes through the C packets."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import queue
+import secrets
+import select
+import socket
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..kernels._link import JOINED, MESSAGE, RESTARTED, SENT, SILENT, PacketEnd
+from .link import JOIN_TIMEOUT, LinkError, LinkLost, check_size
+
+_READ = 65536
+_AHEAD = 4096  # bytes handed to the driver at a time: what lies there cannot be taken back
+_REOPEN_S = (0.05, 1.0)  # between two tries to open a port that is gone, doubling
+_FIRST_OPEN_S = 2.0  # a cable that is started beside us may need a moment
+_STUCK_S = 0.4  # a line that takes no byte for so long: give up what was to be written
+_LINGER_S = 0.5
+
+
+@dataclass(frozen=True)
+class LineEvent:
+    """lost: the peer is gone, else it has joined."""
+
+    lost: bool
+    reason: str = ""
+
+
+class Bell:
+    """A file descriptor that becomes readable when another thread rings."""
+
+    def __init__(self) -> None:
+        self._read, self._write = os.pipe()
+        os.set_blocking(self._read, False)
+        os.set_blocking(self._write, False)
+
+    def fileno(self) -> int:
+        return self._read
+
+    def ring(self) -> None:
+        with contextlib.suppress(BlockingIOError):  # a full pipe rings already
+            os.write(self._write, b"!")
+
+    def hush(self) -> None:
+        with contextlib.suppress(BlockingIOError):
+            os.read(self._read, 4096)
+
+    def close(self) -> None:
+        os.close(self._read)
+        os.close(self._write)
+
+
+def parse_address(address: str) -> tuple[str, int]:
+    """`serial:PATH:BAUD` (BAUD 115200 when left out) or `socket://HOST:PORT` -> (path or address, baud; 0 for a socket).
+
+    Raises LinkError when it is neither.
+    """
+    target = address.removeprefix("serial:")
+    if target.startswith("socket://"):
+        host, _, port = target.removeprefix("socket://").rpartition(":")
+        if host and port.isdigit() and 0 < int(port) < 65536:
+            return target, 0
+        raise LinkError(f"{address!r}: expected socket://HOST:PORT", 2)
+    path, colon, baud = target.rpartition(":")
+    if not colon:
+        path, baud = target, "115200"
+    if not path or not baud.isdigit() or not 300 <= int(baud) <= 20_000_000:
+        raise LinkError(f"{address!r}: expected serial:PATH:BAUD, for example serial:/dev/ttyACM0:921600", 2)
+    return path, int(baud)
+
+
+class _Port:
+    """An open line: a file descriptor and how to close it."""
+
+    def __init__(self, target: str, baud: int) -> None:
+        self._closer: Callable[[], object]
+        if baud == 0:
+            host, _, number = target.removeprefix("socket://").rpartition(":")
+            peer = socket.create_connection((host.strip("[]"), int(number)), timeout=2.0)
+            peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            self.fd, self._closer = peer.fileno(), peer.close
+        else:
+            import serial
+
+            port = serial.Serial(target, baud, timeout=0, write_timeout=0, exclusive=True)
+            with contextlib.suppress(ValueError, OSError):  # only some drivers have it
+                port.set_low_latency_mode(True)
+            self.fd, self._closer = port.fileno(), port.close
+        os.set_blocking(self.fd, False)
+
+    def close(self) -> None:
+        with contextlib.suppress(OSError):  # the device behind it may be gone
+            self._closer()
+
+
+def _ports() -> str:
+    from serial.tools import list_ports
+
+    names = sorted(port.device for port in list_ports.comports())
+    return ", ".join(names[:12]) if names else "none"
+
+
+def _open_error(target: str, baud: int, error: OSError) -> LinkError:
+    if baud == 0:
+        return LinkError(f"cannot connect to {target}: {error.strerror or error}; start the other end first")
+    text = str(error)
+    if error.errno == errno.ENOENT or not Path(target).exists():
+        return LinkError(f"there is no serial port {target} (ports on this machine: {_ports()})")
+    if error.errno in (errno.EWOULDBLOCK, errno.EBUSY) or "exclusively lock" in text:
+        return LinkError(f"the serial port {target} is in use by another program: close that one first")
+    if error.errno == errno.EACCES:
+        return LinkError(
+            f"no permission for {target}: add yourself to its group (`ls -l {target}`; often dialout)"
+        )
+    return LinkError(f"cannot open the serial port {target}: {text}")
+
+
+class SerialLine:
+    """One end of a line, either end: the protocol is the same from both sides.
+
+    A thread reads, acknowledges and pings whatever the program does. Events are kept until `events` takes them;
+    `ring` is called (in that thread) when there are new ones. A port that hangs up is opened again and again.
+    """
+
+    def __init__(self, address: str, ring: Callable[[], None]) -> None:
+        self._target, self._baud = parse_address(address)
+        self._ring = ring
+        self._inbox: queue.SimpleQueue[bytes | LineEvent] = queue.SimpleQueue()
+        self._outbox: deque[tuple[int, bytes]] = deque()
+        self._life = 0  # losses the thread has seen; a message of an earlier life is not sent
+        self._told = 0  # losses the owner has been told of
+        self._closing: float | None = None
+        self._moved = time.monotonic()  # when the line last took bytes, or had none to take
+        self._wake = Bell()
+        boot_id = secrets.randbits(63) | 1 << 63
+        self._end = PacketEnd(boot_id, self._now(), bytes_per_second=self._baud // 10)
+        self._port: _Port | None = None
+        try:
+            self._port = self._open_first()
+        except BaseException:
+            self._wake.close()
+            raise
+        self._thread = threading.Thread(target=self._run, name="seamline-line", daemon=True)
+        self._thread.start()
+
+    def send(self, data: bytes) -> bool:
+        """Hand over a message; kept until the peer is there. False: the peer was lost, and the event still waits."""
+        if self._told != self._life:
+            return False
+        self._outbox.append((self._told, data))
+        self._wake.ring()
+        return True
+
+    def events(self) -> list[bytes | LineEvent]:
+        """What has happened since the last call, without waiting."""
+        found: list[bytes | LineEvent] = []
+        with contextlib.suppress(queue.Empty):
+            while True:
+                found.append(self._tell(self._inbox.get_nowait()))
+        return found
+
+    def next_event(self, timeout: float) -> bytes | LineEvent | None:
+        """The next event, or None after `timeout` seconds."""
+        try:
+            return self._tell(self._inbox.get(timeout=max(0.0, timeout)))
+        except queue.Empty:
+            return None
+
+    def counters(self) -> dict[str, int]:
+        """What the packets and frames have been through (retransmits, damaged frames, rtt_ms, ..)."""
+        return self._end.counters
+
+    def joined(self) -> bool:
+        return self._end.joined
+
+    def stop(self) -> None:
+        """Begin to close, without waiting."""
+        if self._closing is None:
+            self._closing = time.monotonic() + _LINGER_S
+            self._wake.ring()
+
+    def close(self) -> None:
+        """Sends what was handed over, for half a second at most."""
+        self.stop()
+        self._thread.join()
+        self._wake.close()
+
+    def _tell(self, event: bytes | LineEvent) -> bytes | LineEvent:
+        if isinstance(event, LineEvent) and event.lost:
+            self._told += 1
+        return event
+
+    @staticmethod
+    def _now() -> int:
+        return time.monotonic_ns() // 1_000_000
+
+    # -- the thread --
+
+    def _open_first(self) -> _Port:
+        until = time.monotonic() + _FIRST_OPEN_S
+        while True:
+            try:
+                return _Port(self._target, self._baud)
+            except OSError as error:  # serial.SerialException is one
+                missing = self._baud == 0 or not os.path.exists(self._target)
+                if not missing or time.monotonic() >= until:
+                    raise _open_error(self._target, self._baud, error) from error
+            select.select([], [], [], _REOPEN_S[0])
+
+    def _run(self) -> None:
+        pending = b""
+        try:
+            while not self._finished(pending):
+                if self._port is None:
+                    pending = b""
+                    self._reopen()
+                    continue
+                if pending and time.monotonic() - self._moved > _STUCK_S:
+                    pending = b"\0"  # a line that takes nothing must not hide that the peer is gone
+                if len(pending) < 2:
+                    pending += self._end.output(self._now(), _AHEAD)
+                    self._handle_events()
+                if not pending:  # the events may have begun a message
+                    pending = self._end.output(self._now(), _AHEAD)
+                try:
+                    pending = self._turn(self._port.fd, pending)
+                except OSError:  # unplugged or hung up: not an end
+                    self._port.close()
+                    self._port = None
+        finally:
+            if self._port is not None:
+                self._port.close()
+
+    def _finished(self, pending: bytes) -> bool:
+        if self._closing is None:
+            return False
+        idle = not pending and not self._end.busy and not self._outbox
+        return idle or not self._end.joined or time.monotonic() >= self._closing
+
+    def _turn(self, fd: int, pending: bytes) -> bytes:
+        """Wait for bytes, room or a timer; move what can be moved. Returns what is still to be written."""
+        wait = _STUCK_S / 4 if pending else self._end.wait(self._now()) / 1000.0
+        if self._closing is not None:
+            wait = min(wait, max(0.0, self._closing - time.monotonic()))
+        writers = [fd] if pending else []
+        readable, writable, _ = select.select([fd, self._wake], writers, [], wait)
+        if self._wake in readable:
+            self._wake.hush()
+        if fd in readable:
+            data = os.read(fd, _READ)
+            if not data:
+                raise OSError(errno.EIO, "the line hung up")
+            self._end.feed(data, self._now())
+        if writable or not pending:
+            self._moved = time.monotonic()
+        if writable:
+            with contextlib.suppress(BlockingIOError):
+                pending = pending[os.write(fd, pending) :]
+        return pending
+
+    def _reopen(self) -> None:
+        """Try to open the port until it is there; meanwhile time goes on, and the peer may be lost."""
+        wait = _REOPEN_S[0]
+        while self._port is None and self._closing is None:
+            try:
+                self._port = _Port(self._target, self._baud)
+            except OSError:
+                select.select([self._wake], [], [], wait)
+                self._wake.hush()
+                wait = min(2 * wait, _REOPEN_S[1])
+            self._end.output(self._now(), _AHEAD)  # nowhere to go; what it was will be sent again
+            self._handle_events()
+        if self._port is None:
+            self._closing = 0.0
+
+    def _handle_events(self) -> None:
+        found = self._end.events()
+        for kind, data in found:
+            if kind == MESSAGE and data is not None:
+                self._inbox.put(data)
+            elif kind == JOINED:
+                self._inbox.put(LineEvent(False))
+            elif kind in (SILENT, RESTARTED):
+                self._life += 1
+                silent = f"nothing was heard from {self._target} for 3 s"
+                self._inbox.put(LineEvent(True, silent if kind == SILENT else "the other end started again"))
+        while self._outbox and self._outbox[0][0] != self._life:
+            self._outbox.popleft()
+        if self._outbox and self._end.joined and not self._end.busy:
+            self._start(self._outbox.popleft()[1])
+        if any(kind != SENT for kind, _ in found):
+            self._ring()
+
+    def _start(self, message: bytes) -> None:
+        try:
+            self._end.send(message)
+        except ValueError as error:  # the peer has less memory than the message needs
+            self._inbox.put(LineEvent(True, str(error)))
+            self._life += 1
+            self._ring()
+
+
+class SerialLink:
+    """A device's end of a line."""
+
+    def __init__(self, address: str) -> None:
+        self._address = address
+        self._line = SerialLine(address, lambda: None)
+        self._sent = dict.fromkeys(("bytes_sent", "bytes_received", "messages_sent", "messages_received", "losses"), 0)
+        self._joined = False
+        self._waiting_since = time.monotonic()
+
+    @property
+    def counters(self) -> dict[str, int]:
+        return {**self._sent, **self._line.counters()}
+
+    def send(self, data: bytes) -> None:
+        check_size(data)
+        if not self._line.send(data):
+            self._raise_lost()
+        self._sent["messages_sent"] += 1
+        self._sent["bytes_sent"] += len(data)
+
+    def receive(self, timeout: float) -> bytes | None:
+        deadline = time.monotonic() + timeout
+        while True:
+            now = time.monotonic()
+            turn = deadline if self._joined else min(deadline, self._waiting_since + JOIN_TIMEOUT)
+            event = self._line.next_event(turn - now)
+            if isinstance(event, bytes):
+                self._sent["messages_received"] += 1
+                self._sent["bytes_received"] += len(event)
+                return event
+            if event is not None:
+                self._joined = not event.lost
+                if event.lost:
+                    self._lose(event.reason)
+                continue
+            now = time.monotonic()
+            if not self._joined and now - self._waiting_since >= JOIN_TIMEOUT:
+                self._waiting_since = now
+                raise LinkLost(self._silence())
+            if now >= deadline:
+                return None
+
+    def close(self) -> None:
+        self._line.close()
+
+    def _raise_lost(self) -> None:
+        """The loss is in the inbox, behind messages that nobody will need."""
+        while True:
+            event = self._line.next_event(1.0)
+            if event is None:
+                return
+            if not isinstance(event, bytes) and event.lost:
+                self._joined = False
+                self._lose(event.reason)
+
+    def _lose(self, reason: str) -> None:
+        self._sent["losses"] += 1
+        self._waiting_since = time.monotonic()
+        raise LinkLost(reason)
+
+    def _silence(self) -> str:
+        counters = self._line.counters()
+        text = f"no answer on {self._address} in {JOIN_TIMEOUT:.0f} s: "
+        if counters["other_version"]:
+            return text + "the other end speaks another version of the line; upgrade the older of the two"
+        if counters["frames_damaged"]:
+            return text + "bytes arrive but no whole frame; check that both ends use the same baud rate"
+        return text + "nobody is there; check the cable, the port and that the host runs"

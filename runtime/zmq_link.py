@@ -1,0 +1,591 @@
+"""Links over the network: a ZeroMQ DEALER at the device, a ROUTER (with the serial lines beside it) at the host."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import re
+import resource
+import struct
+import threading
+import time
+from collections import deque
+from typing import TYPE_CHECKING, Any
+
+import zmq
+from zmq.utils import z85
+
+from .link import (
+    JOIN_TIMEOUT,
+    MESSAGE_MAX,
+    PING,
+    PONG,
+    LinkError,
+    LinkLost,
+    Lost,
+    Received,
+    check_size,
+    is_ping,
+    ping,
+)
+
+if TYPE_CHECKING:
+    from .keys import Keys
+    from .serial_link import Bell, SerialLine
+
+_DOMAIN = b"seamline"  # without a ZAP domain libzmq asks nobody and takes a stranger's key
+_HIGH_WATER = 64  # messages a stuck peer may leave unread before it counts as gone
+_HANDSHAKE_MS = 3000
+_HEARTBEAT_MS = 1000
+_HEARTBEAT_TIMEOUT_MS = 2000  # beside the interval: a stopped peer is known within 3 s
+_RECONNECT_MS = (100, 2000)
+_LINGER_MS = 500
+_PING_S = 1.0
+_UNANSWERED = 8  # pings; more would only fill the queue of a device that computes for long
+_DRAIN = 128  # messages taken in one poll, so that pings and lines get their turn
+_REFUSED_WAIT_S = 1.0
+_OPEN_FILES = 65536
+_NOBODY = "nobody is there; check the address, and that the host runs"
+_RETIRED = 16  # old connections of one peer that are remembered, to drop what they still send
+_ADDRESS = re.compile(r"tcp://(\*|[^\s/:]+|\[[0-9a-fA-F:%\w]+\]):(\*|\d{1,5})")
+
+_EVENTS = (
+    zmq.EVENT_CONNECTED
+    | zmq.EVENT_DISCONNECTED
+    | zmq.EVENT_HANDSHAKE_SUCCEEDED
+    | zmq.EVENT_HANDSHAKE_FAILED_AUTH
+    | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
+    | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
+)
+
+
+def _check_address(address: str) -> None:
+    match = _ADDRESS.fullmatch(address)
+    if match is None or (match[2] != "*" and int(match[2]) > 65535):
+        raise LinkError(f"{address!r} is no network address: expected tcp://HOST:PORT", 2)
+
+
+def _settle(socket: zmq.Socket[bytes], address: str) -> None:
+    """The settings of both ends; SPEC.md says which default each of them mends."""
+    socket.setsockopt(zmq.MAXMSGSIZE, MESSAGE_MAX)
+    socket.setsockopt(zmq.HANDSHAKE_IVL, _HANDSHAKE_MS)
+    socket.setsockopt(zmq.HEARTBEAT_IVL, _HEARTBEAT_MS)
+    socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, _HEARTBEAT_TIMEOUT_MS)
+    socket.setsockopt(zmq.SNDHWM, _HIGH_WATER)
+    socket.setsockopt(zmq.RCVHWM, _HIGH_WATER)
+    socket.setsockopt(zmq.SNDTIMEO, 0)
+    socket.setsockopt(zmq.LINGER, _LINGER_MS)
+    if "[" in address:
+        socket.setsockopt(zmq.IPV6, 1)
+
+
+def _client_keys(socket: zmq.Socket[bytes], keys: Keys, server: str) -> None:
+    socket.setsockopt(zmq.CURVE_PUBLICKEY, keys.public.encode())
+    socket.setsockopt(zmq.CURVE_SECRETKEY, keys.secret.encode())
+    socket.setsockopt(zmq.CURVE_SERVERKEY, server.encode())
+
+
+def _events(monitor: zmq.Socket[bytes]) -> list[int]:
+    """The events a monitor socket holds (zmq.utils.monitor would load asyncio: 10 MB on a device)."""
+    found = []
+    with contextlib.suppress(zmq.Again):
+        while True:
+            frames = monitor.recv_multipart(zmq.NOBLOCK)
+            found.append(struct.unpack_from("=H", frames[0])[0])
+    return found
+
+
+def _unwatch(socket: zmq.Socket[bytes], monitor: zmq.Socket[bytes]) -> None:
+    socket.disable_monitor()
+    monitor.close(0)
+
+
+def _counters() -> dict[str, int]:
+    names = ("bytes_sent", "bytes_received", "messages_sent", "messages_received", "losses")
+    return dict.fromkeys(names, 0)
+
+
+def _host_key(keys: Keys, host: str) -> str:
+    """The public key the host must prove. Without a name: the cloud's for a zone, the only host's for a device."""
+    if not host:
+        hosts = sorted(peer for peer in keys.peers if peer.startswith("host-"))
+        if keys.name.startswith("host-"):
+            host = "cloud"
+        elif len(hosts) == 1:
+            host = hosts[0]
+        else:
+            raise LinkError(
+                f"the key folder has {len(hosts)} keys host-*.public, so {keys.name} cannot tell which host "
+                "is its own: copy the one host's .public file there",
+                3,
+            )
+    if host not in keys.peers:
+        raise LinkError(f"no key for {host!r}: copy {host}.public into the key folder", 3)
+    return keys.peers[host]
+
+
+class ZmqLink:
+    """A device's DEALER. Its first connection, and each after a loss, is a new socket: nothing old is sent."""
+
+    def __init__(self, address: str, *, name: str, keys: Keys | None, host: str = "") -> None:
+        _check_address(address)
+        self.counters = _counters()
+        self._address, self._name, self._keys = address, name, keys
+        self._server = _host_key(keys, host) if keys else ""
+        self._context = zmq.Context()
+        self._outbox: deque[bytes] = deque()  # handed over while there is no socket
+        self._socket: zmq.Socket[bytes] | None = None
+        self._monitor: zmq.Socket[bytes] | None = None
+        self._poller = zmq.Poller()
+        self._joined = False
+        self._trouble = _NOBODY
+        self._waiting_since = time.monotonic()
+        self._connect_at = 0.0
+        self._pong = ping(PONG)
+        try:
+            self._connect()
+        except BaseException:
+            self._context.destroy(0)
+            raise
+
+    def send(self, data: bytes) -> None:
+        check_size(data)
+        if self._socket is None:
+            if len(self._outbox) >= _HIGH_WATER:
+                raise LinkLost(f"{self._address} takes no more messages")
+            self._outbox.append(data)
+        else:
+            self._put(data)
+        self.counters["messages_sent"] += 1
+        self.counters["bytes_sent"] += len(data)
+
+    def receive(self, timeout: float) -> bytes | None:
+        deadline = time.monotonic() + timeout
+        while True:
+            now = time.monotonic()
+            if self._socket is None and now >= self._connect_at:
+                self._connect()
+            ready = self._wait(min(deadline, self._next_turn()) - now)
+            # Messages before news: what came before a loss is still given.
+            if self._socket is not None and (self._socket, zmq.POLLIN) in ready:
+                data = self._socket.recv(zmq.NOBLOCK)
+                if not is_ping(data):
+                    self.counters["messages_received"] += 1
+                    self.counters["bytes_received"] += len(data)
+                    return data
+                if data[3] == PING:
+                    with contextlib.suppress(zmq.Again):  # a full queue is sign of life enough
+                        self._socket.send(self._pong, zmq.NOBLOCK)
+                continue
+            if ready:
+                self._hear_news()
+            now = time.monotonic()
+            if not self._joined and now - self._waiting_since >= JOIN_TIMEOUT:
+                self._begin_again(0.0)
+                raise LinkLost(f"no answer from {self._address} in {JOIN_TIMEOUT:.0f} s: {self._trouble}")
+            if now >= deadline:
+                return None
+
+    def close(self) -> None:
+        if self._socket is not None:
+            self._drop(_LINGER_MS)
+        self._context.term()
+
+    def _put(self, data: bytes) -> None:
+        assert self._socket is not None
+        try:
+            self._socket.send(data, zmq.NOBLOCK)
+        except zmq.Again:
+            raise LinkLost(f"{self._address} takes no more messages") from None
+
+    def _next_turn(self) -> float:
+        """When something has to be done even if nothing arrives."""
+        turn = math.inf if self._joined else self._waiting_since + JOIN_TIMEOUT
+        return min(turn, self._connect_at) if self._socket is None else turn
+
+    def _wait(self, seconds: float) -> list[tuple[Any, int]]:
+        if self._socket is None:
+            time.sleep(max(0.0, seconds))
+            return []
+        return self._poller.poll(max(0, math.ceil(seconds * 1000)))
+
+    def _connect(self) -> None:
+        socket = self._context.socket(zmq.DEALER)
+        _settle(socket, self._address)
+        socket.setsockopt(zmq.RECONNECT_IVL, _RECONNECT_MS[0])
+        socket.setsockopt(zmq.RECONNECT_IVL_MAX, _RECONNECT_MS[1])
+        if self._keys is not None:
+            _client_keys(socket, self._keys, self._server)
+        else:
+            socket.setsockopt(zmq.ROUTING_ID, self._name.encode())
+        self._socket, self._monitor = socket, socket.get_monitor_socket(_EVENTS)
+        self._poller.register(socket, zmq.POLLIN)
+        self._poller.register(self._monitor, zmq.POLLIN)
+        self._joined = False
+        try:
+            socket.connect(self._address)
+        except zmq.ZMQError as error:
+            self._drop(0)
+            raise LinkError(f"cannot connect to {self._address}: {error.strerror}", 2) from error
+        while self._outbox:
+            self._put(self._outbox.popleft())
+
+    def _drop(self, linger_ms: int) -> None:
+        assert self._socket is not None and self._monitor is not None
+        self._poller.unregister(self._socket)
+        self._poller.unregister(self._monitor)
+        _unwatch(self._socket, self._monitor)
+        self._socket.close(linger_ms)
+        self._socket = self._monitor = None
+
+    def _hear_news(self) -> None:
+        """What libzmq's own thread noticed; it does so while we compute, too."""
+        assert self._monitor is not None
+        for event in _events(self._monitor):
+            if event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
+                self._joined = True
+            elif event == zmq.EVENT_HANDSHAKE_FAILED_AUTH:
+                self._begin_again(_REFUSED_WAIT_S)
+                raise LinkLost(
+                    f"{self._address} refuses the key of {self._name}: copy {self._name}.public into the "
+                    "host's key folder and start the host again",
+                    refused=True,
+                )
+            elif event == zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL:
+                self._trouble = (
+                    "it is there but does not finish the handshake; check that its public key in the key "
+                    "folder is the right one and that both ends use keys, or both --insecure"
+                )
+            elif event == zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL:
+                self._begin_again(_REFUSED_WAIT_S)
+                raise LinkLost(
+                    f"{self._address} does not speak as we do: one end uses keys and the other --insecure, "
+                    "or it is no seamline host",
+                    refused=True,
+                )
+            elif event == zmq.EVENT_DISCONNECTED and self._joined:
+                self._begin_again(0.0)
+                raise LinkLost(f"the connection to {self._address} is lost")
+
+    def _begin_again(self, wait: float) -> None:
+        """A new socket after `wait` seconds: nothing of before is sent, and libzmq, which never tries again after a
+        refusal, does."""
+        self.counters["losses"] += 1 if self._joined else 0
+        self._outbox.clear()
+        self._drop(0)
+        self._joined = False
+        self._trouble = _NOBODY
+        self._waiting_since = time.monotonic()
+        self._connect_at = self._waiting_since + wait
+
+
+class _Gate(threading.Thread):
+    """Answers libzmq's question whether a key may come in (ZAP, RFC 27), and says whose it is."""
+
+    def __init__(self, context: zmq.Context[zmq.Socket[bytes]], keys: Keys) -> None:
+        super().__init__(name="seamline-gate", daemon=True)
+        self._names = {z85.decode(key): name for name, key in keys.peers.items()}
+        self._socket = context.socket(zmq.REP)
+        self._socket.bind("inproc://zeromq.zap.01")
+        self.refused = 0
+
+    def run(self) -> None:
+        try:
+            while True:
+                self._socket.send_multipart(self._answer(self._socket.recv_multipart()))
+        except zmq.ContextTerminated:
+            self._socket.close(0)
+
+    def _answer(self, request: list[bytes]) -> list[bytes]:
+        """request: version, request id, domain, address, identity, mechanism, key."""
+        known = request[5:6] == [b"CURVE"] and request[2] == _DOMAIN and len(request) == 7
+        name = self._names.get(request[6]) if known else None
+        if name is None:
+            self.refused += 1
+            return [b"1.0", request[1], b"400", b"not in the allow list", b"", b""]
+        return [b"1.0", request[1], b"200", b"OK", name.encode(), b""]
+
+
+def _raise_file_limit() -> None:
+    """A connection is an open file; the usual soft limit of 1024 is soon reached."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _OPEN_FILES if hard == resource.RLIM_INFINITY else min(hard, _OPEN_FILES)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        with contextlib.suppress(OSError, ValueError):  # a container may forbid it: then it stays
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
+def _prove_gate(context: zmq.Context[zmq.Socket[bytes]], address: str, keys: Keys) -> None:
+    """Knock with a key nobody knows, as the host's first guest: it must be refused (about 3 ms)."""
+    public, secret = zmq.curve_keypair()
+    stranger = context.socket(zmq.DEALER)
+    _settle(stranger, address)
+    stranger.setsockopt(zmq.CURVE_PUBLICKEY, public)
+    stranger.setsockopt(zmq.CURVE_SECRETKEY, secret)
+    stranger.setsockopt(zmq.CURVE_SERVERKEY, keys.public.encode())
+    monitor = stranger.get_monitor_socket(_EVENTS)
+    seen: list[int] = []
+    try:
+        stranger.connect(re.sub(r"tcp://(\*|0\.0\.0\.0):", "tcp://127.0.0.1:", address).replace("[::]", "[::1]"))
+        until = time.monotonic() + 2.0
+        final = {zmq.EVENT_HANDSHAKE_SUCCEEDED, zmq.EVENT_HANDSHAKE_FAILED_AUTH}
+        while not final & set(seen) and time.monotonic() < until:
+            monitor.poll(100)
+            seen += _events(monitor)
+    finally:
+        _unwatch(stranger, monitor)
+        stranger.close(0)
+    if zmq.EVENT_HANDSHAKE_FAILED_AUTH not in seen:
+        raise LinkError(
+            f"{address} does not refuse a stranger's key (libzmq {zmq.zmq_version()}): nothing is served; "
+            "install pyzmq from its own wheels"
+        )
+
+
+class ZmqListener:
+    """A host's ROUTER and serial lines behind one poll. One thread calls it; libzmq's and the lines' own threads
+    keep every peer alive while that thread computes.
+
+    With keys a peer's name is what the gate says of the key of each message (never what the peer claims), and its
+    newest connection is the one that counts: a rebooted device is served at once, and nobody can take its place.
+    """
+
+    def __init__(self, address: str, lines: dict[str, str], *, name: str, keys: Keys | None) -> None:
+        self.counters: dict[str, dict[str, int]] = {"": {"refused_keys": 0, "dropped": 0}}
+        self._name, self._keys = name, keys
+        self._routes: dict[str, bytes] = {}
+        self._retired: dict[str, deque[bytes]] = {}
+        self._unanswered: dict[str, int] = {}
+        self._news: deque[Received | Lost] = deque()
+        self._lines: dict[str, SerialLine] = {}
+        self._heard_lines: set[str] = set()
+        self._bell: Bell | None = None
+        self._poller = zmq.Poller()
+        self._ping = ping(PING)
+        self._pong = ping(PONG)
+        self._next_ping = time.monotonic() + _PING_S
+        self._context = zmq.Context()
+        self._router: zmq.Socket[bytes] | None = None
+        self._monitor: zmq.Socket[bytes] | None = None
+        self._gate: _Gate | None = None
+        self._bound = ""
+        try:
+            if address:
+                self._bind(address)
+            if lines:
+                self._open_lines(lines)
+        except BaseException:
+            self.close()
+            raise
+
+    def address(self) -> str:
+        return self._bound
+
+    def link_kind(self, peer: str) -> str:
+        return "serial" if peer in self._lines else "tcp"
+
+    def poll(self, timeout: float) -> list[Received | Lost]:
+        deadline = time.monotonic() + timeout
+        while True:
+            now = time.monotonic()
+            until = now if self._news else min(deadline, self._next_ping)
+            ready = self._poller.poll(max(0, math.ceil((until - now) * 1000)))
+            for source, _ in ready:
+                if source is self._router:
+                    self._drain_router()
+                elif source is self._monitor:
+                    self._hear_news()
+                else:
+                    self._drain_lines()
+            if time.monotonic() >= self._next_ping:
+                self._next_ping = time.monotonic() + _PING_S
+                self._ping_all(_UNANSWERED)
+            if self._news or time.monotonic() >= deadline:
+                if self._gate is not None:
+                    self.counters[""]["refused_keys"] = self._gate.refused
+                found = list(self._news)
+                self._news.clear()
+                return found
+
+    def send(self, peer: str, data: bytes) -> bool:
+        check_size(data)
+        line = self._lines.get(peer)
+        sent = line.send(data) if line is not None else self._put(peer, data)
+        if sent:
+            counters = self._of(peer)
+            counters["messages_sent"] += 1
+            counters["bytes_sent"] += len(data)
+        return sent
+
+    def close(self) -> None:
+        for line in self._lines.values():
+            line.stop()
+        for line in self._lines.values():
+            line.close()
+        if self._bell is not None:
+            self._bell.close()
+        if self._router is not None:
+            assert self._monitor is not None
+            _unwatch(self._router, self._monitor)
+            self._router.close(_LINGER_MS)
+        self._router = self._monitor = None
+        self._context.term()
+        if self._gate is not None:
+            self._gate.join()
+
+    # -- the network --
+
+    def _bind(self, address: str) -> None:
+        _check_address(address)
+        _raise_file_limit()
+        router = self._router = self._context.socket(zmq.ROUTER)
+        self._monitor = router.get_monitor_socket(zmq.EVENT_DISCONNECTED)
+        _settle(router, address)
+        router.setsockopt(zmq.ROUTER_MANDATORY, 1)
+        if self._keys is not None:
+            self._gate = _Gate(self._context, self._keys)
+            self._gate.start()
+            router.setsockopt(zmq.CURVE_SERVER, 1)
+            router.setsockopt(zmq.CURVE_SECRETKEY, self._keys.secret.encode())
+            router.setsockopt(zmq.ZAP_DOMAIN, _DOMAIN)
+            router.setsockopt(zmq.ZAP_ENFORCE_DOMAIN, 1)
+        else:
+            router.setsockopt(zmq.ROUTER_HANDOVER, 1)  # here a peer's name is the one it claims
+        try:
+            router.bind(re.sub(r":0$", ":*", address))
+        except zmq.ZMQError as error:
+            raise _bind_error(address, error) from error
+        self._bound = router.getsockopt_string(zmq.LAST_ENDPOINT)
+        if self._keys is not None and self._gate is not None:
+            _prove_gate(self._context, self._bound, self._keys)
+            self._gate.refused = 0
+        self._poller.register(router, zmq.POLLIN)
+        self._poller.register(self._monitor, zmq.POLLIN)
+
+    def _drain_router(self) -> None:
+        assert self._router is not None
+        for _ in range(_DRAIN):
+            try:
+                frames = self._router.recv_multipart(zmq.NOBLOCK, copy=False)
+            except zmq.Again:
+                return
+            peer = self._whose(frames) if len(frames) == 2 else None
+            if peer is None:
+                self.counters[""]["dropped"] += 1
+                continue
+            self._unanswered[peer] = 0
+            data = frames[1].bytes
+            if is_ping(data):
+                if data[3] == PING:
+                    self._put(peer, self._pong)
+                continue
+            counters = self._of(peer)
+            counters["messages_received"] += 1
+            counters["bytes_received"] += len(data)
+            self._news.append(Received(peer, data))
+
+    def _whose(self, frames: list[zmq.Frame]) -> str | None:
+        """The peer's name, and its newest connection put down as the way to it; None: drop the message."""
+        route = frames[0].bytes
+        if self._keys is not None:
+            peer = str(frames[1].get("User-Id"))
+        else:
+            try:
+                peer = route.decode()
+            except UnicodeDecodeError:
+                return None
+            if not peer.isprintable():  # libzmq's own identity: the peer has told no name
+                return None
+        known = self._routes.get(peer)
+        if known == route:
+            return peer
+        if peer in self._lines:  # that name belongs to a cable
+            return None
+        retired = self._retired.setdefault(peer, deque(maxlen=_RETIRED))
+        if self._keys is not None and route in retired:
+            return None
+        if known is not None:
+            retired.append(known)
+        self._routes[peer] = route
+        return peer
+
+    def _put(self, peer: str, data: bytes) -> bool:
+        route = self._routes.get(peer)
+        if route is None or self._router is None:
+            return False
+        try:
+            self._router.send_multipart([route, data], zmq.NOBLOCK)
+        except zmq.Again:
+            self._lose(peer, "it takes no more messages")
+        except zmq.ZMQError as error:
+            if error.errno != zmq.EHOSTUNREACH:
+                raise
+            self._lose(peer, "its connection is gone")
+        else:
+            return True
+        return False
+
+    def _lose(self, peer: str, reason: str) -> None:
+        route = self._routes.pop(peer)
+        self._retired.setdefault(peer, deque(maxlen=_RETIRED)).append(route)
+        self._of(peer)["losses"] += 1
+        self._news.append(Lost(peer, reason))
+
+    def _ping_all(self, most: int) -> None:
+        """A ping is how a gone connection shows: the ROUTER finds no way to it."""
+        for peer in list(self._routes):
+            count = self._unanswered.get(peer, 0)
+            if count < most:
+                self._unanswered[peer] = count + 1
+                self._put(peer, self._ping)
+
+    def _hear_news(self) -> None:
+        """Some connection has ended; the monitor does not say whose, the pings will."""
+        assert self._monitor is not None
+        if _events(self._monitor):
+            self._ping_all(2 * _UNANSWERED)
+
+    # -- the serial lines --
+
+    def _open_lines(self, lines: dict[str, str]) -> None:
+        from .serial_link import Bell, SerialLine
+
+        bell = self._bell = Bell()
+        self._poller.register(bell.fileno(), zmq.POLLIN)
+        for peer, address in lines.items():
+            self._lines[peer] = SerialLine(address, bell.ring)
+
+    def _drain_lines(self) -> None:
+        assert self._bell is not None
+        self._bell.hush()
+        for peer, line in self._lines.items():
+            events = line.events()
+            if events:
+                self._of(peer).update(line.counters())
+            for event in events:
+                if isinstance(event, bytes):
+                    self._heard_lines.add(peer)
+                    counters = self._of(peer)
+                    counters["messages_received"] += 1
+                    counters["bytes_received"] += len(event)
+                    self._news.append(Received(peer, event))
+                elif event.lost and peer in self._heard_lines:
+                    self._heard_lines.discard(peer)
+                    self._of(peer)["losses"] += 1
+                    self._news.append(Lost(peer, event.reason))
+
+    def _of(self, peer: str) -> dict[str, int]:
+        found = self.counters.get(peer)
+        if found is None:
+            found = self.counters[peer] = _counters()
+        return found
+
+
+def _bind_error(address: str, error: zmq.ZMQError) -> LinkError:
+    if error.errno == zmq.EADDRINUSE:
+        return LinkError(
+            f"{address} is in use by another program: stop it (`ss -ltnp` shows which), or give another port"
+        )
+    if error.errno in (zmq.EADDRNOTAVAIL, zmq.ENODEV):
+        return LinkError(f"{address} is not an address of this machine: use tcp://0.0.0.0:PORT for all of them")
+    return LinkError(f"cannot listen on {address}: {error.strerror}")
