@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import math
 import re
 import resource
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 
 _DOMAIN = b"seamline"  # without a ZAP domain libzmq asks nobody and takes a stranger's key
 _HIGH_WATER = 64  # messages a stuck peer may leave unread before it counts as gone
+_SEALING = 1024  # bytes, more than CURVE adds to a message
 _HANDSHAKE_MS = 3000
 _HEARTBEAT_MS = 1000
 _HEARTBEAT_TIMEOUT_MS = 2000  # beside the interval: a stopped peer is known within 3 s
@@ -67,7 +69,7 @@ def _check_address(address: str) -> None:
 
 def _settle(socket: zmq.Socket[bytes], address: str) -> None:
     """The settings of both ends; SPEC.md says which default each of them mends."""
-    socket.setsockopt(zmq.MAXMSGSIZE, MESSAGE_MAX)
+    socket.setsockopt(zmq.MAXMSGSIZE, MESSAGE_MAX + _SEALING)
     socket.setsockopt(zmq.HANDSHAKE_IVL, _HANDSHAKE_MS)
     socket.setsockopt(zmq.HEARTBEAT_IVL, _HEARTBEAT_MS)
     socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, _HEARTBEAT_TIMEOUT_MS)
@@ -181,8 +183,9 @@ class ZmqLink:
                 self._hear_news()
             now = time.monotonic()
             if not self._joined and now - self._waiting_since >= JOIN_TIMEOUT:
+                trouble = self._trouble
                 self._begin_again(0.0)
-                raise LinkLost(f"no answer from {self._address} in {JOIN_TIMEOUT:.0f} s: {self._trouble}")
+                raise LinkLost(f"no answer from {self._address} in {JOIN_TIMEOUT:.0f} s: {trouble}")
             if now >= deadline:
                 return None
 
@@ -277,6 +280,8 @@ class ZmqLink:
         self._trouble = _NOBODY
         self._waiting_since = time.monotonic()
         self._connect_at = self._waiting_since + wait
+        if wait == 0.0:
+            self._connect()
 
 
 class _Gate(threading.Thread):
@@ -586,6 +591,6 @@ def _bind_error(address: str, error: zmq.ZMQError) -> LinkError:
         return LinkError(
             f"{address} is in use by another program: stop it (`ss -ltnp` shows which), or give another port"
         )
-    if error.errno in (zmq.EADDRNOTAVAIL, zmq.ENODEV):
+    if error.errno in (errno.EADDRNOTAVAIL, errno.ENODEV):
         return LinkError(f"{address} is not an address of this machine: use tcp://0.0.0.0:PORT for all of them")
     return LinkError(f"cannot listen on {address}: {error.strerror}")
