@@ -84,12 +84,12 @@ cdef Array _hold(object x, str name, const char *code, str dtype, bint writable)
             f"{getattr(x, 'shape', '?')}; numpy.ascontiguousarray makes one"
         ) from None
     array.held = True
+    if <uintptr_t>array.view.buf % 4 != 0:
+        raise ValueError(f"{name}: expected memory aligned to 4 bytes; a copy has it")
     if array.view.format == NULL or array.view.format[0] != code[0] or array.view.format[1] != 0:
         raise TypeError(f"{name}: expected dtype {dtype}, got {_dtype_name(x)}")
     if array.view.len == 0:
         raise ValueError(f"{name}: expected a non-empty array, got shape {array.shape()}")
-    if <uintptr_t>array.view.buf % 4 != 0:
-        raise ValueError(f"{name}: expected memory aligned to 4 bytes; a copy has it")
     for d in range(array.view.ndim):
         if array.view.shape[d] > 0x7FFFFFFF:
             raise ValueError(f"{name}: expected fewer than 2**31 per axis, got {array.shape()}")

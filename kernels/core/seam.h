@@ -1,4 +1,5 @@
-/* The one include of the seamline core: status table, limits, versions, and every prototype above the byte line. */
+/* The one include of the seamline core: status table, limits, versions, every prototype above the
+ * byte line. */
 #ifndef SEAM_H
 #define SEAM_H
 
@@ -27,24 +28,24 @@
 #endif
 
 /* Status: 0 or negative. X(name, value, text): the text says what is wrong in one line. */
-#define SEAM_STATUS_TABLE(X)                                                          \
-    X(SEAM_OK, 0, "ok")                                                               \
-    X(SEAM_E_ARGUMENT, -1, "an argument is out of range")                             \
-    X(SEAM_E_SPACE, -2, "the buffer given is too small")                              \
-    X(SEAM_E_SHORT, -3, "the bytes end before the header says they do")               \
-    X(SEAM_E_MAGIC, -4, "these bytes do not start with a seamline header")            \
-    X(SEAM_E_VERSION, -5, "the peer speaks another wire version")                     \
-    X(SEAM_E_CHECK, -6, "the checksum does not match")                                \
-    X(SEAM_E_LIMIT, -7, "a length is over its limit")                                 \
-    X(SEAM_E_KIND, -8, "an unknown kind of message, layer or codec")                  \
-    X(SEAM_E_SHAPE, -9, "the shapes do not fit together")                             \
-    X(SEAM_E_NOT_FINITE, -10, "a value is NaN or infinite")                           \
-    X(SEAM_E_STATE, -11, "the message does not fit the state of the session")         \
-    X(SEAM_E_SESSION, -12, "the message belongs to another session")                  \
-    X(SEAM_E_MEMORY, -13, "the device has too little memory for this plan")           \
-    X(SEAM_E_DATA, -14, "the device has no usable data")                              \
-    X(SEAM_E_ARITHMETIC, -15, "the two ends compute with different arithmetic")       \
-    X(SEAM_E_BUSY, -16, "the peer is already served by another session")              \
+#define SEAM_STATUS_TABLE(X)                                                    \
+    X(SEAM_OK, 0, "ok")                                                         \
+    X(SEAM_E_ARGUMENT, -1, "an argument is out of range")                       \
+    X(SEAM_E_SPACE, -2, "the buffer given is too small")                        \
+    X(SEAM_E_SHORT, -3, "the bytes end before the header says they do")         \
+    X(SEAM_E_MAGIC, -4, "these bytes do not start with a seamline header")      \
+    X(SEAM_E_VERSION, -5, "the peer speaks another wire version")               \
+    X(SEAM_E_CHECK, -6, "the checksum does not match")                          \
+    X(SEAM_E_LIMIT, -7, "a length is over its limit")                           \
+    X(SEAM_E_KIND, -8, "an unknown kind of message, layer or codec")            \
+    X(SEAM_E_SHAPE, -9, "the shapes do not fit together")                       \
+    X(SEAM_E_NOT_FINITE, -10, "a value is NaN or infinite")                     \
+    X(SEAM_E_STATE, -11, "the message does not fit the state of the session")   \
+    X(SEAM_E_SESSION, -12, "the message belongs to another session")            \
+    X(SEAM_E_MEMORY, -13, "the device has too little memory for this plan")     \
+    X(SEAM_E_DATA, -14, "the device has no usable data")                        \
+    X(SEAM_E_ARITHMETIC, -15, "the two ends compute with different arithmetic") \
+    X(SEAM_E_BUSY, -16, "the peer is already served by another session")        \
     X(SEAM_E_UNKNOWN_DEVICE, -17, "the edge host does not know this device")
 
 typedef enum {
@@ -63,7 +64,8 @@ uint32_t seam_crc32(uint32_t crc, const void *data, size_t size);
  * order with one fused multiply-add per term; taps outside the input are left out. Gradients
  * (dx, dw, db) are ADDED TO what the caller has there. Arrays never overlap unless said. ---- */
 
-/* Window of a convolution or pooling, and the shapes on both sides. Checked by seam_window_check. */
+/* Window of a convolution or pooling, and the shapes on both sides. Checked by seam_window_check.
+ */
 typedef struct {
     int32_t batch, in_h, in_w, in_c, out_h, out_w, out_c;
     int32_t kernel_h, kernel_w, stride_h, stride_w, dilation_h, dilation_w;
@@ -72,7 +74,8 @@ typedef struct {
 
 SEAM_MUST_USE int seam_window_check(const seam_window *p);
 
-/* w: [out_c][kernel_h][kernel_w][in_c]; b: [out_c] or NULL. scratch: seam_f32_conv2d_scratch(p) bytes, 16-aligned. */
+/* w: [out_c][kernel_h][kernel_w][in_c]; b: [out_c] or NULL. scratch: seam_f32_conv2d_scratch(p)
+ * bytes, 16-aligned. */
 size_t seam_f32_conv2d_scratch(const seam_window *p);
 void seam_f32_conv2d(float *y, const float *x, const float *w, const float *b, const seam_window *p,
                      void *scratch);
@@ -96,23 +99,27 @@ void seam_f32_dense_backward(float *dx, float *dw, float *db, const float *dy, c
                              const float *w, int32_t n, int32_t in, int32_t out, void *scratch);
 
 /* Pools: out_c = in_c. Max: the first of equal maxima takes the gradient. Average divides by the
- * number of taps inside the input. */
+ * number of taps inside the input. A window with no tap inside gives 0. Gradients are added in the
+ * order of the outputs. */
 void seam_f32_max_pool2d(float *y, const float *x, const seam_window *p);
 void seam_f32_max_pool2d_backward(float *dx, const float *dy, const float *x, const seam_window *p);
 void seam_f32_average_pool2d(float *y, const float *x, const seam_window *p);
 void seam_f32_average_pool2d_backward(float *dx, const float *dy, const seam_window *p);
 
-/* y = min(max(x, 0), ceiling); ceiling = +inf is ReLU, 6 is ReLU6. y may be x. */
+/* y = min(max(x, 0), ceiling); ceiling = +inf is ReLU, 6 is ReLU6. y may be x. NaN stays NaN. */
 void seam_f32_relu(float *y, const float *x, float ceiling, size_t count);
 /* dx += dy where 0 < y < ceiling. With dx == dy it masks in place instead of adding. */
-void seam_f32_relu_backward(float *dx, const float *dy, const float *y, float ceiling, size_t count);
+void seam_f32_relu_backward(float *dx, const float *dy, const float *y, float ceiling,
+                            size_t count);
 
 /* y = a + b. y may be a or b. */
 void seam_f32_add(float *y, const float *a, const float *b, size_t count);
 /* dx += dy. */
 void seam_f32_accumulate(float *dx, const float *dy, size_t count);
 
-/* Group normalisation (Wu and He, arXiv:1803.08494): statistics over pixels and in_c / groups channels.
+/* Group normalisation (Wu and He, arXiv:1803.08494): statistics over pixels and channels / groups
+ * channels. A channel sums over its pixels, a group then over its channels; products and sums are
+ * rounded one by one. dx may be NULL.
  * x, y: [n][pixels][channels]; gamma, beta: [channels]; saved: [n][groups][2] mean and 1/std. */
 void seam_f32_group_norm(float *y, float *saved, const float *x, const float *gamma,
                          const float *beta, int32_t n, int32_t pixels, int32_t channels,
@@ -121,7 +128,8 @@ void seam_f32_group_norm_backward(float *dx, float *dgamma, float *dbeta, const 
                                   const float *x, const float *saved, const float *gamma, int32_t n,
                                   int32_t pixels, int32_t channels, int32_t groups);
 
-/* Per-sample loss[n] and dlogits = (softmax - onehot) * scale, overwritten. labels in [0, classes). */
+/* Per-sample loss[n] and dlogits = (softmax - onehot) * scale, overwritten. labels in [0, classes).
+ */
 void seam_f32_softmax_cross_entropy(float *loss, float *dlogits, const float *logits,
                                     const int32_t *labels, int32_t n, int32_t classes, float scale);
 
@@ -131,10 +139,12 @@ void seam_f32_sgd(float *w, float *v, const float *dw, float rate, float momentu
 
 /* Name of the kernel variant in use: "generic", "avx2", ... */
 const char *seam_kernels_variant(void);
-/* Choose a variant by name (NULL: the best this machine has). SEAM_E_ARGUMENT if it is not here. */
+/* Choose a variant by name (NULL: the best this machine has), before kernels run; "generic" until
+ * then. SEAM_E_ARGUMENT if it is not here. */
 SEAM_MUST_USE int seam_kernels_choose(const char *name);
 
-/* ---- Counter-based random bits: the same (seed, stream, index) gives the same 32 bits anywhere. ---- */
+/* ---- Counter-based random bits: the same (seed, stream, index) gives the same 32 bits anywhere.
+ * ---- */
 uint32_t seam_random(uint32_t seed, uint32_t stream, uint32_t index);
 void seam_random_fill(uint32_t *out, uint32_t seed, uint32_t stream, uint32_t first, size_t count);
 

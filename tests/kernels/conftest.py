@@ -5,7 +5,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-
 from seamline.kernels import choose_variant, variant, variants
 
 

@@ -5,7 +5,6 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-
 from seamline.kernels import choose_variant, f32, parcel, random_bits, reference, variants
 
 
@@ -20,76 +19,55 @@ def same(got, want, what):
     assert got.tobytes() == want.tobytes(), f"{what}: differs at {np.argwhere(got != want)[:3]}"
 
 
-def every_variant(compiled, definition, what):
-    """`compiled` gives what `definition` gave, whatever the variant."""
-    want = definition()
-    for name in variants():
-        choose_variant(name)
-        same(compiled(), want, f"{name} {what}")
+def fresh(kwargs):
+    """The arguments with their own copies of arrays that are added to."""
+    into = kwargs.get("into")
+    if into is None:
+        return kwargs
+    own = into.copy() if isinstance(into, np.ndarray) else tuple(a.copy() for a in into)
+    return {**kwargs, "into": own}
+
+
+def compare(name, *args, **kwargs):
+    """Call a kernel of that name in every variant, and the definition; returns its result."""
+    want = getattr(reference, name)(*args, **fresh(kwargs))
+    rest = {key: value for key, value in kwargs.items() if key != "into"}
+    what = f"{name} {[getattr(a, 'shape', a) for a in args]} {rest}"
+    for variant in variants():
+        choose_variant(variant)
+        same(getattr(f32, name)(*args, **fresh(kwargs)), want, f"{variant} {what}")
     choose_variant()
-
-
-def copies(arrays):
-    return tuple(None if a is None else a.copy() for a in arrays)
+    return want
 
 
 @pytest.mark.parametrize("part", range(4))
 def test_convolution_equals_the_definition(part, rng, normal, window):
     for _ in range(60):
         shape, args = window()
-        kernel = args.pop("kernel")
-        out = int(rng.integers(1, 40))
+        kernel, out = args.pop("kernel"), int(rng.integers(1, 40))
         x, w, b = normal(*shape), normal(out, *kernel, shape[3]), normal(out)
-        bias = b if rng.random() < 0.8 else None
-        what = f"x {shape} w {w.shape} {args}"
-        every_variant(
-            lambda: f32.conv2d(x, w, bias, **args),
-            lambda: reference.conv2d(x, w, bias, **args),
-            what,
-        )
-        dy = normal(*f32.conv2d(x, w, **args).shape)
-        start = (normal(*shape), normal(*w.shape), normal(out))
-        every_variant(
-            lambda: f32.conv2d_backward(dy, x, w, **args, into=copies(start)),
-            lambda: reference.conv2d_backward(dy, x, w, **args, into=copies(start)),
-            what,
-        )
+        y = compare("conv2d", x, w, b if rng.random() < 0.8 else None, **args)
+        into = (normal(*shape), normal(*w.shape), normal(out))
+        compare("conv2d_backward", normal(*y.shape), x, w, **args, into=into)
 
 
 def test_depthwise_convolution_equals_the_definition(rng, normal, window):
     for _ in range(150):
         shape, args = window()
-        kernel = args.pop("kernel")
-        many = int(rng.choice([1, 1, 2, 3, 8, 11]))
-        w, b = normal(1, *kernel, shape[3] * many), normal(shape[3] * many)
-        x, bias = normal(*shape), b if rng.random() < 0.8 else None
-        what = f"x {shape} w {w.shape} {args}"
-        every_variant(
-            lambda: f32.depthwise_conv2d(x, w, bias, **args),
-            lambda: reference.depthwise_conv2d(x, w, bias, **args),
-            what,
-        )
-        dy = normal(*f32.depthwise_conv2d(x, w, **args).shape)
-        start = (normal(*shape), normal(*w.shape), normal(len(b)))
-        every_variant(
-            lambda: f32.depthwise_conv2d_backward(dy, x, w, **args, into=copies(start)),
-            lambda: reference.depthwise_conv2d_backward(dy, x, w, **args, into=copies(start)),
-            what,
-        )
+        kernel, out = args.pop("kernel"), shape[3] * int(rng.choice([1, 1, 2, 3, 8, 11]))
+        x, w, b = normal(*shape), normal(1, *kernel, out), normal(out)
+        y = compare("depthwise_conv2d", x, w, b if rng.random() < 0.8 else None, **args)
+        into = (normal(*shape), normal(*w.shape), normal(out))
+        compare("depthwise_conv2d_backward", normal(*y.shape), x, w, **args, into=into)
 
 
 def test_dense_equals_the_definition(rng, normal):
     for _ in range(60):
         n, wide, out = (int(rng.integers(1, most)) for most in (20, 80, 60))
-        x, w, b, dy = normal(n, wide), normal(out, wide), normal(out), normal(n, out)
-        what = f"{n} x {wide} -> {out}"
-        every_variant(lambda: f32.dense(x, w, b), lambda: reference.dense(x, w, b), what)
-        start = (normal(n, wide), normal(out, wide), normal(out))
-        every_variant(
-            lambda: f32.dense_backward(dy, x, w, into=copies(start)),
-            lambda: reference.dense_backward(dy, x, w, into=copies(start)),
-            what,
-        )
+        x, w, b = normal(n, wide), normal(out, wide), normal(out)
+        compare("dense", x, w, b)
+        into = (normal(n, wide), normal(out, wide), normal(out))
+        compare("dense_backward", normal(n, out), x, w, into=into)
 
 
 def test_a_gradient_that_is_not_wanted_changes_no_other(normal):
@@ -105,36 +83,25 @@ def test_pools_equal_the_definition(rng, normal, window):
     for _ in range(100):
         shape, args = window()
         x = np.round(normal(*shape) * 2) / np.float32(2)  # equal maxima
-        y = f32.max_pool2d(x, **args)
-        same(y, reference.max_pool2d(x, **args), f"{shape} {args}")
-        same(f32.average_pool2d(x, **args), reference.average_pool2d(x, **args), f"{shape} {args}")
+        y = compare("max_pool2d", x, **args)
+        compare("average_pool2d", x, **args)
         dy, dx = normal(*y.shape), normal(*shape)
-        same(
-            f32.max_pool2d_backward(dy, x, **args, into=dx.copy()),
-            reference.max_pool2d_backward(dy, x, **args, into=dx.copy()),
-            f"{shape} {args}",
-        )
-        same(
-            f32.average_pool2d_backward(dy, shape, **args, into=dx.copy()),
-            reference.average_pool2d_backward(dy, shape, **args, into=dx.copy()),
-            f"{shape} {args}",
-        )
+        compare("max_pool2d_backward", dy, x, **args, into=dx)
+        compare("average_pool2d_backward", dy, shape, **args, into=dx)
 
 
 @pytest.mark.parametrize("ceiling", [math.inf, 6.0, 0.5])
 def test_activations_and_sums_equal_the_definition(ceiling, normal):
     x, dy, dx = normal(3, 41) * 4, normal(3, 41), normal(3, 41)
     x[0, :3] = [-0.0, np.nan, np.inf]
-    y = f32.relu(x, ceiling)
-    same(y, reference.relu(x, ceiling), "relu")
+    y = compare("relu", x, ceiling)
     assert math.isnan(y[0, 1])
-    for start in (np.zeros_like(dx), dx):
-        want = reference.relu_backward(dy, y, ceiling, into=start.copy())
-        same(f32.relu_backward(dy, y, ceiling, into=start.copy()), want, "relu backward")
+    compare("relu_backward", dy, y, ceiling)
+    compare("relu_backward", dy, y, ceiling, into=dx)
     masked, other = dy.copy(), dy.copy()
     f32.relu_backward(masked, y, ceiling, into=masked)
     same(masked, reference.relu_backward(other, y, ceiling, into=other), "relu in place")
-    same(f32.add(x[1:], dy[1:]), reference.add(x[1:], dy[1:]), "add")
+    compare("add", x[1:], dy[1:])
 
 
 def test_group_norm_equals_the_definition(rng, normal):
@@ -143,15 +110,9 @@ def test_group_norm_equals_the_definition(rng, normal):
         n, h, w = (int(v) for v in rng.integers(1, 7, 3))
         c = groups * size
         x, gamma, beta, dy = normal(n, h, w, c), normal(c), normal(c), normal(n, h, w, c)
-        got = f32.group_norm(x, gamma, beta, groups)
-        what = f"{x.shape} in {groups}"
-        same(got, reference.group_norm(x, gamma, beta, groups), what)
-        start = (normal(n, h, w, c), normal(c), normal(c))
-        same(
-            f32.group_norm_backward(dy, x, got[1], gamma, into=copies(start)),
-            reference.group_norm_backward(dy, x, got[1], gamma, into=copies(start)),
-            what,
-        )
+        _, saved = compare("group_norm", x, gamma, beta, groups)
+        into = (normal(n, h, w, c), normal(c), normal(c))
+        compare("group_norm_backward", dy, x, saved, gamma, into=into)
 
 
 def test_the_loss_equals_the_definition(rng, normal):
@@ -160,26 +121,17 @@ def test_the_loss_equals_the_definition(rng, normal):
         logits = normal(n, classes) * np.float32(10.0 ** rng.integers(-2, 3))
         labels = rng.integers(0, classes, n).astype(np.int32)
         scale = None if rng.random() < 0.5 else float(rng.random())
-        same(
-            f32.softmax_cross_entropy(logits, labels, scale),
-            reference.softmax_cross_entropy(logits, labels, scale),
-            f"{n} x {classes}",
-        )
+        compare("softmax_cross_entropy", logits, labels, scale)
 
 
-def test_the_update_equals_the_definition(rng, normal):
+def test_the_update_equals_the_definition(each_variant, rng, normal):
     for size in (1, 7, 8, 33, 1000):
         w, v, dw = normal(size), normal(size), normal(size)
+        other = w.copy(), v.copy()
         rates = [float(r) for r in rng.random(3)]
-
-        def compiled(step, arrays=(w, v, dw), rates=rates):
-            moved = copies(arrays)
-            step(*moved, *rates)
-            return moved
-
-        every_variant(
-            lambda c=compiled: c(f32.sgd), lambda c=compiled: c(reference.sgd), f"size {size}"
-        )
+        f32.sgd(w, v, dw, *rates)
+        reference.sgd(*other, dw, *rates)
+        same((w, v), other, f"{size} values")
 
 
 @pytest.mark.parametrize("rounding", ["nearest", "stochastic"])
