@@ -150,9 +150,9 @@ def conv2d_backward(
                 for o in range(len(w)):
                     dx[:, ih, iw] = fma(dy[:, oh, ow, o, None], w[o, i, j], dx[:, ih, iw])
     for n, row, col in np.ndindex(dy.shape[:3]):
-        i, ih = h.taps(row)
-        j, iw = v.taps(col)
-        dw[:, i, j] = fma(dy[n, row, col, :, None, None, None], x[n, ih, iw], dw[:, i, j])
+        kh, ih = h.taps(row)
+        kw, iw = v.taps(col)
+        dw[:, kh, kw] = fma(dy[n, row, col, :, None, None, None], x[n, ih, iw], dw[:, kh, kw])
     if db is not None:
         _add_pixels(db, dy)
     return dx, dw, db
@@ -204,9 +204,9 @@ def depthwise_conv2d_backward(
                     dx[:, ih, iw] = fma(*term, dx[:, ih, iw])
     wide = np.repeat(x, many, axis=3)
     for n, row, col in np.ndindex(dy.shape[:3]):
-        i, ih = h.taps(row)
-        j, iw = v.taps(col)
-        dw[0, i, j] = fma(wide[n, ih, iw], dy[n, row, col], dw[0, i, j])
+        kh, ih = h.taps(row)
+        kw, iw = v.taps(col)
+        dw[0, kh, kw] = fma(wide[n, ih, iw], dy[n, row, col], dw[0, kh, kw])
     if db is not None:
         _add_pixels(db, dy)
     return dx, dw, db
@@ -476,9 +476,10 @@ def sgd(
 
 
 def _mix(h: NDArray[np.uint32]) -> NDArray[np.uint32]:
-    h = (h ^ (h >> 16)) * np.uint32(0x7FEB352D)
-    h = (h ^ (h >> 15)) * np.uint32(0x846CA68B)
-    return h ^ (h >> 16)
+    a, b = np.uint32(16), np.uint32(15)
+    h = (h ^ (h >> a)) * np.uint32(0x7FEB352D)
+    h = (h ^ (h >> b)) * np.uint32(0x846CA68B)
+    return h ^ (h >> a)
 
 
 def random_bits(seed: int, stream: int, first: int, count: int) -> NDArray[np.uint32]:
@@ -520,9 +521,10 @@ def pack(x: Array, codec: str, rounding: str = "nearest", seed: int = 0) -> byte
     t = fma(x.ravel(), F(1) / scale, F(zero)) + shift
     q = np.clip(np.floor(t), -(2 ** (bits - 1)), 2 ** (bits - 1) - 1).astype(np.int8)
     if codec == "int8":
-        return head + q.tobytes()
+        return head + bytes(q)
     nibbles = np.append(q, np.zeros(x.size % 2, np.int8)).view(np.uint8) & 15
-    return head + (nibbles[0::2] | nibbles[1::2] << 4).tobytes()
+    pairs = nibbles[0::2] | nibbles[1::2] << np.uint8(4)
+    return head + bytes(pairs)
 
 
 def unpack(data: bytes, offset: int = 0) -> tuple[Array, int]:

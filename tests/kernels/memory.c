@@ -84,7 +84,7 @@ typedef struct {
 
 /* One variant: forward and backward from the same start; y, dx, dw, db come back. */
 static results run(const seam_window *p, int depthwise, const float *x, const float *w,
-                   const float *b, const float *start[3], const size_t sizes[5]) {
+                   const float *b, const float *const *start, const size_t *sizes) {
     results r = {block(sizes[0]), block(sizes[1]), block(sizes[2]), block(sizes[3])};
     memcpy(r.dx, start[0], sizes[1] * sizeof(float));
     memcpy(r.dw, start[1], sizes[2] * sizeof(float));
