@@ -181,6 +181,19 @@ def test_the_environment_forces_a_variant(name):
     assert done.stdout.strip() == name
 
 
+def test_a_chosen_variant_holds_in_every_compiled_module():
+    done = run(
+        "import numpy as np, seamline.kernels as k\n"
+        "from seamline.kernels import _front\n"
+        "chosen = []\n"
+        "_front_choose = _front.choose_variant\n"
+        "_front.choose_variant = lambda name: chosen.append(name) or _front_choose(name)\n"
+        "k.choose_variant('generic')\n"
+        "print(k.variant(), chosen)"
+    )
+    assert done.stdout.strip() == "generic ['generic']", done.stderr
+
+
 def test_an_unknown_variant_in_the_environment_is_an_error_that_names_the_known():
     done = run("import seamline.kernels", SEAMLINE_KERNELS="abacus")
     assert done.returncode != 0
