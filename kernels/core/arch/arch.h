@@ -5,9 +5,10 @@
 
 #include "../seam.h"
 
-#define SEAM_TILE_MAX 8   /* pixels in a tile, any variant */
-#define SEAM_LANES_MAX 16 /* floats in a vector, any variant: scratch sizes must not depend on it  \
-                           */
+#define SEAM_TILE_MAX 8 /* pixels in a tile, any variant */
+#define SEAM_LANES_MAX                                                         \
+    16 /* floats in a vector, any variant: scratch sizes must not depend on it \
+        */
 
 /* What every pixel of a tile does: rows x cols runs of multiply-adds. Steps in floats; `a` is the
  * operand one pixel reads, `w` the weights, where the channels of a block lie side by side. */
