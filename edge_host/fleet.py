@@ -7,7 +7,7 @@ device that says HELLO again has started anew or has lost us: its old session en
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ..kernels import ARITHMETIC_VERSION, WIRE_VERSION, SeamError
@@ -199,7 +199,7 @@ class Fleet:
         session = self._sessions.get(device)
         if session is None:
             return
-        message.session = session.number
+        message = replace(message, session=session.number)
         self._post(device, message)
         if message.kind == Kind.ERROR:
             del self._sessions[device]

@@ -2,17 +2,32 @@
 
 from __future__ import annotations
 
+import math
+import re
+import sys
+import types
+import typing
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any, Literal
 
 import msgspec
+
+from .data import check_source, local_source
+from .errors import UserError
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:  # pragma: no cover
+    import tomli as tomllib
 
 Mode = Literal["split-v1", "split-v2", "split-v3", "federated", "isolated"]
 Codec = Literal["f32", "int8", "int4"]
 
 
 class ModelSection(msgspec.Struct, forbid_unknown_fields=True):
-    """name: a bundled model or `package.module:function` returning an nn.Module. seam: number of weighted layers
-    (conv, dense) on the device, or the dotted name of the last module on the device."""
+    """name: a bundled model or `package.module:function` returning an nn.Module. seam: number of
+    weighted layers (conv, dense) on the device, or the dotted name of the last module there."""
 
     name: str = "watch"
     seam: int | str = 2
@@ -20,7 +35,8 @@ class ModelSection(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class DataSection(msgspec.Struct, forbid_unknown_fields=True):
-    """source: bundled name, path of an .npz (x_train, y_train, x_test, y_test), or `package.module:function`."""
+    """source: bundled name, path of an .npz (x_train, y_train, x_test, y_test), or
+    `package.module:function`."""
 
     source: str = "watch"
     args: dict[str, Any] = {}
@@ -38,13 +54,17 @@ class TrainSection(msgspec.Struct, forbid_unknown_fields=True):
     momentum: float = 0.9
     weight_decay: float = 0.0
     freeze_front: bool = False
-    evaluate_every: int = 4  # cloud rounds between two evaluations (the last round is always evaluated)
+    evaluate_every: int = (
+        4  # cloud rounds between two evaluations (the last round is always evaluated)
+    )
 
 
 class RoundSection(msgspec.Struct, forbid_unknown_fields=True):
     deadline_s: float = 30.0  # an edge round, and how long the cloud waits for late zones
     quorum: float = 0.5  # share of the zone's devices (cloud: of the zones) a round needs
-    join_wait_s: float = 20.0  # at the start: how long to wait for all before going on with a quorum
+    join_wait_s: float = (
+        20.0  # at the start: how long to wait for all before going on with a quorum
+    )
 
 
 class CodecSection(msgspec.Struct, forbid_unknown_fields=True):
@@ -63,8 +83,9 @@ class ZoneSection(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class DeviceSection(msgspec.Struct, forbid_unknown_fields=True):
-    """link: the device's end (`tcp://..` or `serial:PATH:BAUD`; default: its zone's address). host_link: the edge host's
-    end of a serial line (`serial:PATH:BAUD`); empty for the network. data: arguments for the data source."""
+    """link: the device's end (`tcp://..` or `serial:PATH:BAUD`; default: its zone's address).
+    host_link: the edge host's end of a serial line (`serial:PATH:BAUD`); empty for the network.
+    data: arguments for the data source."""
 
     id: str
     zone: str
@@ -91,3 +112,385 @@ class Job(msgspec.Struct, forbid_unknown_fields=True):
     codec: CodecSection = msgspec.field(default_factory=CodecSection)
     cloud: CloudSection = msgspec.field(default_factory=CloudSection)
     keys: KeysSection = msgspec.field(default_factory=KeysSection)
+
+
+class JobError(UserError):
+    """A job file that is missing, unreadable or wrong (exit code 2)."""
+
+
+LOCAL_MODES = ("federated", "isolated")  # the whole network is on the device
+CLOUD = "cloud"
+
+
+def host_name(zone: str) -> str:
+    """Name of a zone's edge host: of its keys, its log, its process."""
+    return f"host-{zone}"
+
+
+def tier_names(job: Job) -> list[str]:
+    """Cloud, edge hosts and devices: everyone who needs a key pair."""
+    return [CLOUD, *(host_name(z.name) for z in job.zones), *(d.id for d in job.devices)]
+
+
+def find_device(job: Job, device_id: str) -> DeviceSection:
+    """Raises JobError if the job has no such device."""
+    for device in job.devices:
+        if device.id == device_id:
+            return device
+    raise JobError(
+        f"there is no device {device_id!r} in the job"
+        f"{_nearest(device_id, [d.id for d in job.devices])}; it has "
+        f"{_listed([d.id for d in job.devices])}"
+    )
+
+
+def find_zone(job: Job, name: str) -> ZoneSection:
+    """Raises JobError if the job has no such zone."""
+    for zone in job.zones:
+        if zone.name == name:
+            return zone
+    raise JobError(
+        f"there is no zone {name!r} in the job; it has {_listed([z.name for z in job.zones])}"
+    )
+
+
+def job_digest(job: Job) -> str:
+    """Names what training depends on (not addresses, keys or folders): state that a job with
+    another digest left is of no use."""
+    import hashlib  # 3 MB of OpenSSL that a device has no use for
+
+    parts: list[Any] = [job.seed, job.mode, job.model, job.train, job.codec, job.data]
+    parts.append([(device.id, device.zone, device.data) for device in job.devices])
+    return hashlib.sha256(msgspec.json.encode(parts)).hexdigest()
+
+
+# ---- reading ----
+
+
+def read_job(path: str | Path) -> Job:
+    """The job in the TOML file `path`, checked, its paths (keys, out, .npz, serial) made absolute.
+
+    Raises JobError with one line: file, key, what is allowed, what was found.
+    """
+    path = Path(path)
+    return make_job(_read_toml(path), str(path), path.absolute().parent)
+
+
+def make_job(values: dict[str, Any], name: str, folder: Path) -> Job:
+    """`read_job` from values already parsed.
+
+    name: of the file, for messages; folder: where relative paths start.
+    """
+    try:
+        job = msgspec.convert(values, Job)
+    except msgspec.ValidationError as error:
+        raise JobError(f"{name}: {_explain(str(error), values)}") from None
+    for key, rule, found in _problems(job):
+        raise JobError(f"{name}: {key} {rule}, found {_show(found)}")
+    _resolve_paths(job, folder)
+    return job
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    try:
+        text = path.read_bytes().decode()
+    except FileNotFoundError:
+        raise JobError(
+            f"there is no job file {path}: write one with `seamline job init {path}`"
+        ) from None
+    except UnicodeDecodeError as error:
+        raise JobError(
+            f"{path}: byte {error.start} is not UTF-8; a job file is TOML text"
+        ) from None
+    except OSError as error:
+        raise JobError(f"{path} cannot be read: {error.strerror}") from None
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise JobError(f"{path}: not valid TOML: {error}") from None
+
+
+def _resolve_paths(job: Job, folder: Path) -> None:
+    job.out = str(folder / Path(job.out).expanduser())
+    job.keys.folder = str(folder / Path(job.keys.folder).expanduser())
+    job.data.source = local_source(job.data.source, folder)
+    for device in job.devices:
+        device.link = _local_port(device.link, folder)
+        device.host_link = _local_port(device.host_link, folder)
+
+
+def _local_port(address: str, folder: Path) -> str:
+    found = SERIAL.fullmatch(address)
+    return f"serial:{folder / found[1]}:{found[2]}" if found else address
+
+
+# ---- mistakes of shape: what msgspec found, in the words of the file ----
+
+
+def _explain(text: str, values: dict[str, Any]) -> str:
+    message, _, where = text.partition(" - at `$")
+    key = where.rstrip("`").lstrip(".")
+    kind = _type_at(key)
+    if unknown := re.search(r"unknown field `(.*)`", message):
+        fields = [f.name for f in msgspec.structs.fields(kind)]
+        name = unknown[1]
+        return (
+            f"{_join(key, name)} is not a key{_nearest(name, fields)}; allowed: {_listed(fields)}"
+        )
+    if missing := re.search(r"required field `(.*)`", message):
+        key = _join(key, missing[1])
+        return f"{key} is missing: {_allowed(_type_at(key))} is needed"
+    found = _show(_value_at(values, key))
+    if "out of range" in message:
+        return f"{key} must be a whole number below 2^63, found {found}"
+    return f"{key} must be {_allowed(kind)}, found {found}"
+
+
+def _join(key: str, name: str) -> str:
+    return f"{key}.{name}" if key else name
+
+
+def _parts(key: str) -> list[tuple[str, str]]:
+    """`devices[3].link` as (index, name) steps, one of the two empty."""
+    return re.findall(r"\[(\d+)\]|([^.\[\]]+)", key)
+
+
+def _type_at(key: str) -> Any:
+    kind: Any = Job
+    for index, name in _parts(key):
+        kind = typing.get_args(kind)[0] if index else typing.get_type_hints(kind)[name]
+    return kind
+
+
+def _value_at(values: Any, key: str) -> Any:
+    for index, name in _parts(key):
+        values = values[int(index)] if index else values[name]
+    return values
+
+
+_WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
+
+
+def _allowed(kind: Any) -> str:
+    origin = typing.get_origin(kind)
+    if origin is Literal:
+        return " or ".join(_show(choice) for choice in typing.get_args(kind))
+    if origin is list:
+        return "a list of tables"
+    if origin in (typing.Union, types.UnionType):
+        return " or ".join(_allowed(part) for part in typing.get_args(kind))
+    return _WORDS.get(kind, "a table")
+
+
+def _show(value: Any) -> str:
+    """A value as it would stand in the file, shortened."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    text = _toml(value) if isinstance(value, str) else str(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def _nearest(name: str, names: list[str]) -> str:
+    import difflib
+
+    near = difflib.get_close_matches(name, names, 1)
+    return f" (did you mean {near[0]}?)" if near else ""
+
+
+def _listed(names: list[str]) -> str:
+    return ", ".join(names[:12]) + (f" and {len(names) - 12} more" if len(names) > 12 else "")
+
+
+# ---- impossible values ----
+
+Problem = tuple[str, str, Any]  # key, rule, what was found
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,55}")
+NETWORK = re.compile(r"tcp://(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._*-]+):(\d{1,5}|\*)")
+SERIAL = re.compile(r"serial:(.+):(\d+)")
+SOCKET = re.compile(r"socket://[A-Za-z0-9._-]+:\d{1,5}")
+
+_NAME_RULE = "must be 1 to 56 letters, digits, '.', '_' or '-', beginning with a letter or digit"
+_TCP_RULE = "must look like tcp://HOST:PORT with a port of 0 to 65535"
+_LINE_RULE = "must look like serial:PATH:BAUD (or socket://HOST:PORT)"
+
+
+def _between(low: float, high: float) -> tuple[Callable[[float], bool], str]:
+    return lambda v: low <= v <= high, f"must be {low} to {high}"
+
+
+def _above_zero(high: float = math.inf) -> tuple[Callable[[float], bool], str]:
+    rule = "must be above 0" + ("" if math.isinf(high) else f" and at most {high}")
+    return lambda v: 0 < v <= high and math.isfinite(v), rule
+
+
+def _at_least(low: float) -> tuple[Callable[[float], bool], str]:
+    return lambda v: v >= low and math.isfinite(v), f"must be {low} or more"
+
+
+RANGES = {
+    "seed": _between(0, 2**32 - 1),
+    "train.batch": _between(1, 4096),
+    "train.device_steps": _between(1, 65535),
+    "train.edge_rounds": _between(1, 2**24),
+    "train.cloud_rounds": _between(1, 2**24),
+    "train.front_rate": _above_zero(),
+    "train.back_rate": _above_zero(),
+    "train.momentum": (lambda v: 0 <= v < 1, "must be 0 or more and below 1"),
+    "train.weight_decay": _at_least(0),
+    "train.evaluate_every": _at_least(0),
+    "round.deadline_s": _above_zero(),
+    "round.quorum": _above_zero(1),
+    "round.join_wait_s": _at_least(0),
+}
+
+
+def _problems(job: Job) -> Iterator[Problem]:
+    """Everything a job of the right shape can have wrong; the caller takes the first."""
+    for key, (fits, rule) in RANGES.items():
+        value: Any = job
+        for part in key.split("."):
+            value = getattr(value, part)
+        if not fits(value):
+            yield key, rule, value
+    yield from _work_problems(job)
+    yield from _zone_problems(job)
+    yield from _device_problems(job)
+    yield from _address_problems(job)
+
+
+def _work_problems(job: Job) -> Iterator[Problem]:
+    train = job.train
+    steps = train.device_steps * train.edge_rounds * train.cloud_rounds
+    if steps >= 2**31:
+        yield "train.cloud_rounds", "times edge_rounds and device_steps must stay below 2^31", steps
+    if job.mode in LOCAL_MODES and train.freeze_front:
+        yield (
+            "train.freeze_front",
+            f"must be false in mode {job.mode}: nothing would be trained",
+            True,
+        )
+    if isinstance(job.model.seam, int) and job.model.seam < 1:
+        rule = "must be 1 or more (weighted layers on the device) or the name of a module"
+        yield "model.seam", rule, job.model.seam
+    for key, text in (
+        ("model.name", job.model.name),
+        ("model.seam", job.model.seam),
+        ("out", job.out),
+    ):
+        if text == "":
+            yield key, "must not be empty", text
+    if not job.name.isprintable() or not 1 <= len(job.name) <= 200:
+        yield "name", "must be 1 to 200 printable characters", job.name
+    wrong = check_source(job.data.source)
+    if wrong:
+        yield "data.source", wrong, job.data.source
+
+
+def _zone_problems(job: Job) -> Iterator[Problem]:
+    if not job.zones:
+        yield "zones", "must have at least one zone ([[zones]])", job.zones
+    seen: set[str] = set()
+    for i, zone in enumerate(job.zones):
+        if not NAME.fullmatch(zone.name):
+            yield f"zones[{i}].name", _NAME_RULE, zone.name
+        if zone.name in seen:
+            yield f"zones[{i}].name", "must be unique", zone.name
+        if all(device.zone != zone.name for device in job.devices):
+            yield f"zones[{i}].name", "must be the zone of at least one device", zone.name
+        seen.add(zone.name)
+
+
+def _device_problems(job: Job) -> Iterator[Problem]:
+    zones = [zone.name for zone in job.zones]
+    seen: set[str] = set()
+    for i, device in enumerate(job.devices):
+        if not NAME.fullmatch(device.id):
+            yield f"devices[{i}].id", _NAME_RULE, device.id
+        if device.id == CLOUD or device.id.startswith(host_name("")):
+            yield (
+                f"devices[{i}].id",
+                "must not be cloud or begin with host- (names of other tiers)",
+                device.id,
+            )
+        if device.id in seen:
+            yield f"devices[{i}].id", "must be unique", device.id
+        if device.zone not in zones:
+            yield f"devices[{i}].zone", f"must be a zone of the job ({_listed(zones)})", device.zone
+        seen.add(device.id)
+
+
+def _address_problems(job: Job) -> Iterator[Problem]:
+    places = [("cloud.address", job.cloud.address)]
+    places += [(f"zones[{i}].address", zone.address) for i, zone in enumerate(job.zones)]
+    taken: dict[str, str] = {}
+    for key, address in places:
+        if not is_network(address):
+            yield key, _TCP_RULE, address
+        elif not is_open_port(address) and address in taken:
+            yield key, f"must differ from {taken[address]}", address
+        taken[address] = key
+    lines: dict[str, str] = {}
+    for i, device in enumerate(job.devices):
+        key = f"devices[{i}]"
+        if device.host_link and not is_line(device.host_link):
+            yield f"{key}.host_link", _LINE_RULE, device.host_link
+        if device.link and not is_line(device.link) and not is_network(device.link):
+            yield f"{key}.link", f"{_TCP_RULE}, or like serial:PATH:BAUD", device.link
+        if is_line(device.link) and not device.host_link:
+            yield f"{key}.host_link", "must name the edge host's end of the serial line", ""
+        if is_network(device.link) and device.host_link:
+            yield f"{key}.link", "must be a serial line, as host_link is one", device.link
+        for end in (device.link, device.host_link):
+            if SERIAL.fullmatch(end) and end in lines:
+                yield key, f"must not share a serial port with {lines[end]}", end
+            lines[end] = key
+
+
+def is_network(address: str) -> bool:
+    """tcp://HOST:PORT"""
+    found = NETWORK.fullmatch(address)
+    return found is not None and (found[2] == "*" or int(found[2]) <= 65535)
+
+
+def is_line(address: str) -> bool:
+    """serial:PATH:BAUD, or socket://HOST:PORT: a byte line, not the network's messages."""
+    found = SERIAL.fullmatch(address)
+    return (found is not None and int(found[2]) > 0) or SOCKET.fullmatch(address) is not None
+
+
+def is_open_port(address: str) -> bool:
+    """Does the address leave the choice of its port to the machine?"""
+    return address.endswith((":0", ":*"))
+
+
+# ---- writing ----
+
+
+def write_toml(job: Job) -> str:
+    """The job as TOML text that `read_job` reads back to an equal job."""
+    values: dict[str, Any] = msgspec.to_builtins(job)
+    plain = {k: v for k, v in values.items() if not isinstance(v, (dict, list))}
+    lines = [f"{key} = {_toml(value)}" for key, value in plain.items()]
+    for key, value in values.items():
+        tables = value if isinstance(value, list) else [value] if isinstance(value, dict) else []
+        for table in tables:
+            lines += ["", f"[[{key}]]" if isinstance(value, list) else f"[{key}]"]
+            lines += [f"{name} = {_toml(entry)}" for name, entry in table.items()]
+    return "\n".join(lines) + "\n"
+
+
+def _toml(value: Any) -> str:
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{_toml(k)} = {_toml(v)}" for k, v in value.items()) + "}"
+    if isinstance(value, list):
+        return "[" + ", ".join(_toml(entry) for entry in value) + "]"
+    if isinstance(value, str):
+        return '"' + "".join(_escape(character) for character in value) + '"'
+    return str(value).lower() if isinstance(value, bool) else repr(value)
+
+
+def _escape(character: str) -> str:
+    if character in '"\\':
+        return "\\" + character
+    return character if character.isprintable() else f"\\U{ord(character):08X}"

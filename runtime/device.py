@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from ..kernels import SeamError, random_bits
 from ..kernels.front import END, FAIL, SEND, TEST, TRAIN, Session
-from .config import DeviceSection, Job
-from .data import Data, load_data
+from .config import Job, find_device, find_zone
+from .data import Data, device_data
 from .errors import UserError
 from .keys import load_keys
 from .link import Link, LinkLost, is_serial, open_link
@@ -208,15 +208,6 @@ def _read_checkpoint(path: Path) -> dict[str, Any] | None:
         return None
 
 
-def find_device(job: Job, device_id: str) -> DeviceSection:
-    """The device's section of the job. Raises UserError if it has none."""
-    for device in job.devices:
-        if device.id == device_id:
-            return device
-    known = ", ".join(device.id for device in job.devices)
-    raise UserError(f"{device_id} is not a device of this job; it has {known}")
-
-
 def run_device(
     job: Job,
     device_id: str,
@@ -227,9 +218,9 @@ def run_device(
 ) -> int:
     """Serve the edge host until it says BYE; 0 then. Raises UserError for what a person must mend."""
     section = find_device(job, device_id)
-    zone = next(zone for zone in job.zones if zone.name == section.zone)
+    zone = find_zone(job, section.zone)
     address = link_address or section.link or zone.address
-    data = load_data(job.data.source, device_id, {**job.data.args, **section.data}, job.seed)
+    data = device_data(job, device_id)
     keys = None if insecure or is_serial(address) else load_keys(Path(job.keys.folder), device_id)
     session = Session(device_id, os.urandom(8), len(data.x_train), len(data.x_test))
     checkpoint = Path(job.out) / "devices" / f"{device_id}.npz"
