@@ -1,204 +1,285 @@
-"""Cloud rounds as a state machine without I/O: fed messages and time, it yields messages and finished rounds.
+"""The cloud's side of the zone protocol (SPEC.md, Zone and cloud): a state machine, fed messages and time. No I/O.
 
-Iterate, then aggregate: a round is k2 edge rounds of k1 device steps inside every zone; then the zones' differences are
-averaged. A round closes when every zone of the job has answered, or when a quorum has and the deadline after it passed.
+Every input returns the effects it asks for. They are carried out in order, so what a message promises is durable before
+the message goes out: a Keep before its ACCEPTED, a Close before the next ROUND.
+
+A round closes when it has a quorum of updates and no zone is left to wait for. A zone that is here is waited for until
+`deadline_s` after the quorum; one that was lost until `deadline_s` after its loss; one that never came until `join_wait_s`
+after the start. So a slow zone costs a round at most the deadline, and a dead zone costs later rounds nothing.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from ..kernels import SeamError
-from ..runtime import message as wire
-from ..runtime.message import Kind, Message, ProtocolError
-from .aggregate import Model, Update, aggregate
+from ..runtime.config import Job
+from ..runtime.message import Kind
+from .aggregate import Model, Update, aggregate, model_hash
 
-STATUS_ARGUMENT = -1
-
-
-@dataclass(frozen=True)
-class Rules:
-    """zones: their names. quorum: share of zones a round needs. deadline_s: how long a quorum waits for the rest.
-    join_wait_s: how long the start waits for all zones."""
-
-    job: str
-    zones: tuple[str, ...]
-    rounds: int
-    quorum: float
-    deadline_s: float
-    join_wait_s: float
-
-    @property
-    def needed(self) -> int:
-        """Zones of a quorum, at least one."""
-        return max(1, int(np.ceil(self.quorum * len(self.zones) - 1e-9)))
+REPORT_DEADLINES = 10  # the last evaluation may take as long as this many deadlines
+LATE_S = 5.0  # started after the end: how long a late zone may come for the model
+SAMPLES_MAX = 1 << 53  # exact in float64
+TEXT_MAX = 400  # characters of an error; the wire carries 512 bytes
 
 
 @dataclass(frozen=True)
-class Finished:
-    """A round that can be made durable and then announced with `Rounds.commit`."""
+class Send:
+    """A message to a zone. arrays: the model that goes with it."""
+
+    zone: str
+    kind: Kind
+    round: int
+    meta: dict[str, Any] = field(default_factory=dict)
+    arrays: Model = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Refuse:
+    """An ERROR to a zone: what it sent cannot be used."""
+
+    zone: str
+    kind: int
+    text: str
+
+
+@dataclass(frozen=True)
+class Keep:
+    """An update to make durable."""
+
+    zone: str
+    round: int
+    update: Update
+
+
+@dataclass(frozen=True)
+class Close:
+    """A round to make durable. model: the one after it; metrics by zone that took part."""
 
     round: int
     model: Model
-    metrics: dict[str, Any]  # by zone
+    hash: str
+    metrics: dict[str, dict[str, Any]]
     seconds: float
 
 
-@dataclass
-class Rounds:
-    """`round` is the one in work; `outbox` (zone, bytes) is taken by the caller."""
+@dataclass(frozen=True)
+class Report:
+    """A zone's last word on the final model, to make durable."""
 
-    rules: Rules
-    started: float
+    zone: str
+    metrics: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Present:
+    """A zone came (here) or went."""
+
+    zone: str
+    here: bool
+    reason: str = ""
+
+
+Effect = Send | Refuse | Keep | Close | Report | Present
+
+
+class Bad(ValueError):
+    """What a zone sent cannot be used; the text says why."""
+
+
+@dataclass
+class State:
+    """What outlives the process: rounds closed so far, the model after them, updates of the open round, reports."""
+
     round: int = 0
     model: Model = field(default_factory=dict)
-    running: bool = False
-    outbox: list[tuple[str, bytes]] = field(default_factory=list)
-    present: set[str] = field(default_factory=set)
-    reports: dict[str, Any] = field(default_factory=dict)
-    _updates: dict[str, Update] = field(default_factory=dict)
-    _metrics: dict[str, Any] = field(default_factory=dict)
-    _opened: float = 0.0
-    _quorum_at: float | None = None
-    _order: bytes | None = None  # the message of the round in work, packed once
+    updates: dict[str, Update] = field(default_factory=dict)
+    reports: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+
+class Rounds:
+    """All zones of one job, from the first round to the last report."""
+
+    def __init__(self, job: Job, state: State, now: float) -> None:
+        self.name = job.name
+        self.zones = sorted(zone.name for zone in job.zones)
+        self.last = job.train.cloud_rounds
+        self.deadline_s = job.round.deadline_s
+        self.quorum = max(1, math.ceil(job.round.quorum * len(self.zones)))
+        self.state = state
+        self._join_until = now + job.round.join_wait_s
+        self._lost_until: dict[str, float] = {}  # how long a lost zone is waited for
+        self._here: set[str] = set()
+        self._began = now
+        self._quorum_at: float | None = None
+        self._over_at = now if self.done else math.inf  # when the last round closed
+        self._stay_until = now + LATE_S if self.done else -math.inf
 
     @property
-    def over(self) -> bool:
-        """All rounds are done."""
-        return self.round >= self.rules.rounds
+    def done(self) -> bool:
+        """All rounds are closed; reports may be missing."""
+        return self.state.round >= self.last
 
-    # ---- from the zones ----
+    def finished(self, now: float) -> bool:
+        """Nothing is left to wait for."""
+        if not self.done or now < self._stay_until:
+            return False
+        end = self._over_at + REPORT_DEADLINES * self.deadline_s
+        missing = [zone for zone in self.zones if zone not in self.state.reports]
+        return all(now >= self._end(zone, end) for zone in missing)
 
-    def receive(self, zone: str, data: bytes, now: float) -> bool:
-        """One message of a zone whose name the link has proven; True if the zone has just joined."""
+    def _end(self, zone: str, late: float) -> float:
+        """Until when to wait for a zone; late: when it is too late for one that is here."""
+        if zone in self._here:
+            return late
+        return max(self._join_until, min(late, self._lost_until.get(zone, -math.inf)))
+
+    # ---- inputs ----
+
+    def receive(
+        self, zone: str, kind: int, meta: Mapping[str, Any], arrays: Model, now: float
+    ) -> list[Effect]:
+        """A message of `zone`, which the link has proven to be that zone. meta and arrays: its body."""
+        if zone not in self.zones:
+            names = ", ".join(self.zones)
+            return [Refuse(zone, kind, f"there is no zone {zone!r} in job {self.name!r}; it has {names}")]
+        effects: list[Effect] = []
         try:
-            message = Message.decode(data)
-            if message.kind == Kind.ZONE_HELLO:
-                return self._hello(zone, message)
-            if message.kind == Kind.ZONE_UPDATE:
-                self._update(zone, message, now)
-            elif message.kind == Kind.ZONE_REPORT:
-                self._report(zone, message)
-        except (ProtocolError, SeamError) as error:
-            self._refuse(zone, getattr(error, "status", STATUS_ARGUMENT), data, str(error))
-        return False
+            if kind == Kind.ZONE_HELLO:
+                self._check_hello(zone, meta)
+            if zone not in self._here:
+                self._here.add(zone)
+                effects.append(Present(zone, True))
+            if kind == Kind.ZONE_HELLO:
+                effects += self._welcome(zone)
+            elif kind == Kind.ZONE_UPDATE:
+                effects += self._update(zone, meta, arrays)
+            elif kind == Kind.ZONE_REPORT:
+                effects += self._report(zone, meta)
+            else:
+                raise Bad(f"the cloud takes no message of kind {kind}")
+        except Bad as bad:
+            effects.append(Refuse(zone, kind, str(bad)[:TEXT_MAX]))
+        return effects + self.tick(now)
 
-    def lost(self, zone: str) -> bool:
-        """The link says that the zone is gone; True if it was here."""
-        here = zone in self.present
-        self.present.discard(zone)
-        return here
+    def lost(self, zone: str, reason: str, now: float) -> list[Effect]:
+        """The link says that the zone is gone."""
+        if zone not in self._here:
+            return []
+        self._here.remove(zone)
+        self._lost_until[zone] = now + self.deadline_s
+        return [Present(zone, False, reason), *self.tick(now)]
 
-    def _hello(self, zone: str, message: Message) -> bool:
-        meta, _ = wire.read_zone(message.body)
-        if zone not in self.rules.zones or meta.get("zone") != zone:
-            known = ", ".join(self.rules.zones)
-            raise ProtocolError(f"zone {meta.get('zone')!r} is not in this job; it has {known}")
-        if meta.get("job") != self.rules.job:
-            raise ProtocolError(
-                f"zone {zone} runs job {meta.get('job')!r}, the cloud {self.rules.job!r}: give both the same file"
+    def tick(self, now: float) -> list[Effect]:
+        """Closes the open round if it is time."""
+        if self.done or len(self.state.updates) < self.quorum:
+            return []
+        if self._quorum_at is None:
+            self._quorum_at = now
+        late = self._quorum_at + self.deadline_s
+        missing = [zone for zone in self.zones if zone not in self.state.updates]
+        if any(now < self._end(zone, late) for zone in missing):
+            return []
+        return self._close(now)
+
+    # ---- answers ----
+
+    def _check_hello(self, zone: str, meta: Mapping[str, Any]) -> None:
+        if meta.get("zone") != zone:
+            raise Bad(f"the key of zone {zone!r} was used to join as zone {meta.get('zone')!r}")
+        if meta.get("job") != self.name:
+            raise Bad(
+                f"zone {zone!r} runs the job {meta.get('job')!r}, the cloud {self.name!r}: start both with the "
+                "same job file"
             )
-        new = zone not in self.present
-        self.present.add(zone)
-        body = wire.zone_body({"round": self.round, "done": self.over}, {})
-        self._send(zone, Kind.ZONE_WELCOME, body)
-        if self.over:
-            self._send_order(zone)
-        elif self.running and zone not in self._updates:
-            self._send_order(zone)
-        return new
 
-    def _update(self, zone: str, message: Message, now: float) -> None:
-        if message.round == self.round and self.running and zone not in self._updates:
-            meta, difference = wire.read_zone(message.body)
-            samples = meta.get("samples")
-            if not isinstance(samples, int) or samples <= 0:
-                raise ProtocolError(f"update of zone {zone}: expected samples > 0, got {samples!r}")
-            self._check(zone, difference)
-            self._updates[zone] = Update(samples, difference)
-            self._metrics[zone] = meta.get("metrics", {})
-            if len(self._updates) == self.rules.needed:
-                self._quorum_at = now
-        elif message.round > self.round:
-            raise ProtocolError(f"zone {zone} answers round {message.round}; this is round {self.round}")
-        # A repeated or late update is accepted in words and changes nothing.
-        accepted = wire.zone_body({"round": message.round}, {})
-        self._send(zone, Kind.ZONE_ACCEPTED, accepted, message.round)
+    def _welcome(self, zone: str) -> list[Effect]:
+        meta = {"round": self.state.round, "done": self.done}
+        return [Send(zone, Kind.ZONE_WELCOME, self.state.round, meta), self._order(zone)]
 
-    def _check(self, zone: str, difference: Model) -> None:
-        others: Mapping[str, Any] = self.model or next(
-            (u.difference for _, u in sorted(self._updates.items())), {}
-        )
-        for name, array in difference.items():
-            if self.model and name not in self.model:
-                raise ProtocolError(f"update of zone {zone}: the model has no tensor {name}")
-            if name in others and others[name].shape != array.shape:
-                raise ProtocolError(
-                    f"update of zone {zone}: {name} has shape {array.shape}, expected {others[name].shape}"
+    def _order(self, zone: str) -> Send:
+        """What a zone has to do now: train the open round, or evaluate the final model."""
+        kind = Kind.ZONE_DONE if self.done else Kind.ZONE_ROUND
+        round_ = self.state.round
+        return Send(zone, kind, round_, {"round": round_}, self.state.model)
+
+    def _update(self, zone: str, meta: Mapping[str, Any], arrays: Model) -> list[Effect]:
+        round_ = _round(meta)
+        if round_ > self.state.round:  # a zone that knows more than a cloud that began anew
+            return [self._order(zone)]
+        accepted = Send(zone, Kind.ZONE_ACCEPTED, round_, {"round": round_})
+        if round_ < self.state.round or self.done or zone in self.state.updates:
+            return [accepted]
+        update = Update(_samples(meta), arrays, _metrics(meta))
+        self._check(zone, arrays)
+        self.state.updates[zone] = update
+        return [Keep(zone, round_, update), accepted]
+
+    def _check(self, zone: str, arrays: Model) -> None:
+        """Names and shapes as in the model (round 0: as in the updates that are here), values and result finite."""
+        if not arrays:
+            raise Bad(f"the update of zone {zone!r} has no tensors")
+        known: Model = dict(self.state.model)
+        if not known:
+            for other in self.state.updates.values():
+                known |= other.arrays
+        for name, array in arrays.items():
+            if not name or not name.isprintable():
+                raise Bad(f"the update of zone {zone!r} has a tensor named {name!r}")
+            if name not in known and self.state.model:
+                raise Bad(f"the update of zone {zone!r} has a tensor {name!r} that the model has not")
+            if name in known and known[name].shape != array.shape:
+                raise Bad(
+                    f"the update of zone {zone!r}: {name} has shape {list(array.shape)}, expected "
+                    f"{list(known[name].shape)}"
                 )
-        if not difference:
-            raise ProtocolError(f"update of zone {zone}: it holds no tensors")
+            with np.errstate(over="ignore", invalid="ignore"):
+                new = array + self.state.model[name] if name in self.state.model else array
+            if not np.isfinite(new).all():
+                raise Bad(f"the update of zone {zone!r}: {name} has values that are not finite")
 
-    def _report(self, zone: str, message: Message) -> None:
-        meta, _ = wire.read_zone(message.body)
-        self.reports[zone] = meta.get("metrics", {})
+    def _report(self, zone: str, meta: Mapping[str, Any]) -> list[Effect]:
+        if not self.done or _round(meta) != self.state.round:
+            return [self._order(zone)]
+        if zone in self.state.reports:
+            return []
+        metrics = _metrics(meta)
+        self.state.reports[zone] = metrics
+        return [Report(zone, metrics)]
 
-    def _refuse(self, zone: str, status: int, data: bytes, text: str) -> None:
-        kind = data[3] if len(data) > 3 else 0
-        self._send(zone, Kind.ERROR, wire.error_body(status, kind, text))
+    def _close(self, now: float) -> list[Effect]:
+        state = self.state
+        model = aggregate(state.model, state.updates)
+        metrics = {zone: state.updates[zone].metrics for zone in sorted(state.updates)}
+        close = Close(state.round, model, model_hash(model), metrics, now - self._began)
+        state.round, state.model, state.updates = state.round + 1, model, {}
+        self._began, self._quorum_at = now, None
+        if self.done:
+            self._over_at = now
+        return [close, *(self._order(zone) for zone in self.zones if zone in self._here)]
 
-    # ---- rounds ----
 
-    def tick(self, now: float) -> Finished | None:
-        """Starts when the zones are here; gives the round in work once it can close."""
-        if not self.running and not self.over:
-            waited = now - self.started >= self.rules.join_wait_s
-            if len(self.present) >= (self.rules.needed if waited else len(self.rules.zones)):
-                self._open(now)
-            return None
-        if not self.running or not self._may_close(now):
-            return None
-        model = aggregate(self.model, self._updates)
-        return Finished(self.round, model, dict(self._metrics), now - self._opened)
+def _round(meta: Mapping[str, Any]) -> int:
+    return _integer(meta, "round", 1 << 32)
 
-    def _may_close(self, now: float) -> bool:
-        if len(self._updates) == len(self.rules.zones):
-            return True
-        return self._quorum_at is not None and now - self._quorum_at >= self.rules.deadline_s
 
-    def commit(self, finished: Finished, now: float) -> None:
-        """The round is durable: announce it by opening the next, or the end."""
-        self.model = finished.model
-        self.round = finished.round + 1
-        if not self.over:
-            self._open(now)
-            return
-        self.running = False
-        self._order = None
-        for zone in sorted(self.present):
-            self._send_order(zone)
+def _samples(meta: Mapping[str, Any]) -> int:
+    return _integer(meta, "samples", SAMPLES_MAX)
 
-    def _open(self, now: float) -> None:
-        self._updates, self._metrics = {}, {}
-        self._quorum_at, self._opened = None, now
-        self.running = True
-        self._order = None
-        for zone in sorted(self.present):
-            self._send_order(zone)
 
-    # ---- to the zones ----
+def _integer(meta: Mapping[str, Any], key: str, end: int) -> int:
+    value = meta.get(key)
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < end:
+        raise Bad(f"{key}: expected a whole number from 0, got {str(value)[:40]!r}")
+    return value
 
-    def _send_order(self, zone: str) -> None:
-        if self._order is None:
-            kind = Kind.ZONE_DONE if self.over else Kind.ZONE_ROUND
-            body = wire.zone_body({"round": self.round}, self.model)
-            self._order = Message(kind, round=self.round, body=body).encode()
-        self.outbox.append((zone, self._order))
 
-    def _send(self, zone: str, kind: Kind, body: bytes, round_: int | None = None) -> None:
-        header = self.round if round_ is None else round_
-        self.outbox.append((zone, Message(kind, round=header, body=body).encode()))
+def _metrics(meta: Mapping[str, Any]) -> dict[str, Any]:
+    metrics = meta.get("metrics", {})
+    if not isinstance(metrics, dict):
+        raise Bad(f"metrics: expected a JSON object, got {str(metrics)[:40]!r}")
+    return metrics

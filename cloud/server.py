@@ -1,99 +1,178 @@
-"""The cloud program: one loop that joins the zones' links, the rounds and the store."""
+"""The cloud program: one loop that joins the link to the zones, the rounds and the store."""
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from ..runtime.config import Job, job_digest
+from ..kernels import SeamError
+from ..runtime import message as wire
+from ..runtime.config import Job
+from ..runtime.errors import UserError
 from ..runtime.keys import load_keys
 from ..runtime.link import Listener, Received, open_listener
-from .rounds import Rounds, Rules
-from .store import Store, model_hash, write_model
+from ..runtime.message import Kind, Message, ProtocolError
+from .aggregate import model_hash
+from .rounds import Close, Effect, Keep, Present, Refuse, Report, Rounds, Send
+from .store import Store, write_model
 
 Emit = Callable[[dict[str, Any]], None]
 
-POLL_S = 0.05
-LATE_S = 3.0  # after a restart at the end: how long late zones are answered
+POLL_S = 0.1
+HOST = "host-"  # an edge host's name is this and its zone
+REFUSED = 11  # status in an ERROR: the message does not fit the state
 
 
-def rules(job: Job) -> Rules:
-    return Rules(
-        job=job.name,
-        zones=tuple(sorted(zone.name for zone in job.zones)),
-        rounds=job.train.cloud_rounds,
-        quorum=job.round.quorum,
-        deadline_s=job.round.deadline_s,
-        join_wait_s=job.round.join_wait_s,
-    )
+class Cloud:
+    """Rounds and store without links: messages in, (peer, bytes) in `outbox` out, in an order that keeps every promise."""
+
+    def __init__(self, job: Job, emit: Emit, now: float) -> None:
+        """Raises UserError if the store cannot be used."""
+        self.emit = emit
+        self.out = Path(job.out)
+        self.outbox: list[tuple[str, bytes]] = []
+        self.store = Store(self.out / "cloud", job)
+        try:
+            self.rounds = Rounds(job, self.store.restore(), now)
+        except BaseException:
+            self.store.close()
+            raise
+        self._encoded: tuple[Send, bytes] | None = None  # the last model sent: the same for every zone
+
+    def close(self) -> None:
+        self.store.close()
+
+    def receive(self, peer: str, data: bytes, now: float) -> None:
+        """A message of an edge host, or of something else: then it is told so."""
+        zone = peer.removeprefix(HOST) if peer.startswith(HOST) else ""
+        kind = 0
+        try:
+            message = Message.decode(data)
+            kind = message.kind
+            if not zone:
+                raise ProtocolError(f"{peer!r} is no edge host: only edge hosts join the cloud")
+            if kind in (Kind.ERROR, Kind.BYE):
+                self._carry_out(self.rounds.lost(zone, "it said goodbye", now))
+                return
+            meta, arrays = wire.read_zone(message.body)
+        except (SeamError, ProtocolError) as error:
+            self._refuse(peer, Refuse(zone or peer, kind, str(error)))
+            return
+        self._carry_out(self.rounds.receive(zone, kind, meta, dict(arrays), now))
+
+    def lost(self, peer: str, reason: str, now: float) -> None:
+        if peer.startswith(HOST):
+            self._carry_out(self.rounds.lost(peer.removeprefix(HOST), reason, now))
+
+    def tick(self, now: float) -> None:
+        self._carry_out(self.rounds.tick(now))
+
+    def finish(self) -> str:
+        """Writes the final model; returns its hash."""
+        model = self.rounds.state.model
+        write_model(self.out / "model.npz", model)
+        return model_hash(model)
+
+    # ---- effects ----
+
+    def _carry_out(self, effects: Iterable[Effect]) -> None:
+        """In order: what a message promises is durable before it goes out."""
+        for effect in effects:
+            if isinstance(effect, Send):
+                self.outbox.append((HOST + effect.zone, self._encode(effect)))
+            elif isinstance(effect, Refuse):
+                self._refuse(HOST + effect.zone, effect)
+            elif isinstance(effect, Keep):
+                self.store.keep_update(effect)
+            elif isinstance(effect, Close):
+                self._closed(effect)
+            elif isinstance(effect, Report):
+                self.store.keep_report(effect)
+                self.emit({"event": "zone_report", "zone": effect.zone, "metrics": effect.metrics})
+            else:
+                self._present(effect)
+
+    def _present(self, effect: Present) -> None:
+        if effect.here:
+            self.store.keep_zone(effect.zone)
+            self.emit({"event": "zone_joined", "zone": effect.zone})
+        else:
+            self.emit({"event": "zone_left", "zone": effect.zone, "reason": effect.reason})
+
+    def _closed(self, close: Close) -> None:
+        self.store.keep_round(close)
+        self.emit(
+            {
+                "event": "cloud_round",
+                "round": close.round,
+                "zones": sorted(close.metrics),
+                "seconds": close.seconds,
+                "hash": close.hash,
+                "metrics": close.metrics,
+            }
+        )
+
+    def _refuse(self, peer: str, refuse: Refuse) -> None:
+        self.emit({"event": "zone_refused", "zone": refuse.zone, "reason": refuse.text})
+        body = wire.error_body(REFUSED, refuse.kind, refuse.text)
+        self.outbox.append((peer, Message(Kind.ERROR, body=body).encode()))
+
+    def _encode(self, send: Send) -> bytes:
+        if self._encoded is not None:
+            last, data = self._encoded
+            if (last.kind, last.round) == (send.kind, send.round) and last.arrays is send.arrays:
+                return data
+        try:
+            body = wire.zone_body(send.meta, send.arrays)
+            data = Message(send.kind, round=send.round, body=body).encode()
+        except SeamError as error:
+            raise UserError(f"the model cannot be sent to zone {send.zone}: {error}", 5) from error
+        if send.arrays:
+            self._encoded = (send, data)
+        return data
 
 
 def run_cloud(
     job: Job, *, insecure: bool = False, emit: Emit, stop: threading.Event | None = None
 ) -> int:
-    """Aggregates until the last round and returns 0. Raises UserError: no key, address in use, a foreign store.
+    """Runs the cloud until all rounds are done and reported, or `stop` is set. Returns 0.
 
-    Writes `<out>/model.npz` (arrays under torch's names). insecure: no keys, clear text. emit: is called with each
-    event, a JSON-able dict.
+    insecure: no keys, clear text on the network. emit: is called with each event, a JSON-able dict. Raises UserError:
+    no key, an address in use, a store that cannot be used or written.
     """
+    stop = stop or threading.Event()
     keys = None if insecure else load_keys(Path(job.keys.folder), "cloud")
-    store = Store(Path(job.out) / "cloud", job_digest(job), job.name)
+    cloud = Cloud(job, emit, time.monotonic())
     try:
-        rounds = Rounds(rules(job), time.monotonic())
-        last = store.last()
-        if last is not None:
-            rounds.round, rounds.model = last[0] + 1, last[1]
-            emit({"event": "restored", "round": last[0]})
         listener = open_listener(job.cloud.address, {}, name="cloud", keys=keys)
         try:
             emit({"event": "listening", "address": listener.address()})
-            _loop(job, rounds, store, listener, emit, stop or threading.Event())
+            _loop(cloud, listener, stop)
         finally:
             listener.close()
     finally:
-        store.close()
+        cloud.close()
     return 0
 
 
-def _loop(
-    job: Job, rounds: Rounds, store: Store, listener: Listener, emit: Emit, stop: threading.Event
-) -> None:
-    wait = LATE_S if rounds.over else job.round.deadline_s
-    over_at = time.monotonic() if rounds.over else None
+def _loop(cloud: Cloud, listener: Listener, stop: threading.Event) -> None:
+    """Until everybody has reported or has had the time to, or stop is set."""
+    saved = ""
     while not stop.is_set():
-        _hear(rounds, listener, emit)
-        now = time.monotonic()
-        finished = rounds.tick(now)
-        if finished is not None:
-            digest = store.save(finished)
-            rounds.commit(finished, now)
-            event = {"event": "cloud_round", "round": finished.round, "zones": sorted(finished.metrics)}
-            emit({**event, "seconds": round(finished.seconds, 3), "hash": digest, "metrics": finished.metrics})
-        _send(rounds, listener)
-        if rounds.over:
-            over_at = now if over_at is None else over_at
-            everyone = set(rounds.reports) >= set(rounds.rules.zones)
-            if everyone or now - over_at >= wait:
-                break
-    if rounds.over:
-        write_model(Path(job.out) / "model.npz", rounds.model)
-        emit({"event": "done", "hash": model_hash(rounds.model), "reports": rounds.reports})
-
-
-def _hear(rounds: Rounds, listener: Listener, emit: Emit) -> None:
-    for event in listener.poll(POLL_S):
-        zone = event.peer.removeprefix("host-")
-        if isinstance(event, Received):
-            if rounds.receive(zone, event.data, time.monotonic()):
-                emit({"event": "zone_joined", "zone": zone})
-        elif rounds.lost(zone):
-            emit({"event": "zone_left", "zone": zone, "reason": event.reason})
-
-
-def _send(rounds: Rounds, listener: Listener) -> None:
-    for zone, data in rounds.outbox:
-        listener.send(f"host-{zone}", data)
-    rounds.outbox.clear()
+        cloud.tick(time.monotonic())
+        if cloud.rounds.done and not saved:
+            saved = cloud.finish()  # before a zone is told: whoever hears that it is done finds the model
+        for peer, data in cloud.outbox:
+            listener.send(peer, data)
+        cloud.outbox.clear()
+        if cloud.rounds.finished(time.monotonic()):
+            cloud.emit({"event": "done", "hash": saved})
+            return
+        for event in listener.poll(POLL_S):
+            if isinstance(event, Received):
+                cloud.receive(event.peer, event.data, time.monotonic())
+            else:
+                cloud.lost(event.peer, event.reason, time.monotonic())

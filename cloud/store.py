@@ -1,127 +1,295 @@
-"""What the cloud keeps: SQLite for the registry of rounds, arrays as files written whole and renamed.
+"""What the cloud keeps on disk: an SQLite registry of zones, rounds and metrics, and arrays in files written whole.
 
-A round is durable when `save` returns: its arrays were synced and renamed before its row was committed. A process
-killed at any point leaves the last committed round, whose file is then there.
+`store.db` names every file that counts, with its hash; a file is complete on disk before its row is, and a row before
+anybody is told. So after kill -9 or a power cut the last row is a whole round, and files without a row are rubbish.
 """
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
+import io
 import json
 import os
 import sqlite3
+import time
 import zipfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from typing import IO, Any
+from urllib.parse import quote
 
+import msgspec
 import numpy as np
 
+from ..runtime.config import Job
 from ..runtime.errors import UserError
-from .aggregate import Model
-from .rounds import Finished
+from .aggregate import Array, Model, Update, model_hash
+from .rounds import Close, Keep, Report, State
 
-KEPT_FILES = 2  # model files of the latest rounds
-SCHEMA = """
-CREATE TABLE IF NOT EXISTS job (digest TEXT NOT NULL, name TEXT NOT NULL);
-CREATE TABLE IF NOT EXISTS rounds (
-    round INTEGER PRIMARY KEY, file TEXT NOT NULL, hash TEXT NOT NULL,
-    seconds REAL NOT NULL, metrics TEXT NOT NULL, made TEXT NOT NULL DEFAULT CURRENT_TIMESTAMP
-);
+APPLICATION = 0x5345414C  # "SEAL" in the database's header
+FORMAT = 1
+MODELS_KEPT = 2  # the last ones
+EXIT_STORE = 3
+
+_TABLES = """
+CREATE TABLE job (name TEXT NOT NULL, digest TEXT NOT NULL);
+CREATE TABLE zones (zone TEXT PRIMARY KEY, first_seen REAL NOT NULL, last_seen REAL NOT NULL);
+CREATE TABLE rounds (round INTEGER PRIMARY KEY, hash TEXT NOT NULL, seconds REAL NOT NULL);
+CREATE TABLE updates (round INTEGER NOT NULL, zone TEXT NOT NULL, samples INTEGER NOT NULL,
+    metrics TEXT NOT NULL, hash TEXT NOT NULL, PRIMARY KEY (round, zone));
+CREATE TABLE reports (zone TEXT PRIMARY KEY, metrics TEXT NOT NULL);
 """
 
 
-def model_hash(model: Model) -> str:
-    """sha256 over names, shapes and bytes in sorted order."""
-    digest = hashlib.sha256()
-    for name in sorted(model):
-        digest.update(f"{name} {model[name].shape}\n".encode())
-        digest.update(np.ascontiguousarray(model[name], dtype="<f4").tobytes())
-    return digest.hexdigest()
+def job_digest(job: Job) -> str:
+    """Names what the model depends on: rounds of a job with another digest must not be mixed with these."""
+    parts = [job.name, job.seed, job.mode, job.model, job.train, job.codec, job.data]
+    parts.append(sorted(zone.name for zone in job.zones))
+    parts.append(sorted((device.id, device.zone) for device in job.devices))
+    return hashlib.sha256(msgspec.json.encode(parts)).hexdigest()
 
 
-def write_model(path: Path, model: Model) -> None:
-    """An .npz, whole or not at all. Raises UserError when the disk does not take it."""
-    part = path.with_name(path.name + ".part")
+# ---- files ----
+
+
+def npz_bytes(arrays: Mapping[str, Array]) -> bytes:
+    """An .npz that is the same bytes for the same arrays; any name is allowed (np.savez takes some for arguments)."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for name in sorted(arrays):
+            with archive.open(zipfile.ZipInfo(f"{name}.npy"), "w", force_zip64=True) as file:
+                np.lib.format.write_array(file, np.ascontiguousarray(arrays[name]), allow_pickle=False)
+    return buffer.getvalue()
+
+
+def read_npz(path: Path) -> Model:
+    """Raises OSError, ValueError, KeyError or BadZipFile for a file that is not whole."""
+    with np.load(path, allow_pickle=False) as file:
+        return {name: file[name] for name in file.files}
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """The file is either the old one or the new one, also when the power goes. Raises OSError."""
+    draft = path.with_name(f".{path.name}.new")
     try:
-        with part.open("wb") as file:
-            np.savez(file, **model)  # type: ignore[arg-type]
+        with open(draft, "wb") as file:
+            file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(part, path)
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
-    except OSError as error:
-        part.unlink(missing_ok=True)
-        raise UserError(
-            f"cannot write {path}: {error.strerror}; earlier rounds are safe, free some space and start again", 3
-        ) from error
-
-
-def read_model(path: Path) -> Model:
-    """Raises UserError if the file is missing or damaged."""
+        os.replace(draft, path)
+    except OSError:
+        draft.unlink(missing_ok=True)
+        raise
+    folder = os.open(path.parent, os.O_RDONLY)
     try:
-        with np.load(path, allow_pickle=False) as arrays:
-            return {name: arrays[name] for name in arrays.files}
-    except (OSError, ValueError, zipfile.BadZipFile) as error:
-        raise UserError(f"cannot read {path}: {error}; remove its folder to begin anew", 3) from error
+        os.fsync(folder)  # or the new name may be lost with the power
+    finally:
+        os.close(folder)
+
+
+def write_model(path: Path, model: Mapping[str, Array]) -> None:
+    """A model for people, written whole. Raises UserError."""
+    try:
+        write_whole(path, npz_bytes(model))
+    except OSError as error:
+        raise _cannot_write(path, error) from error
+
+
+def _cannot_write(path: Path, error: Exception) -> UserError:
+    reason = getattr(error, "strerror", None) or error
+    return UserError(
+        f"cannot write {path}: {reason}; make room or change `out` in the job file, then start the cloud again: "
+        "all rounds before are safe",
+        EXIT_STORE,
+    )
+
+
+# ---- the store ----
 
 
 class Store:
-    """The cloud's folder. Raises UserError if it holds another job or is damaged."""
+    """One job's rounds. Open for one process at a time."""
 
-    def __init__(self, folder: Path, digest: str, name: str) -> None:
+    def __init__(self, folder: Path, job: Job) -> None:
+        """Opens the store in `folder`, or makes one. Raises UserError (exit 3), which says what to do: a folder that
+        cannot be written, another cloud at work, a damaged file, a store that is not ours or another job's."""
         self.folder = folder
-        path = folder / "cloud.sqlite"
+        self._path = folder / "store.db"
         try:
-            folder.mkdir(parents=True, exist_ok=True)
-            self.db = sqlite3.connect(path)
-            self.db.execute("PRAGMA journal_mode=WAL")
-            self.db.execute("PRAGMA synchronous=FULL")
-            with self.db:
-                self.db.executescript(SCHEMA)
-                row = self.db.execute("SELECT digest, name FROM job").fetchone()
-                if row is None:
-                    self.db.execute("INSERT INTO job VALUES (?, ?)", (digest, name))
-        except (OSError, sqlite3.Error) as error:
-            raise UserError(f"cannot use the store {path}: {error}; remove {folder} to begin anew", 3) from error
-        if row is not None and row[0] != digest:
-            raise UserError(
-                f"{folder} holds the rounds of another job ({row[1]}, or this one with other settings): "
-                "choose another `out` or remove the folder",
-                3,
-            )
-
-    def last(self) -> tuple[int, Model] | None:
-        """(round, model) of the last durable round, or None. Raises UserError if its file is damaged."""
-        row = self.db.execute(
-            "SELECT round, file, hash FROM rounds ORDER BY round DESC LIMIT 1"
-        ).fetchone()
-        if row is None:
-            return None
-        path = self.folder / row[1]
-        model = read_model(path)
-        if model_hash(model) != row[2]:
-            raise UserError(f"{path} is not what was written; remove {self.folder} to begin anew", 3)
-        return int(row[0]), model
-
-    def save(self, finished: Finished) -> str:
-        """Makes a round durable; returns the model's hash."""
-        name = f"round-{finished.round:06d}.npz"
-        write_model(self.folder / name, finished.model)
-        digest = model_hash(finished.model)
-        row = (finished.round, name, digest, finished.seconds, json.dumps(finished.metrics))
+            (folder / "models").mkdir(parents=True, exist_ok=True)
+            (folder / "updates").mkdir(exist_ok=True)
+            self._lock = self._take_lock()
+        except OSError as error:
+            raise _cannot_write(folder, error) from error
+        self._db: sqlite3.Connection | None = None
         try:
-            with self.db:
-                self.db.execute(
-                    "INSERT INTO rounds (round, file, hash, seconds, metrics) VALUES (?, ?, ?, ?, ?)", row
-                )
-        except sqlite3.Error as error:
-            raise UserError(f"cannot write to {self.folder}: {error}; earlier rounds are safe", 3) from error
-        for old in sorted(self.folder.glob("round-*.npz"))[:-KEPT_FILES]:
-            old.unlink(missing_ok=True)
-        return digest
+            self._open(job)
+        except BaseException:
+            self.close()
+            raise
 
     def close(self) -> None:
-        self.db.close()
+        if self._db is not None:
+            self._db.close()
+            self._db = None
+        self._lock.close()
+
+    def _take_lock(self) -> IO[bytes]:
+        """Held until this process ends, however it ends."""
+        lock = open(self.folder / "lock", "wb")
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.close()
+            raise UserError(
+                f"another cloud is using {self.folder}: stop it, or give this job another `out`", EXIT_STORE
+            ) from None
+        return lock
+
+    @property
+    def db(self) -> sqlite3.Connection:
+        assert self._db is not None, "the store is closed"
+        return self._db
+
+    # ---- opening ----
+
+    def _open(self, job: Job) -> None:
+        try:
+            self._db = sqlite3.connect(self._path, isolation_level=None)
+            ours = self._pragma("application_id") == APPLICATION
+            empty = self.db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0] == 0
+            if not ours and not empty:
+                raise self._foreign("it is another program's database")
+            self.db.execute("PRAGMA journal_mode = WAL")
+            self.db.execute("PRAGMA synchronous = FULL")  # a commit is on disk, not only in order
+            if empty:
+                self._make(job)
+            self._check(job)
+        except sqlite3.DatabaseError as error:
+            # OperationalError: the disk or the folder; else: the bytes
+            if isinstance(error, sqlite3.OperationalError):
+                raise _cannot_write(self._path, error) from error
+            raise self._foreign(f"it is damaged or no database: {error}") from error
+
+    def _pragma(self, name: str) -> Any:
+        return self.db.execute(f"PRAGMA {name}").fetchone()[0]
+
+    def _make(self, job: Job) -> None:
+        self.db.executescript(
+            f"BEGIN; {_TABLES} PRAGMA application_id = {APPLICATION}; PRAGMA user_version = {FORMAT};"
+        )
+        self.db.execute("INSERT INTO job VALUES (?, ?)", (job.name, job_digest(job)))
+        self.db.execute("COMMIT")
+
+    def _check(self, job: Job) -> None:
+        if self._pragma("user_version") != FORMAT:
+            raise self._foreign(f"it has format {self._pragma('user_version')}, this version needs {FORMAT}")
+        if self._pragma("quick_check") != "ok":
+            raise self._foreign("it is damaged")
+        row = self.db.execute("SELECT name, digest FROM job").fetchone()
+        if row is None or row[1] != job_digest(job):
+            raise self._foreign(
+                f"it belongs to the job {row[0] if row else ''!r} with other settings, seed, data or zones"
+            )
+
+    def _foreign(self, reason: str) -> UserError:
+        return UserError(
+            f"{self._path} cannot be used: {reason}; remove the folder {self.folder} to begin anew, or give this "
+            "job another `out`",
+            EXIT_STORE,
+        )
+
+    # ---- reading ----
+
+    def restore(self) -> State:
+        """The last durable round, the updates of the one after it, and the reports. Raises UserError for a damaged file."""
+        state = State()
+        rows = self.db.execute("SELECT round, hash FROM rounds ORDER BY round DESC LIMIT 1").fetchall()
+        for round_, digest in rows:
+            state.round = round_ + 1
+            state.model = self._read(self._model(round_), digest)
+        rows = self.db.execute(
+            "SELECT zone, samples, metrics, hash FROM updates WHERE round = ?", (state.round,)
+        ).fetchall()
+        for zone, samples, metrics, digest in rows:
+            arrays = self._read(self._update(state.round, zone), digest)
+            state.updates[zone] = Update(samples, arrays, json.loads(metrics))
+        for zone, metrics in self.db.execute("SELECT zone, metrics FROM reports").fetchall():
+            state.reports[zone] = json.loads(metrics)
+        self._sweep(state.round, set(state.updates))
+        return state
+
+    def last_hash(self) -> str:
+        """Of the model after the last durable round; "" before the first."""
+        row = self.db.execute("SELECT hash FROM rounds ORDER BY round DESC LIMIT 1").fetchone()
+        return row[0] if row else ""
+
+    def _read(self, path: Path, digest: str) -> Model:
+        try:
+            arrays = read_npz(path)
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+            raise self._foreign(f"its file {path.name} cannot be read ({error})") from error
+        if model_hash(arrays) != digest:
+            raise self._foreign(f"its file {path.name} is not the one that was written")
+        return arrays
+
+    # ---- writing ----
+
+    def keep_zone(self, zone: str) -> None:
+        """A zone came."""
+        now = time.time()
+        with self._writing():
+            self.db.execute(
+                "INSERT INTO zones VALUES (?, ?, ?) ON CONFLICT (zone) DO UPDATE SET last_seen = ?",
+                (zone, now, now, now),
+            )
+
+    def keep_update(self, keep: Keep) -> None:
+        """Durable when it returns. Raises UserError."""
+        update = keep.update
+        with self._writing():
+            write_whole(self._update(keep.round, keep.zone), npz_bytes(update.arrays))
+            row = (keep.round, keep.zone, update.samples, json.dumps(update.metrics))
+            self.db.execute(
+                "INSERT INTO updates VALUES (?, ?, ?, ?, ?)", (*row, model_hash(update.arrays))
+            )
+
+    def keep_round(self, close: Close) -> None:
+        """Durable when it returns; the updates it was made of are no longer needed. Raises UserError."""
+        with self._writing():
+            write_whole(self._model(close.round), npz_bytes(close.model))
+            self.db.execute(
+                "INSERT INTO rounds VALUES (?, ?, ?)", (close.round, close.hash, close.seconds)
+            )
+        self._sweep(close.round + 1, set())
+
+    def keep_report(self, report: Report) -> None:
+        with self._writing():
+            self.db.execute(
+                "INSERT INTO reports VALUES (?, ?)", (report.zone, json.dumps(report.metrics))
+            )
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except (OSError, sqlite3.Error) as error:
+            raise _cannot_write(self.folder, error) from error
+
+    def _model(self, round_: int) -> Path:
+        return self.folder / "models" / f"after-{round_:06d}.npz"
+
+    def _update(self, round_: int, zone: str) -> Path:
+        return self.folder / "updates" / f"{round_:06d}-{quote(zone, safe='')}.npz"
+
+    def _sweep(self, round_: int, zones: set[str]) -> None:
+        """Removes files that no longer count, or never did, when round `round_` is open with updates of `zones`."""
+        kept = {self._model(round_ - 1 - age) for age in range(MODELS_KEPT) if round_ - 1 - age >= 0}
+        kept |= {self._update(round_, zone) for zone in zones}
+        with self._writing():
+            for folder in ("models", "updates"):
+                for path in (self.folder / folder).iterdir():
+                    if path not in kept:
+                        path.unlink()
