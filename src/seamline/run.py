@@ -1,0 +1,354 @@
+"""Runs every tier of a job on this machine, each as a process of its own, and lets none of them outlive us."""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+import selectors
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType, TracebackType
+from typing import Any
+
+from .events import Event
+from .lifeline import parent_environment
+from .runtime.config import (
+    CLOUD,
+    SERIAL,
+    Job,
+    host_name,
+    is_open_port,
+    tier_names,
+    write_toml,
+)
+from .runtime.errors import UserError
+
+LINES = "lines"  # name of the process that holds the pseudo-terminals
+RESTARTS = 3  # times a tier that died by accident is started again
+USER_ERRORS = range(2, 8)  # exit codes that a restart would not mend
+TERMINATE_S = 2.0  # between SIGTERM and SIGKILL
+FAREWELL_S = 10.0  # devices may take this long to end after their edge host
+
+TICK_S = 0.25  # an idle wait ends after this, so that a table can be drawn
+LOG_LINES = 12  # shown of the log of a tier that failed
+ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+
+
+@dataclass
+class Tier:
+    """One process. log: where its stderr goes."""
+
+    name: str
+    arguments: list[str]
+    log: Path
+    after: str = ""  # the tier that must be listening before this one starts
+    process: subprocess.Popen[bytes] | None = None
+    pending: bytes = b""  # of its stdout, behind the last line break
+    restarts: int = 0
+    listening: bool = False
+    done: bool = False
+
+    @property
+    def alive(self) -> bool:
+        return self.process is not None and self.process.poll() is None
+
+
+@dataclass
+class LocalRun:
+    """A context manager: starts the tiers on entry, ends all of them on exit.
+
+    job: as read; its free ports, pseudo-terminals and folder for logs are set here. command: how a tier is started;
+    the arguments of `seamline` are added to it.
+    """
+
+    job: Job
+    insecure: bool = False
+    search: list[str] = field(default_factory=list)  # folders where children look for modules
+    command: list[str] = field(default_factory=lambda: [sys.executable, "-m", "seamline"])
+    tiers: dict[str, Tier] = field(default_factory=dict)
+
+    def __enter__(self) -> LocalRun:
+        self._selector = selectors.DefaultSelector()
+        self._hosts_done: float | None = None
+        try:
+            self._prepare()
+            self._start_ready()
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.stop()
+
+    # ---- before the start ----
+
+    def _prepare(self) -> None:
+        folder = Path(self.job.out)
+        try:
+            (folder / "logs").mkdir(parents=True, exist_ok=True)
+            (folder / "lines").mkdir(exist_ok=True)
+        except OSError as error:
+            raise UserError(f"cannot write to {folder}: {error.strerror}") from None
+        self.local, self._reserved, cables = localise(self.job)
+        if not self.insecure:
+            from .runtime.keys import make_keys
+
+            make_keys(self.job.keys.folder, tier_names(self.job))
+        path = folder / "local-job.toml"
+        path.write_text(write_toml(self.local), encoding="utf-8")
+        self._list_tiers(str(path), cables)
+
+    def _list_tiers(self, job: str, cables: list[tuple[str, str]]) -> None:
+        clear = ["--insecure"] if self.insecure else []
+        if cables:
+            ends = [word for cable in cables for word in ("--line", *cable)]
+            self._add(LINES, ["link-proxy", *ends])
+        lines = LINES if cables else ""
+        self._add(CLOUD, ["cloud", job, *clear])
+        for zone in self.job.zones:
+            self._add(host_name(zone.name), ["host", job, "--zone", zone.name, *clear], lines)
+        for device in self.job.devices:
+            arguments = ["device", job, "--id", device.id, *clear]
+            self._add(device.id, arguments, host_name(device.zone))
+
+    def _add(self, name: str, arguments: list[str], after: str = "") -> None:
+        log = Path(self.job.out) / "logs" / f"{name}.log"
+        log.write_bytes(b"")
+        self.tiers[name] = Tier(name, [*arguments, "--format", "json"], log, after)
+
+    # ---- processes ----
+
+    def _start_ready(self) -> None:
+        """Starts every tier whose turn has come: a device that calls too early would wait longer than it must."""
+        for tier in self.tiers.values():
+            if tier.process is None and (not tier.after or self.tiers[tier.after].listening):
+                self._start(tier)
+
+    def _start(self, tier: Tier) -> None:
+        tier.pending = b""
+        with tier.log.open("ab") as log:
+            tier.process = subprocess.Popen(
+                [*self.command, *tier.arguments],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                env=self._environment(),
+                start_new_session=True,  # Ctrl-C reaches us alone; we end the others
+            )
+        assert tier.process.stdout is not None
+        os.set_blocking(tier.process.stdout.fileno(), False)
+        self._selector.register(tier.process.stdout, selectors.EVENT_READ, tier)
+
+    def _environment(self) -> dict[str, str]:
+        base = {**os.environ, **dict.fromkeys(ONE_THREAD, "1")}
+        search = [*filter(None, [base.get("PYTHONPATH", "")]), *self.search]
+        if search:
+            base["PYTHONPATH"] = os.pathsep.join(search)
+        return parent_environment(base)
+
+    def events(self) -> Iterator[tuple[str, Event]]:
+        """(tier, event) as they come, and ("", {}) every TICK_S, until cloud, hosts and devices are done.
+
+        Raises UserError when a tier fails for good.
+        """
+        while not self._finished():
+            ready = self._selector.select(TICK_S)
+            for key, _ in ready:
+                yield from self._read(key.data)
+            self._start_ready()
+            yield "", {}
+
+    def _finished(self) -> bool:
+        now = time.monotonic()
+        wanted = [t for t in self.tiers.values() if t.name != LINES and not t.done]
+        if all(tier.name in {d.id for d in self.job.devices} for tier in wanted):
+            self._hosts_done = self._hosts_done or now
+            return not wanted or now - self._hosts_done > FAREWELL_S
+        return False
+
+    def _read(self, tier: Tier) -> Iterator[tuple[str, Event]]:
+        process = tier.process
+        assert process is not None and process.stdout is not None
+        try:
+            data = os.read(process.stdout.fileno(), 1 << 16)
+        except BlockingIOError:
+            return
+        *lines, tier.pending = (tier.pending + data).split(b"\n")
+        for line in lines:
+            event = _parse(line)
+            tier.listening = tier.listening or event.get("event") == "listening"
+            yield tier.name, event
+        if not data:
+            yield from self._ended(tier, process)
+
+    def _ended(
+        self, tier: Tier, process: subprocess.Popen[bytes]
+    ) -> Iterator[tuple[str, Event]]:
+        """A tier has closed its stdout: it is done, it failed, or it is started again."""
+        self._forget(process)
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(TERMINATE_S)
+        code = _kill(process)
+        if code == 0:
+            tier.done = True
+            return
+        if code in USER_ERRORS:
+            raise UserError(f"{tier.name}: {_last_error(tier.log)}", code)
+        reason = f"signal {-code}" if code < 0 else f"exit code {code}"
+        if tier.restarts >= RESTARTS:
+            said = "\n".join(["", *_tail(tier.log)])
+            raise UserError(
+                f"{tier.name} died {tier.restarts + 1} times, at last by {reason}; {tier.log} ends:{said}", 1
+            )
+        tier.restarts += 1
+        self._start(tier)
+        numbers = {"number": tier.restarts, "most": RESTARTS}
+        yield tier.name, {"event": "restarted", "tier": tier.name, "reason": reason, **numbers}
+
+    def _forget(self, process: subprocess.Popen[bytes]) -> None:
+        assert process.stdout is not None
+        self._selector.unregister(process.stdout)
+        process.stdout.close()
+
+    def stop(self) -> None:
+        """Ends what still runs: SIGTERM to all, SIGKILL to those that live after TERMINATE_S. Never leaves early."""
+        with _ignoring(signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            running = [t.process for t in self.tiers.values() if t.process is not None]
+            for process in running:
+                if process.poll() is None:
+                    process.terminate()
+            end = time.monotonic() + TERMINATE_S
+            for process in running:
+                with suppress(subprocess.TimeoutExpired):
+                    process.wait(max(0.0, end - time.monotonic()))
+                _kill(process)
+                if process.stdout is not None:
+                    process.stdout.close()
+            self._selector.close()
+            for reserved in getattr(self, "_reserved", []):
+                reserved.close()
+
+
+def _kill(process: subprocess.Popen[bytes]) -> int:
+    if process.poll() is None:
+        process.kill()
+    return process.wait()
+
+
+def _parse(line: bytes) -> Event:
+    try:
+        event = json.loads(line)
+    except ValueError:
+        event = None
+    if isinstance(event, dict):
+        return event
+    return {"event": "note", "text": line.decode(errors="replace")}
+
+
+def _tail(log: Path) -> list[str]:
+    return log.read_text(errors="replace").splitlines()[-LOG_LINES:]
+
+
+def _last_error(log: Path) -> str:
+    """What a tier said when it gave up, without the word `error:`."""
+    for line in reversed(_tail(log)):
+        if line.startswith("error: "):
+            return line.removeprefix("error: ")
+    return f"failed; see {log}"
+
+
+# ---- ports and lines of this machine ----
+
+
+def localise(job: Job) -> tuple[Job, list[socket.socket], list[tuple[str, str]]]:
+    """The job with every open choice made for this machine: (job, sockets that hold its ports, pairs of paths).
+
+    Port 0 becomes a free one, held by a socket that is bound but does not listen until the tier has it. A serial
+    line whose ports are not here becomes a pair of pseudo-terminals, to be made by `seamline link-proxy`.
+    """
+    job = copy.deepcopy(job)
+    reserved: list[socket.socket] = []
+    for section in (job.cloud, *job.zones):
+        if is_open_port(section.address):
+            section.address, held = _free_port(section.address)
+            reserved.append(held)
+    cables = []
+    for device in job.devices:
+        if device.host_link and not (_is_port(device.host_link) and _is_port(device.link)):
+            ends = [f"{job.out}/lines/{device.id}.{end}" for end in ("device", "host")]
+            baud = _baud(device.host_link)
+            device.link, device.host_link = (f"serial:{path}:{baud}" for path in ends)
+            cables.append((ends[0], ends[1]))
+    return job, reserved, cables
+
+
+def _free_port(address: str) -> tuple[str, socket.socket]:
+    host = address.removeprefix("tcp://").rpartition(":")[0]
+    family = socket.AF_INET6 if host.startswith("[") else socket.AF_INET
+    held = socket.socket(family)
+    held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        held.bind((host.strip("[]").replace("*", "0.0.0.0"), 0))
+    except OSError as error:
+        held.close()
+        raise UserError(f"no port is free on {address}: {error.strerror}", 4) from None
+    return f"tcp://{host}:{held.getsockname()[1]}", held
+
+
+def _is_port(address: str) -> bool:
+    """Is there a real serial port (or a socket) behind the address, not a pseudo-terminal left by an earlier run?"""
+    found = SERIAL.fullmatch(address)
+    if found is None:
+        return bool(address)
+    path = Path(found[1])
+    return path.exists() and not str(path.resolve()).startswith("/dev/pts/")
+
+
+def _baud(address: str) -> str:
+    found = SERIAL.fullmatch(address)
+    return found[2] if found else "921600"
+
+
+# ---- signals ----
+
+
+@contextmanager
+def ending_on_signals() -> Iterator[None]:
+    """SIGTERM and SIGHUP leave by an exception, so that every `with` on the way ends what it started."""
+
+    def leave(number: int, frame: FrameType | None) -> None:
+        raise SystemExit(128 + number)
+
+    kinds = (signal.SIGTERM, signal.SIGHUP)
+    before = {kind: signal.signal(kind, leave) for kind in kinds}
+    try:
+        yield
+    finally:
+        for kind, handler in before.items():
+            signal.signal(kind, handler)
+
+
+@contextmanager
+def _ignoring(*kinds: signal.Signals) -> Iterator[None]:
+    before: dict[signal.Signals, Any] = {}
+    with suppress(ValueError):  # not the main thread: signals do not come here
+        before = {kind: signal.signal(kind, signal.SIG_IGN) for kind in kinds}
+    try:
+        yield
+    finally:
+        for kind, handler in before.items():
+            signal.signal(kind, handler)
