@@ -1,7 +1,7 @@
 """The back: the layers behind the seam in PyTorch, with their own optimiser.
 
-All parameters lie in one flat tensor (each parameter is a view of it, and so is its gradient), so one optimiser step is
-one call, and averaging backs or writing one down is a copy of one vector.
+All parameters lie in one flat tensor (each parameter is a view of it, and so is its gradient), so
+one optimiser step is one call, and averaging backs or writing one down is a copy of one vector.
 """
 
 from __future__ import annotations
@@ -20,7 +20,9 @@ Array = NDArray[np.float32]
 
 
 class Back:
-    """One back and its optimiser. The module given is taken over: its parameters move into the flat tensor."""
+    """One back and its optimiser. The module given is taken over: its parameters move into the
+    flat tensor.
+    """
 
     def __init__(
         self,
@@ -36,7 +38,9 @@ class Back:
         self._flat = nn.Parameter(flat)
         self._gradient = torch.zeros_like(flat)
         self._flat.grad = self._gradient
-        self._tensors: dict[str, Tensor] = {}  # what is averaged: parameters, then running statistics
+        self._tensors: dict[
+            str, Tensor
+        ] = {}  # what is averaged: parameters, then running statistics
         first = 0
         for name, parameter in named:
             last = first + parameter.numel()
@@ -53,10 +57,12 @@ class Back:
     def step(
         self, activation: Tensor, labels: Tensor, rate: float, need_gradient: bool = True
     ) -> tuple[Tensor | None, float]:
-        """One forward, backward and update. activation: [n, ...] in torch layout; labels: int64 [n].
+        """One forward, backward and update. activation: [n, ...] in torch layout; labels: int64
+        [n].
 
-        Returns the gradient of the mean loss with respect to the activation (None if not needed), and the mean loss.
-        A loss that is not finite changes nothing and comes back without a gradient.
+        Returns the gradient of the mean loss with respect to the activation (None if not needed),
+        and the mean loss. A loss that is not finite changes nothing and comes back without a
+        gradient.
         """
         activation = activation.detach()
         if self._statistics and not bool(torch.isfinite(activation).all()):
@@ -120,7 +126,9 @@ class Back:
         return {k: np.array(t.numpy()) for k, t in state.items() if isinstance(t, Tensor)}
 
     def load_optimizer_state(self, state: Mapping[str, Array]) -> None:
-        """Sets what `optimizer_state` returned; an empty one forgets everything. Raises ValueError for other sizes."""
+        """Sets what `optimizer_state` returned; an empty one forgets everything. Raises ValueError
+        for other sizes.
+        """
         wrong = [k for k, array in state.items() if array.size not in (1, self._flat.numel())]
         if wrong:
             raise ValueError(f"optimiser state of another model: {', '.join(wrong)}")
@@ -133,8 +141,10 @@ class Back:
 def _make_optimizer(
     flat: nn.Parameter, name: str, momentum: float, weight_decay: float
 ) -> torch.optim.Optimizer:
-    """The rate is set at each step. One flat tensor: the fused kernel where this torch has one for the CPU (60 us
-    for 8000 parameters), else the plain loop (85 us); foreach has nothing to gather."""
+    """The rate is set at each step. One flat tensor: the fused kernel where this torch has one for
+    the CPU (60 us for 8000 parameters), else the plain loop (85 us); foreach has nothing to
+    gather.
+    """
     kwargs: dict[str, Any] = {"lr": 0.0, "weight_decay": weight_decay, "foreach": False}
     if name == "sgd":
         return torch.optim.SGD([flat], momentum=momentum, **kwargs)

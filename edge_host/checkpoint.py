@@ -1,4 +1,6 @@
-"""What the edge host keeps on disk: the zone after each cloud round, and the finished model. Written whole, then renamed."""
+"""What the edge host keeps on disk: the zone after each cloud round, and the finished model.
+Written whole, then renamed.
+"""
 
 from __future__ import annotations
 
@@ -32,11 +34,15 @@ def write_whole(path: Path, data: bytes) -> None:
     """The file is either the old one or the new one, also when the power goes."""
     path.parent.mkdir(parents=True, exist_ok=True)
     new = path.with_name(f".{path.name}.{os.getpid()}")
-    with open(new, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(new, path)
+    try:
+        with open(new, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(new, path)
+    except OSError:
+        new.unlink(missing_ok=True)
+        raise
 
 
 # ---- the zone between cloud rounds ----
@@ -44,8 +50,10 @@ def write_whole(path: Path, data: bytes) -> None:
 
 @dataclass
 class ZoneState:
-    """A zone after a cloud round. next_round: the cloud round it can train now; update: body of the update of the
-    round before, until it is known to be accepted; arrays: front, backs, optimisers, personal fronts."""
+    """A zone after a cloud round. next_round: the cloud round it can train now; update: body of
+    the update of the round before, until it is known to be accepted; arrays: front, backs,
+    optimisers, personal fronts.
+    """
 
     next_round: int
     arrays: dict[str, NDArray[Any]] = field(default_factory=dict)
@@ -92,9 +100,10 @@ def load_zone(job: Job, zone: str) -> ZoneState | None:
         return ZoneState(int(meta["next_round"]), arrays, update)
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
+    except (OSError, EOFError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
         raise UserError(
-            f"{path} cannot be read ({error}); remove it to let the zone start from the cloud's model", 3
+            f"{path} cannot be read ({error}); remove it and the zone takes the cloud's model",
+            3,
         ) from error
 
 
@@ -154,8 +163,8 @@ def save_model(job: Job, cut: Split, state: Mapping[str, Array]) -> Path:
 def load_checkpoint(path: str | Path) -> nn.Module:
     """The trained network of a `model.pt` as one plain torch module, in eval mode.
 
-    Nothing is unpickled but plain values and tensors; a model of your own must be importable by the name in the job.
-    Raises UserError if the file is missing or is not such a checkpoint.
+    Nothing is unpickled but plain values and tensors; a model of your own must be importable by
+    the name in the job. Raises UserError if the file is missing or is not such a checkpoint.
     """
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)

@@ -1,7 +1,9 @@
-"""A zone's devices as the edge host sees them: joining, sessions, bytes, leaving. No sockets, no clocks.
+"""A zone's devices as the edge host sees them: joining, sessions, bytes, leaving. No sockets, no
+clocks.
 
-HELLO is checked (versions, arithmetic, who it is, what it can run), then WELCOME and PLAN go down and READY comes up. A
-device that says HELLO again has started anew or has lost us: its old session ends and a new one begins.
+HELLO is checked (versions, arithmetic, who it is, what it can run), then WELCOME and PLAN go down
+and READY comes up. A device that says HELLO again has started anew or has lost us: its old session
+ends and a new one begins.
 """
 
 from __future__ import annotations
@@ -19,7 +21,9 @@ from ..runtime.message import Kind, Message
 from ..runtime.plan import read_plan
 from .trainer import device_seed
 
-HELLO_AGAIN_S = 2.0  # a HELLO repeated within this while joining is an echo: the answer is on its way
+HELLO_AGAIN_S = (
+    2.0  # a HELLO repeated within this while joining is an echo: the answer is on its way
+)
 
 # Status of seam.h, sign dropped, for an ERROR
 VERSION, KIND, STATE, SESSION, MEMORY, DATA, ARITHMETIC, UNKNOWN = 5, 8, 11, 12, 13, 14, 15, 17
@@ -160,8 +164,8 @@ class Fleet:
         if not hello.version_min <= WIRE_VERSION <= hello.version_max:
             older = "the device" if hello.version_max < WIRE_VERSION else "the edge host"
             return VERSION, (
-                f"{who} speaks wire version {hello.version_min} to {hello.version_max}, the edge host "
-                f"{WIRE_VERSION}: upgrade {older}"
+                f"{who} speaks wire version {hello.version_min} to {hello.version_max}, "
+                f"the edge host {WIRE_VERSION}: upgrade {older}"
             )
         if hello.arithmetic != ARITHMETIC_VERSION:
             older = "the device" if hello.arithmetic < ARITHMETIC_VERSION else "the edge host"
@@ -195,7 +199,9 @@ class Fleet:
     # ---- to the devices ----
 
     def send(self, device: str, message: Message) -> None:
-        """A message of the trainer to a device; an ERROR ends its session. Nothing if the device is gone."""
+        """A message of the trainer to a device; an ERROR ends its session. Nothing if the device
+        is gone.
+        """
         session = self._sessions.get(device)
         if session is None:
             return

@@ -11,10 +11,12 @@ _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
 
 
 def fold_batch_norm(model: nn.Module) -> nn.Module:
-    """A copy of `model` in which each batch norm right behind a convolution or dense layer is folded into it.
+    """A copy of `model` in which each batch norm right behind a convolution or dense layer is
+    folded into it.
 
-    Uses the running statistics, so fold a trained model; what it computes in eval mode stays the same. The batch norm
-    becomes nn.Identity, all other names stay. A batch norm elsewhere is left alone.
+    Uses the running statistics, so fold a trained model; what it computes in eval mode stays the
+    same. The batch norm becomes nn.Identity, all other names stay. A batch norm elsewhere is left
+    alone.
     """
     folded = copy.deepcopy(model)
     was_training = folded.training

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import random
 import threading
 import time
@@ -10,13 +9,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from ..runtime.config import Job
 from ..runtime.errors import UserError
 from ..runtime.keys import load_keys
-from ..runtime.link import Link, Listener, LinkLost, Received, open_link, open_listener
+from ..runtime.link import Link, LinkLost, Listener, Received, open_link, open_listener
 from ..runtime.plan import build_plan
 from .checkpoint import (
     ZoneState,
@@ -73,7 +71,9 @@ class Host:
         self._held: dict[str, Any] | None = None  # the latest round event not passed on
 
     def _restore(self) -> tuple[int, bytes] | None:
-        """Goes on from the last durable cloud round; returns its update if the cloud may not have it."""
+        """Goes on from the last durable cloud round; returns its update if the cloud may not have
+        it.
+        """
         kept = load_zone(self.job, self.zone)
         if kept is None:
             return None
@@ -140,7 +140,9 @@ class Host:
     # ---- work ----
 
     def work(self, now: float) -> bool:
-        """Goes on as far as it can. True if it did something and should be called again once all is sent."""
+        """Goes on as far as it can. True if it did something and should be called again once all
+        is sent.
+        """
         self.trainer.advance()
         roster = self.trainer.roster
         moved = bool(roster.outbox)
@@ -156,7 +158,9 @@ class Host:
         return moved
 
     def _tell(self, event: dict[str, Any], now: float) -> None:
-        """Passes an event on; of rounds only so many that a person or a log can follow, and always the last."""
+        """Passes an event on; of rounds only so many that a person or a log can follow, and always
+        the last.
+        """
         if event["event"] == "round":
             for device, values in event["devices"].items():
                 traffic = self.fleet.traffic[device]
@@ -202,10 +206,12 @@ def run_host(
     emit: Emit,
     stop: threading.Event | None = None,
 ) -> int:
-    """Runs the edge host of `zone` until the cloud says that the job is done, or `stop` is set. Returns 0.
+    """Runs the edge host of `zone` until the cloud says that the job is done, or `stop` is set.
+    Returns 0.
 
-    insecure: no keys, clear text on the network. emit: is called with each event, a JSON-able dict. Raises UserError:
-    no such zone, a model that cannot be cut there, a missing key, an address in use, a cloud that refuses the zone.
+    insecure: no keys, clear text on the network. emit: is called with each event, a JSON-able
+    dict. Raises UserError: no such zone, a model that cannot be cut there, a missing key, an
+    address in use, a cloud that refuses the zone.
     """
     torch.set_num_threads(1)  # two busy threads on few cores are several times slower
     host = Host(job, zone, emit, time.monotonic(), random.SystemRandom().randrange(1, 1 << 31))

@@ -1,8 +1,10 @@
-"""Which torch layers a device can run: walks a traced network and turns its nodes into plan layers.
+"""Which torch layers a device can run: walks a traced network and turns its nodes into plan
+layers.
 
-The walk stops at the first node a device cannot run and says why. Shapes: torch has (C, H, W), (C, L) or (F,) for one
-sample, the plan has (h, w, c); a signal of length L is h = 1, features are h = w = 1. A flatten moves no bytes on the
-device, so the dense layer behind it has its columns reordered from (c, h, w) to (h, w, c) instead.
+The walk stops at the first node a device cannot run and says why. Shapes: torch has (C, H, W), (C,
+L) or (F,) for one sample, the plan has (h, w, c); a signal of length L is h = 1, features are h =
+w = 1. A flatten moves no bytes on the device, so the dense layer behind it has its columns
+reordered from (c, h, w) to (h, w, c) instead.
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ import math
 import operator
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -24,7 +27,7 @@ from ..runtime.plan import LayerSpec
 from .models import CANNOT_CUT
 
 Shape = tuple[int, int, int]  # (h, w, c)
-SHAPE_KEY = "seamline_shape"  # node.meta: shape of one sample in torch layout; absent if the node is no tensor
+SHAPE_KEY = "seamline_shape"  # node.meta: one sample's shape, torch layout; absent: no tensor
 WINDOW_MAX = 255  # kernel, stride, dilation and padding are single bytes in a plan
 
 
@@ -34,7 +37,9 @@ class Unsupported(Exception):
 
 @dataclass(frozen=True)
 class Parameter:
-    """One tensor of the state dict and its place in the plan: reshaped to `view`, then axes permuted."""
+    """One tensor of the state dict and its place in the plan: reshaped to `view`, then axes
+    permuted.
+    """
 
     name: str
     shape: tuple[int, ...]
@@ -76,7 +81,9 @@ class Walk:
     values: dict[fx.Node, Value] = field(default_factory=dict)
     weighted: set[fx.Node] = field(default_factory=set)
     flattens: set[fx.Node] = field(default_factory=set)
-    sizes: dict[fx.Node, tuple[int, int]] = field(default_factory=dict)  # layers, parameters up to here
+    sizes: dict[fx.Node, tuple[int, int]] = field(
+        default_factory=dict
+    )  # layers, parameters up to here
     used: set[int] = field(default_factory=set)  # ids of torch parameters that have a place
 
     def value(self, node: Any) -> Value:
@@ -88,7 +95,9 @@ class Walk:
     def note_input(self, node: fx.Node) -> None:
         self.values[node] = Value(0, self.input_shape)
 
-    def add(self, kind: str, source: Value, shape: Shape, flat: bool = False, **options: Any) -> Value:
+    def add(
+        self, kind: str, source: Value, shape: Shape, flat: bool = False, **options: Any
+    ) -> Value:
         """Appends a plan layer that reads `source`."""
         self.layers.append(LayerSpec(kind=kind, input=source.index, output_shape=shape, **options))
         return Value(len(self.layers), shape, flat)
@@ -150,15 +159,20 @@ class Walk:
         given = dims if isinstance(dims, (tuple, list)) else (dims,)
         if {d % ndim if isinstance(d, int) else None for d in given} != set(range(2, ndim)):
             raise Unsupported("a mean is supported only over all pixels (and not over channels)")
-        window = _window(_pool_source(source), source.shape[:2], source.shape[:2], 1, 0, False)
+        _check_pooled(source)
+        window = _window(source.shape[:2], source.shape[:2])
         return self.add("average_pool", source, (1, 1, source.shape[2]), **window)
 
     def _check_shape(self, node: fx.Node, value: Value) -> None:
-        """What the plan computes must have the shape torch computed (ceil_mode, for one, has another)."""
+        """What the plan computes must have the shape torch computed (ceil_mode, for one, has
+        another).
+        """
         wanted = node.meta[SHAPE_KEY]
         ours = (math.prod(value.shape),) if value.flat else value.shape
         if ours != (wanted if value.flat else plan_shape(wanted)):
-            raise Unsupported(f"its output {tuple(wanted)} is not what a device would compute, {ours}")
+            raise Unsupported(
+                f"its output {tuple(wanted)} is not what a device would compute, {ours}"
+            )
 
 
 def plan_shape(shape: tuple[int, ...]) -> Shape:
@@ -176,9 +190,11 @@ def plan_shape(shape: tuple[int, ...]) -> Shape:
 
 
 def _window(
-    source: Value, kernel: Any, stride: Any, dilation: Any, padding: Any, one_d: bool
+    kernel: Any, stride: Any, dilation: Any = 1, padding: Any = 0, *, one_d: bool = False
 ) -> dict[str, tuple[Any, Any]]:
-    """Kernel, stride, dilation, padding as (h, w) pairs. padding: pairs of (before, after) or torch's numbers."""
+    """Kernel, stride, dilation, padding as (h, w) pairs. padding: pairs of (before, after) or
+    torch's numbers.
+    """
 
     def pair(value: Any, default: Any) -> tuple[Any, Any]:
         if one_d:
@@ -219,9 +235,10 @@ def _conv(walk: Walk, name: str, layer: Any, source: Value) -> Value:
     depthwise = layer.groups > 1
     if depthwise and layer.groups != layer.in_channels:
         raise Unsupported(
-            f"{layer.groups} groups; supported are 1 and, for a depthwise convolution, the number of input channels"
+            f"{layer.groups} groups; supported are 1 and, for a depthwise convolution, the number "
+            "of input channels"
         )
-    window = _window(source, layer.kernel_size, layer.stride, layer.dilation, layer.padding, one_d)
+    window = _window(layer.kernel_size, layer.stride, layer.dilation, layer.padding, one_d=one_d)
     out, per_group = layer.weight.shape[:2]
     view = (out, per_group, *window["kernel"])
     walk.take(f"{name}.weight", layer.weight, view, (1, 2, 3, 0) if depthwise else (0, 2, 3, 1))
@@ -234,7 +251,9 @@ def _conv(walk: Walk, name: str, layer: Any, source: Value) -> Value:
 def _linear(walk: Walk, name: str, layer: Any, source: Value) -> Value:
     h, w, c = source.shape
     if not source.flat and h * w != 1:
-        raise Unsupported("a dense layer over the last dimension only; flatten the sample before it")
+        raise Unsupported(
+            "a dense layer over the last dimension only; flatten the sample before it"
+        )
     out = layer.out_features
     walk.take(f"{name}.weight", layer.weight, (out, c, h, w), (0, 2, 3, 1))
     walk.take_vector(f"{name}.bias", layer.bias)
@@ -256,30 +275,31 @@ def _dropout(walk: Walk, name: str, layer: Any, source: Value) -> Value:
     return source
 
 
-def _pool_source(source: Value) -> Value:
+def _check_pooled(source: Value) -> None:
     if source.flat:
         raise Unsupported("pooling over a flattened sample")
-    return source
 
 
 def _max_pool(walk: Walk, name: str, layer: Any, source: Value) -> Value:
     if layer.return_indices:
         raise Unsupported("max pooling that also returns indices")
+    _check_pooled(source)
     one_d = isinstance(layer, nn.MaxPool1d)
-    window = _window(
-        _pool_source(source), layer.kernel_size, layer.stride, layer.dilation, layer.padding, one_d
-    )
+    window = _window(layer.kernel_size, layer.stride, layer.dilation, layer.padding, one_d=one_d)
     return walk.add("max_pool", source, _window_shape(source, window, source.shape[2]), **window)
 
 
 def _average_pool(walk: Walk, name: str, layer: Any, source: Value) -> Value:
+    _check_pooled(source)
     one_d = isinstance(layer, nn.AvgPool1d)
-    window = _window(_pool_source(source), layer.kernel_size, layer.stride, 1, layer.padding, one_d)
+    window = _window(layer.kernel_size, layer.stride, 1, layer.padding, one_d=one_d)
     if any(any(pads) for pads in window["padding"]) and layer.count_include_pad:
         raise Unsupported("average pooling that counts padding; set count_include_pad=False")
     if getattr(layer, "divisor_override", None) is not None:
         raise Unsupported("average pooling with its own divisor")
-    return walk.add("average_pool", source, _window_shape(source, window, source.shape[2]), **window)
+    return walk.add(
+        "average_pool", source, _window_shape(source, window, source.shape[2]), **window
+    )
 
 
 def _adaptive_pool(walk: Walk, name: str, layer: Any, source: Value) -> Value:
@@ -289,13 +309,18 @@ def _adaptive_pool(walk: Walk, name: str, layer: Any, source: Value) -> Value:
     size = layer.output_size
     sizes = size if isinstance(size, (tuple, list)) else (size,) * (1 if one_d else 2)
     wanted = [1, *sizes] if one_d else list(sizes)
-    length = _pool_source(source).shape[:2]
+    _check_pooled(source)
+    length = source.shape[:2]
     windows = [
         _regular_window(n, n if out is None else out) for n, out in zip(length, wanted, strict=True)
     ]
     kernel, stride = (tuple(pair) for pair in zip(*windows, strict=True))
-    window = _window(source, kernel, stride, 1, 0, False)
-    kind = "max_pool" if isinstance(layer, (nn.AdaptiveMaxPool1d, nn.AdaptiveMaxPool2d)) else "average_pool"
+    window = _window(kernel, stride)
+    kind = (
+        "max_pool"
+        if isinstance(layer, (nn.AdaptiveMaxPool1d, nn.AdaptiveMaxPool2d))
+        else "average_pool"
+    )
     return walk.add(kind, source, _window_shape(source, window, source.shape[2]), **window)
 
 
@@ -303,10 +328,11 @@ def _regular_window(length: int, out: int) -> tuple[int, int]:
     """(kernel, stride) of adaptive pooling where all its windows have one size and one distance."""
     starts = [i * length // out for i in range(out)]
     sizes = {-(-(i + 1) * length // out) - start for i, start in enumerate(starts)}
-    strides = {b - a for a, b in zip(starts, starts[1:], strict=False)} or set(sizes)
+    strides = {b - a for a, b in pairwise(starts)} or set(sizes)
     if len(sizes) != 1 or len(strides) != 1 or 0 in strides:
         raise Unsupported(
-            f"adaptive pooling from {length} to {out} needs windows of different sizes; choose an output that divides {length}"
+            f"adaptive pooling from {length} to {out} needs windows of different sizes; choose an "
+            f"output that divides {length}"
         )
     return sizes.pop(), strides.pop()
 
@@ -358,20 +384,19 @@ _CONVERTERS: dict[type[nn.Module], Callable[[Walk, str, Any, Value], Value]] = {
 
 def _functional_max_pool(one_d: bool) -> Callable[..., nn.Module]:
     def make(
-        kernel: Any, stride: Any = None, padding: Any = 0, dilation: Any = 1, ceil_mode: bool = False,
-        return_indices: bool = False, kernel_size: Any = None,
+        kernel_size: Any, stride: Any = None, padding: Any = 0, dilation: Any = 1, **flags: Any
     ) -> nn.Module:
         kind = nn.MaxPool1d if one_d else nn.MaxPool2d
-        return kind(kernel, stride, padding, dilation, return_indices, ceil_mode)
+        return kind(kernel_size, stride, padding, dilation, **flags)
 
     return make
 
 
 _FUNCTIONS: dict[Any, Callable[..., nn.Module]] = {
     F.relu: lambda inplace=False: nn.ReLU(),
-    torch.relu: lambda: nn.ReLU(),
-    "relu": lambda: nn.ReLU(),
-    "relu_": lambda: nn.ReLU(),
+    torch.relu: nn.ReLU,
+    "relu": nn.ReLU,
+    "relu_": nn.ReLU,
     F.relu6: lambda inplace=False: nn.ReLU6(),
     F.dropout: lambda p=0.5, training=True, inplace=False: nn.Dropout(p if training else 0.0),
     F.max_pool1d: _functional_max_pool(True),
@@ -435,13 +460,16 @@ class _Shapes(fx.Interpreter):
 
 
 def trace(model: nn.Module, input_shape: tuple[int, ...]) -> fx.GraphModule:
-    """`model` as a graph with the shape of every tensor noted. Raises UserError (exit 5) if that fails."""
+    """`model` as a graph with the shape of every tensor noted. Raises UserError (exit 5) if that
+    fails.
+    """
     try:
         graph = fx.Tracer().trace(model)
     except Exception as error:  # tracing runs the user's own forward
         raise UserError(
-            f"the model cannot be traced by torch.fx ({type(error).__name__}: {_first_line(error)}); write its forward "
-            "without branches or loops that depend on the data",
+            f"the model cannot be traced by torch.fx ({type(error).__name__}: "
+            f"{_first_line(error)}); write its forward without branches or loops that depend on "
+            "the data",
             CANNOT_CUT,
         ) from error
     traced = fx.GraphModule(model, graph)

@@ -17,7 +17,9 @@ CANNOT_CUT = 5  # exit code: the model cannot be used there
 
 
 def watch(channels: int = 6, length: int = 100, classes: int = 7) -> nn.Module:
-    """1-D CNN for windows of a motion sensor: [N, channels, 1, length] -> [N, classes]; 10.7 k parameters."""
+    """1-D CNN for windows of a motion sensor: [N, channels, 1, length] -> [N, classes]; 10.7 k
+    parameters.
+    """
 
     def conv(inputs: int, outputs: int) -> list[nn.Module]:
         layer = nn.Conv2d(inputs, outputs, (1, 5), stride=(1, 2), padding=(0, 2))
@@ -37,7 +39,9 @@ def watch(channels: int = 6, length: int = 100, classes: int = 7) -> nn.Module:
 
 
 class ResidualBlock(nn.Module):
-    """Two 3x3 convolutions around a shortcut; the shortcut is a 1x1 convolution where the shape changes."""
+    """Two 3x3 convolutions around a shortcut; the shortcut is a 1x1 convolution where the shape
+    changes.
+    """
 
     def __init__(self, inputs: int, outputs: int, stride: int, groups: int) -> None:
         super().__init__()
@@ -57,7 +61,9 @@ class ResidualBlock(nn.Module):
 
 
 def resnet8(channels: int = 3, size: int = 32, classes: int = 10, width: int = 16) -> nn.Module:
-    """Small residual network for images [N, channels, size, size], with GroupNorm; size divisible by 4."""
+    """Small residual network for images [N, channels, size, size], with GroupNorm; size divisible
+    by 4.
+    """
     if size % 4:
         raise UserError(f"resnet8: size {size} is not divisible by 4")
     model = nn.Sequential(
@@ -101,7 +107,9 @@ BUNDLED: Mapping[str, Callable[..., nn.Module]] = {
 
 
 def with_input_shape(model: nn.Module, shape: tuple[int, ...]) -> nn.Module:
-    """Notes the shape of one sample (torch layout, no batch) on the model, where `input_shape` finds it."""
+    """Notes the shape of one sample (torch layout, no batch) on the model, where `input_shape`
+    finds it.
+    """
     model.input_shape = shape  # type: ignore[assignment]
     return model
 
@@ -126,8 +134,9 @@ def input_shape(model: nn.Module) -> tuple[int, ...]:
 def load_model(name: str, args: Mapping[str, Any], seed: int) -> nn.Module:
     """The network `name`: a bundled one or `package.module:function`, called with `args`.
 
-    The same seed gives the same weights, whatever was drawn from torch's generator before; that generator is left as it
-    was. Raises UserError if there is no such model, it cannot be imported, or it is not an nn.Module.
+    The same seed gives the same weights, whatever was drawn from torch's generator before; that
+    generator is left as it was. Raises UserError if there is no such model, it cannot be imported,
+    or it is not an nn.Module.
     """
     function = BUNDLED.get(name) or _imported(name)
     with torch.random.fork_rng(devices=[]):
@@ -138,12 +147,14 @@ def load_model(name: str, args: Mapping[str, Any], seed: int) -> nn.Module:
             raise
         except Exception as error:  # the user's own code may raise anything
             raise UserError(
-                f"model {name!r} with arguments {dict(args)} failed: {type(error).__name__}: {error}",
+                f"model {name!r} with arguments {dict(args)} failed: "
+                f"{type(error).__name__}: {error}",
                 CANNOT_CUT,
             ) from error
     if not isinstance(model, nn.Module):
         raise UserError(
-            f"model {name!r} returned a {type(model).__name__}; a torch.nn.Module is needed", CANNOT_CUT
+            f"model {name!r} returned a {type(model).__name__}; a torch.nn.Module is needed",
+            CANNOT_CUT,
         )
     return model
 
@@ -163,12 +174,15 @@ def _imported(name: str) -> Callable[..., nn.Module]:
         module = importlib.import_module(module_name)
     except Exception as error:  # importing runs the user's own code
         raise UserError(
-            f"model {name!r}: cannot import {module_name}: {type(error).__name__}: {error}", CANNOT_CUT
+            f"model {name!r}: cannot import {module_name}: {type(error).__name__}: {error}",
+            CANNOT_CUT,
         ) from error
     finally:
         sys.path.remove(here)
     function = getattr(module, function_name, None)
     if not callable(function):
-        raise UserError(f"model {name!r}: {module_name} has no function {function_name}", CANNOT_CUT)
+        raise UserError(
+            f"model {name!r}: {module_name} has no function {function_name}", CANNOT_CUT
+        )
     found: Callable[..., nn.Module] = function
     return found

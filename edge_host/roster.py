@@ -1,7 +1,9 @@
-"""Who of a zone is here, what each device is working on, and until when the host waits for it. No sockets, no clocks.
+"""Who of a zone is here, what each device is working on, and until when the host waits for it. No
+sockets, no clocks.
 
-A caller asks devices and waits for each answer in an order of its own, in a generator that pauses while a device
-computes. Answers are kept until they are asked for, so the order in which they arrive changes nothing.
+A caller asks devices and waits for each answer in an order of its own, in a generator that pauses
+while a device computes. Answers are kept until they are asked for, so the order in which they
+arrive changes nothing.
 """
 
 from __future__ import annotations
@@ -40,10 +42,18 @@ class Roster:
     """The devices of one zone. `outbox` (device, message) and `events` are taken by the caller."""
 
     def __init__(
-        self, zone: str, devices: list[str], now: float, *, deadline_s: float, quorum: float, join_s: float
+        self,
+        zone: str,
+        devices: list[str],
+        now: float,
+        *,
+        deadline_s: float,
+        quorum: float,
+        join_s: float,
     ) -> None:
-        """deadline_s: how long a round waits for a device; quorum: share of `devices` a round needs; join_s: how
-        long the first round waits for all of them."""
+        """deadline_s: how long a round waits for a device; quorum: share of `devices` a round
+        needs; join_s: how long the first round waits for all of them.
+        """
         self.zone = zone
         self.devices = sorted(devices)
         self.present: dict[str, Present] = {}
@@ -71,7 +81,9 @@ class Roster:
         self._open.pop(device, None)
 
     def answer(self, device: str, message: Message) -> None:
-        """A message of a device. One that answers no open request is an echo of an earlier one and ignored."""
+        """A message of a device. One that answers no open request is an echo of an earlier one and
+        ignored.
+        """
         if device in self.present:
             self.present[device].late = False
         request = self._open.get(device)
@@ -80,7 +92,9 @@ class Roster:
             self._answers[device] = message
 
     def tick(self, now: float) -> None:
-        """Time goes on: sends again what was not answered, and gives up on devices past the deadline."""
+        """Time goes on: sends again what was not answered, and gives up on devices past the
+        deadline.
+        """
         self.now = now
         if self._open and now >= self.deadline:
             for device in sorted(self._open):
@@ -105,7 +119,9 @@ class Roster:
         return sorted(device for device, here in self.present.items() if not here.late)
 
     def gather(self) -> Generator[None, None, list[str]]:
-        """Waits for all devices until the joining time is over, then for the quorum. Those found are active."""
+        """Waits for all devices until the joining time is over, then for the quorum. Those found
+        are active.
+        """
         told = False
         while len(self.ready()) < len(self.devices):
             if self.now >= self._join_until:
@@ -125,7 +141,9 @@ class Roster:
         return members
 
     def ask(self, device: str, message: Message, answer: Kind, step: int) -> None:
-        """Sends a request to an active device; `answer` with the request's round and `step` answers it."""
+        """Sends a request to an active device; `answer` with the request's round and `step`
+        answers it.
+        """
         if device not in self.active:
             return
         self._open[device] = _Request(message, (answer, message.round, step), self.now)

@@ -1,4 +1,4 @@
-"""Cuts a torch network at the seam: plan layers for the device, a torch module for the edge host."""
+"""Cuts a torch network at the seam: plan layers for the device, a torch module for the host."""
 
 from __future__ import annotations
 
@@ -40,7 +40,9 @@ class Seam:
 
 @dataclass(frozen=True)
 class Split:
-    """A network cut in two. Both parts share the parameters of `model`, a copy of the network that was given."""
+    """A network cut in two. Both parts share the parameters of `model`, a copy of the network that
+    was given.
+    """
 
     model: nn.Module
     front: list[LayerSpec]
@@ -62,12 +64,16 @@ class Split:
         return isinstance(self.back, nn.Identity)
 
     def front_vector(self, state: Mapping[str, Tensor | Array]) -> Array:
-        """The front's parameters as one flat f32 vector, plan layout (OHWI, 1HWC, dense over h, w, c)."""
+        """The front's parameters as one flat f32 vector, plan layout (OHWI, 1HWC, dense over h, w,
+        c).
+        """
         parts = [p.to_plan(np.asarray(state[p.name], np.float32)) for p in self.parameters]
         return np.concatenate(parts) if parts else np.zeros(0, np.float32)
 
     def front_state(self, vector: Array) -> State:
-        """`front_vector` back to named arrays in torch layout. Raises ValueError for a wrong length."""
+        """`front_vector` back to named arrays in torch layout. Raises ValueError for a wrong
+        length.
+        """
         expected = sum(parameter.size for parameter in self.parameters)
         if vector.shape != (expected,):
             raise ValueError(f"front vector: expected ({expected},), got {vector.shape}")
@@ -79,9 +85,11 @@ class Split:
         return state
 
     def to_nchw(self, activation: Array) -> Tensor:
-        """An activation [n, h, w, c] from the device as the tensor [n, *torch_shape] the back takes.
+        """An activation [n, h, w, c] from the device as the tensor [n, *torch_shape] the back
+        takes.
 
-        Images are only seen differently (torch's channels_last), no byte moves; torch's convolutions like it better.
+        Images are only seen differently (torch's channels_last), no byte moves; torch's
+        convolutions like it better.
         """
         h, w, c = self.shape
         if activation.shape[1:] != self.shape:
@@ -92,17 +100,23 @@ class Split:
     def to_nhwc(self, tensor: Tensor) -> Array:
         """A tensor [n, *torch_shape] as the array [n, h, w, c] the device knows."""
         h, w, c = self.shape
-        return np.ascontiguousarray(tensor.detach().numpy().reshape(-1, c, h, w).transpose(0, 2, 3, 1))
+        return np.ascontiguousarray(
+            tensor.detach().numpy().reshape(-1, c, h, w).transpose(0, 2, 3, 1)
+        )
 
     def merge(self, state: Mapping[str, Array]) -> nn.Module:
-        """A plain torch module, the one given to `split`, with the state (names of the whole network) loaded."""
+        """A plain torch module, the one given to `split`, with the state (names of the whole
+        network) loaded.
+        """
         whole = copy.deepcopy(self.model)
         load_state(whole, state)
         return whole
 
 
 def float_state(model: nn.Module) -> dict[str, Tensor]:
-    """Name -> tensor of everything in the state dict that is trained or averaged (counters are not)."""
+    """Name -> tensor of everything in the state dict that is trained or averaged (counters are
+    not).
+    """
     return {name: t for name, t in model.state_dict().items() if t.is_floating_point()}
 
 
@@ -112,7 +126,9 @@ def load_state(model: nn.Module, state: Mapping[str, Array]) -> None:
     missing, unknown = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
     if missing or unknown:
         raise UserError(
-            f"the state does not belong to this model: missing {missing[:3]}, unknown {unknown[:3]}", CANNOT_CUT
+            f"the state does not belong to this model: missing {missing[:3]}, "
+            f"unknown {unknown[:3]}",
+            CANNOT_CUT,
         )
     with torch.no_grad():
         for name, tensor in own.items():
@@ -139,18 +155,23 @@ class _Cuts:
         self.input = next(node for node in nodes if node.op == "placeholder")
         self.output = nodes[-1].args[0]
         if not isinstance(self.output, fx.Node):
-            raise UserError("the model returns more than one tensor; exactly one is needed", CANNOT_CUT)
+            raise UserError(
+                "the model returns more than one tensor; exactly one is needed", CANNOT_CUT
+            )
         logits = self.output.meta.get(SHAPE_KEY, ())
         if len(logits) != 1:
             raise UserError(
-                f"the model's output must be [batch, classes], one sample's is {tuple(logits)}", CANNOT_CUT
+                f"the model's output must be [batch, classes], one sample's is {tuple(logits)}",
+                CANNOT_CUT,
             )
         self.classes = int(logits[0])
         self.nodes = [node for node in nodes if node.op not in ("placeholder", "output")]
         try:
             shape = plan_shape(input_shape)
         except Unsupported as error:
-            raise UserError(f"the model's input cannot be on a device: {error}", CANNOT_CUT) from error
+            raise UserError(
+                f"the model's input cannot be on a device: {error}", CANNOT_CUT
+            ) from error
         self.walk = Walk(dict(self.traced.named_modules()), shape)
         self.walk.note_input(self.input)
         self.stop = len(self.nodes)  # index of the first node that a device cannot run
@@ -175,8 +196,9 @@ class _Cuts:
         return crossing == [self.nodes[index]] and self.nodes[index] in self.walk.values
 
     def behind(self, count: int) -> int | None:
-        """Index of the last node in front when `count` weighted layers are: norm, activation and pooling that
-        follow go with them, a flatten only at the very end. None: no legal cut there."""
+        """Index of the last node in front when `count` weighted layers are: norm, activation and
+        pooling that follow go with them, a flatten only at the very end. None: no legal cut there.
+        """
         first = self.weighted[count - 1]
         last = self.stop
         if count < len(self.weighted):
@@ -220,17 +242,21 @@ class _Cuts:
             else "no seam is possible in front of it"
         )
         return UserError(
-            f"the layer {self.name(self.stop)} ({kind}) before the seam cannot run on a device: {self.reason}; {deepest}",
+            f"the layer {self.name(self.stop)} ({kind}) before the seam cannot run on a device: "
+            f"{self.reason}; {deepest}",
             CANNOT_CUT,
         )
 
     def inside_block(self, seam: int | str, index: int) -> UserError:
         legal = [i for _, i in self.seams()]
-        around = [self.named(i) for i in ([*[i for i in legal if i < index][-1:]])]
-        around += [self.named(i) for i in [i for i in legal if i > index][:1]]
-        hint = f"the seams around it are {' and '.join(around)}" if around else "no seam is possible"
+        near = [i for i in legal if i < index][-1:] + [i for i in legal if i > index][:1]
+        around = [self.named(i) for i in near]
+        hint = (
+            f"the seams around it are {' and '.join(around)}" if around else "no seam is possible"
+        )
         return UserError(
-            f"seam {seam!r} lies where more than one tensor crosses (inside a residual block); {hint}",
+            f"seam {seam!r} lies where more than one tensor crosses (inside a residual block); "
+            f"{hint}",
             CANNOT_CUT,
         )
 
@@ -249,7 +275,9 @@ class _Cuts:
             raise self.unsupported()
         last = len(self.nodes) - 1
         if not self.weighted or not self.legal(last):
-            raise UserError("the whole model cannot be on the device: it has no layer to train", CANNOT_CUT)
+            raise UserError(
+                "the whole model cannot be on the device: it has no layer to train", CANNOT_CUT
+            )
         return last
 
     def _find_count(self, count: int) -> int:
@@ -273,7 +301,8 @@ class _Cuts:
         if not inside:
             names = list(dict.fromkeys(self.name(i) for i in range(len(self.nodes))))
             raise UserError(
-                f"seam {name!r}: the model runs no module of that name; it runs {', '.join(names[:12])}",
+                f"seam {name!r}: the model runs no module of that name; it runs "
+                f"{', '.join(names[:12])}",
                 CANNOT_CUT,
             )
         index = inside[-1]
@@ -309,9 +338,10 @@ class _Cuts:
 def split(model: nn.Module, seam: int | str, input_shape: tuple[int, ...]) -> Split:
     """Cuts `model` behind `seam`; the model given is not changed.
 
-    seam: number of weighted layers (convolution, dense) on the device, with the norm, activation and pooling behind the
-    last of them; or the dotted name of the last module on the device; or "end". input_shape: one sample, torch layout.
-    Raises UserError (exit 5) saying which layer is in the way and the nearest seams that are possible.
+    seam: number of weighted layers (convolution, dense) on the device, with the norm, activation
+    and pooling behind the last of them; or the dotted name of the last module on the device; or
+    "end". input_shape: one sample, torch layout. Raises UserError (exit 5) saying which layer is
+    in the way and the nearest seams that are possible.
     """
     cuts = _Cuts(model, input_shape)
     index = cuts.find(seam)
@@ -340,7 +370,8 @@ def _check_apart(cuts: _Cuts, index: int) -> None:
     for node in cuts.nodes[index + 1 :]:
         if any(id(p) in front for p in _parameters(cuts, node)):
             raise UserError(
-                f"the layer {node.target} shares its weights with one in front of the seam", CANNOT_CUT
+                f"the layer {node.target} shares its weights with one in front of the seam",
+                CANNOT_CUT,
             )
 
 

@@ -1,11 +1,14 @@
-"""Trains one zone, one cloud round at a time: fed answers and time, yields requests. No sockets, no clocks.
+"""Trains one zone, one cloud round at a time: fed answers and time, yields requests. No sockets,
+no clocks.
 
-The work is written as it happens, one line after the other, in generators that pause while a device computes. The host
-waits for each device in turn until it answers, is lost, or the deadline passes, so the same seed gives the same bits in
-whatever order the answers arrive. A device that joins takes part from the next edge round on.
+The work is written as it happens, one line after the other, in generators that pause while a
+device computes. The host waits for each device in turn until it answers, is lost, or the deadline
+passes, so the same seed gives the same bits in whatever order the answers arrive. A device that
+joins takes part from the next edge round on.
 
-Numbering on the wire: edge round r of the job (from 0) travels as round r + 1, so that an evaluation before it (round r,
-steps from EVAL_STEPS) is later than the last step of the round before and earlier than its own first.
+Numbering on the wire: edge round r of the job (from 0) travels as round r + 1, so that an
+evaluation before it (round r, steps from EVAL_STEPS) is later than the last step of the round
+before and earlier than its own first.
 """
 
 from __future__ import annotations
@@ -69,8 +72,9 @@ def average(vectors: Mapping[str, Array], samples: Mapping[str, int]) -> Array:
 
 @dataclass(frozen=True)
 class Result:
-    """What a cloud round, or the last evaluation, came to. state: the zone's whole model; samples: of the devices that
-    took part; metrics: for people and tables, JSON-able."""
+    """What a cloud round, or the last evaluation, came to. state: the zone's whole model; samples:
+    of the devices that took part; metrics: for people and tables, JSON-able.
+    """
 
     cloud_round: int
     state: State
@@ -113,11 +117,14 @@ class _Scores:
 
 
 class Trainer:
-    """A zone in training. Tell `roster` who is here and what they answer, then call `advance`; take `roster.outbox`,
-    `roster.events` and, when `busy` is over, `result`."""
+    """A zone in training. Tell `roster` who is here and what they answer, then call `advance`;
+    take `roster.outbox`, `roster.events` and, when `busy` is over, `result`.
+    """
 
     def __init__(self, job: Job, zone: str, cut: Split, now: float) -> None:
-        """Raises UserError if the zone has no devices, or mode, seam and freezing do not go together."""
+        """Raises UserError if the zone has no devices, or mode, seam and freezing do not go
+        together.
+        """
         self.job, self.zone, self.cut = job, zone, cut
         self.local = job.mode in ("federated", "isolated")
         self.personal = job.mode in ("split-v3", "isolated")
@@ -137,6 +144,7 @@ class Trainer:
         self.rounds_done = 0  # edge rounds of the job
         self.result: Result | None = None
         self._initial = self.state()
+        self._sizes = {name: value.size for name, value in self._initial.items()}
         self._work: Work | None = None
         self._down_seed = {d: _random(job.seed, DOWN_STREAM, crc32(d.encode())) for d in devices}
         self._took_part: dict[str, int] = {}  # samples of the devices seen in this cloud round
@@ -149,8 +157,8 @@ class Trainer:
             raise UserError(f"mode {self.job.mode}: the seam must be at the end of the model", 5)
         if not self.local and self.cut.at_end:
             raise UserError(
-                f"mode {self.job.mode}: no layer is left behind the seam {self.cut.seam}; move the seam "
-                "forward, or use mode federated",
+                f"mode {self.job.mode}: no layer is left behind the seam {self.cut.seam}; "
+                "move the seam forward, or use mode federated",
                 5,
             )
         if self.local and self.job.train.freeze_front:
@@ -163,7 +171,10 @@ class Trainer:
         train = self.job.train
         return {
             name: Back(
-                copy.deepcopy(self.cut.back), train.back_optimizer, train.momentum, train.weight_decay
+                copy.deepcopy(self.cut.back),
+                train.back_optimizer,
+                train.momentum,
+                train.weight_decay,
             )
             for name in ([ZONE] if self.job.mode == "split-v2" else devices)
         }
@@ -180,7 +191,11 @@ class Trainer:
         self.roster.joined(device, samples, tests, needs_front=not keeps)
 
     def train(self, cloud_round: int, state: State | None) -> None:
-        """Begins cloud round `cloud_round` (from 0) from the whole model `state` (None: as initialised)."""
+        """Begins cloud round `cloud_round` (from 0) from the whole model `state` (None: as
+        initialised).
+
+        Raises UserError (exit 6) for the state of another model.
+        """
         self._begin(state)
         self.rounds_done = cloud_round * self.job.train.edge_rounds
         self._work = self._cloud_round(cloud_round)
@@ -215,6 +230,8 @@ class Trainer:
         self.result = None
         self._took_part, self._losses = {}, {}
         state = self._initial if state is None else state
+        if {name: value.size for name, value in state.items()} != self._sizes:
+            raise UserError("the cloud's model is not the one of this job: its tensors differ", 6)
         self._set_front(self.cut.front_vector(state))
         for back in self.backs.values():
             back.load_named(state)
@@ -311,14 +328,16 @@ class Trainer:
                 back.load_vector(mean)
 
     def _turns(self, members: list[str], step: int) -> list[str]:
-        """Whose activation is next. Drawn over all devices of the zone: who is absent does not move the others."""
+        """Whose activation is next. Drawn over all devices of the zone: who is absent does not
+        move the others.
+        """
         order = turn_order(self.job.seed, self.roster.devices, self.rounds_done, step)
         return [device for device in order if device in members]
 
     def _train_on(
         self, device: str, answer: Message, step: int, last: bool, losses: dict[str, _Tally]
     ) -> None:
-        """The hot path: one activation through the device's back, the gradient back to the device."""
+        """The hot path: one activation through the device's back, its gradient to the device."""
         train = self.job.train
         back = self.backs.get(ZONE) or self.backs[device]
         batch = self._read_activation(device, answer)
@@ -356,10 +375,13 @@ class Trainer:
         self.roster.ask(device, grad, answers, step if last else step + 1)
 
     def _not_finite(self, device: str, activation: torch.Tensor, loss: float) -> None:
-        """The back did not learn from this batch: the device's fault if what it sent is not finite, else ours."""
+        """The back did not learn from this batch: the device's fault if what it sent is not
+        finite, else ours.
+        """
         if bool(torch.isfinite(activation).all()):
             raise UserError(
-                f"the loss of {device} is {loss}: training diverged; lower train.back_rate or train.front_rate"
+                f"the loss of {device} is {loss}: training diverged; lower train.back_rate or "
+                "train.front_rate"
             )
         self._drop(device, ValueError("an activation that is not finite"))
 
@@ -385,7 +407,9 @@ class Trainer:
     # ---- evaluation on the devices' held-out samples ----
 
     def _evaluation(self, cloud_rounds: int) -> Generator[None, None, dict[str, Any]]:
-        """Of the model as it is now, on every device; isolated: of each device's model on every device."""
+        """Of the model as it is now, on every device; isolated: of each device's model on every
+        device.
+        """
         yield from self.roster.gather()
         if self.job.mode == "isolated":
             devices = yield from self._evaluate_isolated()
@@ -404,7 +428,9 @@ class Trainer:
         return devices
 
     def _evaluate_isolated(self) -> Generator[None, None, dict[str, Any]]:
-        """By owner of the model: correct and total on all devices of the zone, and on its own data."""
+        """By owner of the model: correct and total on all devices of the zone, and on its own
+        data.
+        """
         devices: dict[str, dict[str, Any]] = {}
         first = EVAL_STEPS
         for owner in sorted(self.fronts):
@@ -496,7 +522,9 @@ class Trainer:
         self.roster.ask(device, request, answers, step)
 
     def _weights_for(self, device: str, front: Array | None) -> bytes | None:
-        """The parcel of parameters a device must be sent now, None if it has them. front: not the device's usual."""
+        """The parcel of parameters a device must be sent now, None if it has them. front: not the
+        device's usual.
+        """
         here = self.roster.present.get(device)
         if here is None or not here.needs_front:
             return None
@@ -516,7 +544,9 @@ class Trainer:
     def _read_activation(
         self, device: str, answer: Message, count: int | None = None
     ) -> tuple[torch.Tensor, torch.Tensor] | None:
-        """(activation in torch layout, labels), or None and the device is dropped if they are not what was asked."""
+        """(activation in torch layout, labels), or None and the device is dropped if they are not
+        what was asked.
+        """
         try:
             labels, activation = wire.read_act(answer.body)
             tensor = self.cut.to_nchw(activation)

@@ -1,7 +1,9 @@
-"""The zone's side of the cloud protocol (SPEC.md, Zone and cloud): a state machine, fed messages and time. No I/O.
+"""The zone's side of the cloud protocol (SPEC.md, Zone and cloud): a state machine, fed messages
+and time. No I/O.
 
-HELLO is repeated until WELCOME; a ROUND is an order to train; its update is repeated until ACCEPTED; DONE is answered
-by a REPORT. A zone that comes back with an update not yet accepted sends that instead of training the round again.
+HELLO is repeated until WELCOME; a ROUND is an order to train; its update is repeated until
+ACCEPTED; DONE is answered by a REPORT. A zone that comes back with an update not yet accepted
+sends that instead of training the round again.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..kernels import SeamError
 from ..runtime import message as wire
 from ..runtime.errors import UserError
 from ..runtime.message import Kind, Message
@@ -43,7 +46,7 @@ class Uplink:
     def __init__(
         self, zone: str, job: str, now: float, pending: tuple[int, bytes] | None = None
     ) -> None:
-        """pending: (round, body) of an update made before a restart and not known to be accepted."""
+        """pending: (round, body) of an update from before a restart, maybe not accepted."""
         self.zone, self.job = zone, job
         self.outbox: list[bytes] = []
         self.welcomed = False
@@ -57,10 +60,19 @@ class Uplink:
     # ---- from the cloud, and time ----
 
     def receive(self, data: bytes) -> Train | Finish | None:
-        """One message of the cloud. Raises UserError (exit 6) if the cloud refuses this zone."""
-        message = Message.decode(data)
+        """One message of the cloud. Raises UserError (exit 6): the cloud refuses this zone, or is
+        no cloud.
+        """
+        try:
+            return self._receive(Message.decode(data))
+        except (SeamError, ValueError) as error:
+            raise UserError(f"the cloud sent bytes that cannot be read: {error}", 6) from error
+
+    def _receive(self, message: Message) -> Train | Finish | None:
         if message.kind == Kind.ERROR:
-            raise UserError(f"the cloud refused zone {self.zone}: {wire.read_error(message.body).text}", 6)
+            raise UserError(
+                f"the cloud refused zone {self.zone}: {wire.read_error(message.body).text}", 6
+            )
         if message.kind == Kind.ZONE_WELCOME:
             self.welcomed = True
         elif message.kind == Kind.ZONE_ACCEPTED:
@@ -119,7 +131,9 @@ class Uplink:
     def update(
         self, round_: int, samples: int, metrics: dict[str, Any], difference: Mapping[str, Any]
     ) -> bytes:
-        """Sends what the zone learned in `round_` until it is accepted. Returns the body, for safe keeping."""
+        """Sends what the zone learned in `round_` until it is accepted. Returns the body, for safe
+        keeping.
+        """
         meta = {"round": round_, "samples": samples, "metrics": metrics}
         body = wire.zone_body(meta, dict(difference))
         self.training = None
@@ -142,5 +156,3 @@ class Uplink:
         if self._pending is not None and self.welcomed:
             round_, body = self._pending
             self.outbox.append(Message(Kind.ZONE_UPDATE, round=round_, body=body).encode())
-
-
