@@ -108,7 +108,7 @@ class Fleet:
             message = Message.decode(data)
             if message.kind == Kind.HELLO:
                 return self._hello(peer, message, now)
-        except (SeamError, ValueError) as error:
+        except ValueError as error:
             status = abs(error.status) if isinstance(error, SeamError) else VERSION
             return self._refuse(peer, status, data[3] if len(data) > 3 else 0, str(error))
         session = self._sessions.get(peer)
@@ -135,7 +135,7 @@ class Fleet:
             return []
         try:
             ready = wire.read_ready(message.body)
-        except (SeamError, ValueError) as error:
+        except ValueError as error:
             return self._refuse(peer, STATE, message.kind, str(error))
         session.ready = True
         hello = session.hello
@@ -205,8 +205,7 @@ class Fleet:
         session = self._sessions.get(device)
         if session is None:
             return
-        message = replace(message, session=session.number)
-        self._post(device, message)
+        self._post(device, replace(message, session=session.number))
         if message.kind == Kind.ERROR:
             del self._sessions[device]
 
@@ -253,7 +252,7 @@ def _reason(message: Message) -> str:
         if message.kind == Kind.ERROR:
             return str(wire.read_error(message.body).text)
         return wire.read_bye(message.body) or "said goodbye"
-    except (SeamError, ValueError):
+    except ValueError:
         return "said goodbye in words that cannot be read"
 
 

@@ -494,7 +494,7 @@ class Trainer:
                 correct, total, loss = wire.read_result(answer.body)
                 if total != count or correct > total:
                     raise ValueError(f"result of {total} samples, {count} were asked for")
-            except (SeamError, ValueError) as error:
+            except ValueError as error:
                 self._drop(device, error)
                 return
             scores.of(device).add(correct, total, loss)
@@ -554,7 +554,7 @@ class Trainer:
                 raise ValueError(f"{len(labels)} labels and {len(tensor)} activations")
             if labels.max(initial=0) >= self.cut.classes or labels.min(initial=0) < 0:
                 raise ValueError(f"a label outside 0..{self.cut.classes - 1}")
-        except (SeamError, ValueError) as error:
+        except ValueError as error:
             self._drop(device, error)
             return None
         return tensor, torch.from_numpy(labels.astype(np.int64))
@@ -570,7 +570,7 @@ class Trainer:
                 raise ValueError(f"{vector.size} parameters, the front has {self.front.size}")
             if not np.isfinite(vector).all():
                 raise ValueError("parameters that are not finite")
-        except (SeamError, ValueError) as error:
+        except ValueError as error:
             self._drop(device, error)
             return None
         if losses is not None:

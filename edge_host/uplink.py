@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..kernels import SeamError
 from ..runtime import message as wire
 from ..runtime.errors import UserError
 from ..runtime.message import Kind, Message
@@ -65,7 +64,7 @@ class Uplink:
         """
         try:
             return self._receive(Message.decode(data))
-        except (SeamError, ValueError) as error:
+        except ValueError as error:
             raise UserError(f"the cloud sent bytes that cannot be read: {error}", 6) from error
 
     def _receive(self, message: Message) -> Train | Finish | None:

@@ -1,4 +1,6 @@
-"""Cutting: what runs on the device and what runs on the host is the network, for every seam; errors name the layer."""
+"""Cutting: what runs on the device and what runs on the host is the network, for every seam;
+errors name the layer.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +34,7 @@ class Functional(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = F.relu6(self.conv1(x))
         x = torch.relu(self.conv2(x) + x)
-        x = F.avg_pool2d(F.max_pool2d(x, (1, 2), stride=(1, 2)), 2)
+        x = F.avg_pool2d(F.max_pool2d(x, kernel_size=(1, 2), stride=(1, 2)), 2)
         x = F.dropout(x, 0.0).relu()
         x = x.view(x.size(0), -1)
         return self.dense2(F.relu(self.dense1(x), inplace=True))
@@ -43,7 +45,9 @@ class Mean(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(2, 4, (3, 2), stride=(2, 1), padding=(1, 0), dilation=(1, 2), bias=False)
+        self.conv = nn.Conv2d(
+            2, 4, (3, 2), stride=(2, 1), padding=(1, 0), dilation=(1, 2), bias=False
+        )
         self.depth = nn.Conv2d(4, 8, 3, padding=1, groups=4)
         self.norm = nn.GroupNorm(2, 8)
         self.point = nn.Conv2d(8, 8, 1)
@@ -102,7 +106,11 @@ def network(name: str) -> tuple[nn.Module, tuple[int, ...], Tensor]:
 def behind(model: nn.Module, shape: tuple[int, ...]) -> list[int | str]:
     """Every legal seam by number and by name, and the end."""
     seams = list_seams(model, shape)
-    return [*[s.weighted for s in seams], *[s.name for s in seams if s.name in dict(model.named_modules())], END]
+    return [
+        *[s.weighted for s in seams],
+        *[s.name for s in seams if s.name in dict(model.named_modules())],
+        END,
+    ]
 
 
 @pytest.mark.parametrize("name", sorted(NETWORKS))
@@ -124,7 +132,9 @@ def test_front_on_the_device_and_back_on_the_host_are_the_network(
 
 
 @pytest.mark.parametrize("name", sorted(NETWORKS))
-def test_the_front_vector_and_its_names_are_inverse_and_both_parts_make_the_whole(name: str) -> None:
+def test_the_front_vector_and_its_names_are_inverse_and_both_parts_make_the_whole(
+    name: str,
+) -> None:
     model, shape, x = network(name)
     for seam in behind(model, shape):
         cut = split(model, seam, shape)
@@ -146,7 +156,7 @@ def test_the_front_vector_and_its_names_are_inverse_and_both_parts_make_the_whol
 
 
 def test_a_cut_leaves_the_given_model_alone() -> None:
-    model, shape, x = network("one_d")
+    model, shape, _ = network("one_d")
     before = {key: value.clone() for key, value in model.state_dict().items()}
     cut = split(model, 2, shape)
     with torch.no_grad():
@@ -304,13 +314,17 @@ ERRORS: dict[str, tuple[Callable[[], nn.Module], int | str, list[str]]] = {
         1,
         ["layer 0 (Sigmoid)", "no seam is possible in front of it"],
     ),
-    "a function": (lambda: Branching(), 1, ["cannot be traced", "depend on the data"]),
+    "a function": (Branching, 1, ["cannot be traced", "depend on the data"]),
     "a layer called twice": (Shared, 1, ["conv shares its weights"]),
     "tied weights": (Tied, 1, ["b shares its weights"]),
     "tied weights in front": (Tied, 2, ["b (Linear)", "shared with another layer"]),
     "two outputs": (TwoOutputs, 1, ["more than one tensor"]),
     "an image as output": (lambda: nn.Conv2d(2, 2, 1), 1, ["must be [batch, classes]"]),
-    "another input": (lambda: nn.Conv2d(5, 2, 1), 1, ["does not accept a batch of shape (2, 2, 6, 6)"]),
+    "another input": (
+        lambda: nn.Conv2d(5, 2, 1),
+        1,
+        ["does not accept a batch of shape (2, 2, 6, 6)"],
+    ),
     "a seam beyond the model": (sequential, 9, ["only 2 weighted layers"]),
     "no layer on the device": (sequential, 0, ["at least one weighted layer"]),
     "true is no number": (sequential, True, ["at least one weighted layer"]),
