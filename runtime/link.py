@@ -59,8 +59,8 @@ class Link(Protocol):
     counters: dict[str, int]  # bytes_sent, bytes_received, messages_sent, messages_received, losses, ..
 
     def send(self, data: bytes) -> None:
-        """Hand over one message, at most MESSAGE_MAX bytes (else ValueError). Kept until there is a host;
-        dropped when the host is lost. Raises LinkLost when the host takes no more."""
+        """Hand over one message, at most MESSAGE_MAX bytes (else ValueError). Kept until there is a host (the same
+        message handed over again meanwhile is kept once), dropped when the host is lost; receive tells of that."""
 
     def receive(self, timeout: float) -> bytes | None:
         """The next message, or None when none came within `timeout` seconds.

@@ -153,7 +153,7 @@ class SerialLine:
         self._thread.start()
 
     def send(self, data: bytes) -> bool:
-        """Hand over a message; kept until the peer is there. False: the peer was lost, and the event still waits."""
+        """Hand over a message; kept until the peer is there. False: the peer is lost, and the owner does not know it."""
         if self._told != self._life:
             return False
         self._outbox.append((self._told, data))
@@ -317,6 +317,7 @@ class SerialLink:
         self._line = SerialLine(address, lambda: None)
         self._sent = dict.fromkeys(("bytes_sent", "bytes_received", "messages_sent", "messages_received", "losses"), 0)
         self._joined = False
+        self._waiting: bytes | None = None  # the last message handed over before the host was there
         self._waiting_since = time.monotonic()
 
     @property
@@ -325,8 +326,11 @@ class SerialLink:
 
     def send(self, data: bytes) -> None:
         check_size(data)
+        if not self._joined and data == self._waiting:
+            return  # it waits for the host already: once is enough
+        self._waiting = data if not self._joined else None
         if not self._line.send(data):
-            self._raise_lost()
+            return  # the loss is in the inbox: receive tells
         self._sent["messages_sent"] += 1
         self._sent["bytes_sent"] += len(data)
 
@@ -355,18 +359,9 @@ class SerialLink:
     def close(self) -> None:
         self._line.close()
 
-    def _raise_lost(self) -> None:
-        """The loss is in the inbox, behind messages that nobody will need."""
-        while True:
-            event = self._line.next_event(1.0)
-            if event is None:
-                return
-            if not isinstance(event, bytes) and event.lost:
-                self._joined = False
-                self._lose(event.reason)
-
     def _lose(self, reason: str) -> None:
         self._sent["losses"] += 1
+        self._waiting = None
         self._waiting_since = time.monotonic()
         raise LinkLost(reason)
 

@@ -39,7 +39,7 @@ _HIGH_WATER = 64  # messages a stuck peer may leave unread before it counts as g
 _SEALING = 1024  # bytes, more than CURVE adds to a message
 _HANDSHAKE_MS = 3000
 _HEARTBEAT_MS = 1000
-_HEARTBEAT_TIMEOUT_MS = 2000  # beside the interval: a stopped peer is known within 3 s
+_HEARTBEAT_TIMEOUT_MS = 1800  # beside the interval: a stopped peer is known within 3 s
 _RECONNECT_MS = (100, 2000)
 _LINGER_MS = 500
 _PING_S = 1.0
@@ -140,6 +140,8 @@ class ZmqLink:
         self._monitor: zmq.Socket[bytes] | None = None
         self._poller = zmq.Poller()
         self._joined = False
+        self._stuck = False  # the host did not take a message: receive tells
+        self._waiting: bytes | None = None  # the last message handed over before the host was there
         self._trouble = _NOBODY
         self._waiting_since = time.monotonic()
         self._connect_at = 0.0
@@ -152,9 +154,10 @@ class ZmqLink:
 
     def send(self, data: bytes) -> None:
         check_size(data)
+        if not self._joined and data == self._waiting:
+            return  # it waits for the host already: once is enough
+        self._waiting = data if not self._joined else None
         if self._socket is None:
-            if len(self._outbox) >= _HIGH_WATER:
-                raise LinkLost(f"{self._address} takes no more messages")
             self._outbox.append(data)
         else:
             self._put(data)
@@ -163,6 +166,9 @@ class ZmqLink:
 
     def receive(self, timeout: float) -> bytes | None:
         deadline = time.monotonic() + timeout
+        if self._stuck:
+            self._begin_again(0.0)
+            raise LinkLost(f"{self._address} takes no more messages")
         while True:
             now = time.monotonic()
             if self._socket is None and now >= self._connect_at:
@@ -199,7 +205,7 @@ class ZmqLink:
         try:
             self._socket.send(data, zmq.NOBLOCK)
         except zmq.Again:
-            raise LinkLost(f"{self._address} takes no more messages") from None
+            self._stuck = True
 
     def _next_turn(self) -> float:
         """When something has to be done even if nothing arrives."""
@@ -276,7 +282,8 @@ class ZmqLink:
         self.counters["losses"] += 1 if self._joined else 0
         self._outbox.clear()
         self._drop(0)
-        self._joined = False
+        self._joined = self._stuck = False
+        self._waiting = None
         self._trouble = _NOBODY
         self._waiting_since = time.monotonic()
         self._connect_at = self._waiting_since + wait
@@ -415,7 +422,10 @@ class ZmqListener:
     def send(self, peer: str, data: bytes) -> bool:
         check_size(data)
         line = self._lines.get(peer)
-        sent = line.send(data) if line is not None else self._put(peer, data)
+        if line is not None:
+            sent = peer in self._heard_lines and line.send(data)
+        else:
+            sent = self._put(peer, data)
         if sent:
             counters = self._of(peer)
             counters["messages_sent"] += 1
