@@ -10,7 +10,7 @@ CFLAGS_STRICT := -std=c99 -Wall -Wextra -Wpedantic -Wconversion -Wmissing-protot
 export OMP_NUM_THREADS := 1
 export OPENBLAS_NUM_THREADS := 1
 
-.PHONY: help install demo test check lint types strict-c wheel wheel-demo clean
+.PHONY: help install demo test check lint types imports strict-c wheel wheel-demo clean
 help:
 	@echo "make demo        build, install into .venv, fetch the smartwatch data, train a fleet"
 	@echo "make test        install the test extras and run the tests"
@@ -45,18 +45,21 @@ demo: $(VENV)/installed
 test: $(VENV)/tested
 	$(BIN)/python -m pytest
 
-check: lint types strict-c wheel
+check: lint strict-c wheel types imports
 
 lint: $(VENV)/tested
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/cython-lint kernels/*.pyx kernels/*.pxd
 	$(BIN)/clang-format --dry-run --Werror kernels/core/*.[ch] kernels/core/arch/*.[ch]
-	$(BIN)/lint-imports
 	$(BIN)/codespell
 
-types: $(VENV)/tested
-	$(BIN)/mypy -p seamline
+# Both look at the package as users get it: the wheel, laid out flat.
+types: wheel
+	MYPYPATH=build/flat $(BIN)/mypy -p seamline
+
+imports: wheel
+	PYTHONPATH=build/flat $(BIN)/lint-imports
 
 strict-c:
 	@for f in $(CORE); do $(CC) $(CFLAGS_STRICT) -Ikernels/core -c $$f -o /dev/null || exit 1; done; echo "C: strict, no warning"
@@ -64,6 +67,7 @@ strict-c:
 wheel: $(VENV)/tested
 	rm -rf dist
 	$(BIN)/python -m build -q
+	rm -rf build/flat && $(BIN)/python -m zipfile -e dist/*.whl build/flat
 	@ls -l dist | awk 'NF > 5 {print $$9, $$5, "bytes"}'
 
 wheel-demo: wheel
