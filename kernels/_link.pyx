@@ -1,5 +1,7 @@
 # cython: language_level=3
-"""Faces of the byte line: frames (COBS + CRC-32) and packets. They check and call the C core, nothing more."""
+"""Faces of the byte line: frames (COBS + CRC-32) and packets. They check and call the C core,
+nothing more.
+"""
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
@@ -34,7 +36,8 @@ cdef extern from "seam_link.h" nogil:
         uint8_t tx_busy
     int seam_packet_start(seam_packet_end *end, const seam_packet_config *config, uint64_t now_ms)
     int seam_packet_send(seam_packet_end *end, const uint8_t *message, uint32_t size)
-    void seam_packet_input(seam_packet_end *end, const uint8_t *packet, size_t size, uint64_t now_ms)
+    void seam_packet_input(seam_packet_end *end, const uint8_t *packet, size_t size,
+                           uint64_t now_ms)
     int64_t seam_packet_output(seam_packet_end *end, uint8_t *out, size_t space, uint64_t now_ms)
     uint32_t seam_packet_wait(const seam_packet_end *end, uint64_t now_ms)
     int seam_packet_event(seam_packet_end *end)
@@ -103,12 +106,14 @@ cdef class FrameDecoder:
 
 
 cdef class PacketEnd:
-    """One end of a byte line: whole messages in and out, whatever the line does to the bytes between.
+    """One end of a byte line: whole messages in and out, whatever the line does to the bytes
+    between.
 
-    boot_id: 64 random bits, others at every start. rx_space: bytes of the longest message the peer may send
-    (memory is touched only as far as messages fill it). bytes_per_second: of the line, for the timers; 0 if
-    not known. mtu: payload bytes of a packet, a multiple of 64 up to 1024. window: packets in flight, 1..32.
-    now_ms: a time that never goes back. One thread at a time. ValueError when a figure is out of range.
+    boot_id: 64 random bits, others at every start. rx_space: bytes of the longest message the peer
+    may send (memory is touched only as far as messages fill it). bytes_per_second: of the line, for
+    the timers; 0 if not known. mtu: payload bytes of a packet, a multiple of 64 up to 1024. window:
+    packets in flight, 1..32. now_ms: a time that never goes back. One thread at a time. ValueError
+    when a figure is out of range.
     """
 
     cdef seam_packet_end end
@@ -156,8 +161,10 @@ cdef class PacketEnd:
                     seam_packet_input(&self.end, self.frame, packet, now_ms)
 
     def events(self):
-        """What has happened since the last call, in order: a list of (JOINED | MESSAGE | SENT | SILENT | RESTARTED,
-        bytes of the message or None). SILENT and RESTARTED: the peer is lost, and what was being sent with it."""
+        """What has happened since the last call, in order: a list of (JOINED | MESSAGE | SENT |
+        SILENT | RESTARTED, bytes of the message or None). SILENT and RESTARTED: the peer is lost,
+        and what was being sent with it.
+        """
         cdef uint32_t size = 0
         cdef const uint8_t *message
         cdef int event
@@ -193,7 +200,7 @@ cdef class PacketEnd:
         return True
 
     def output(self, uint64_t now_ms, Py_ssize_t limit=4096):
-        """Bytes for the line now: whole frames, as many as start before `limit`; b"" when there is nothing."""
+        """Whole frames for the line now, as many as start before `limit`; none: no bytes."""
         cdef uint8_t packet[SEAM_PACKET_MAX]
         cdef uint8_t wire[SEAM_PACKET_MAX + 16]
         cdef int64_t size
@@ -224,7 +231,9 @@ cdef class PacketEnd:
 
     @property
     def counters(self):
-        """Packets, retransmits, damaged frames and the like since the start; rtt_ms is the smoothed round trip."""
+        """Packets, retransmits, damaged frames and the like since the start; rtt_ms is the smoothed
+        round trip.
+        """
         cdef dict found = self.end.counters
         found["frames_damaged"] = self.decoder.damaged
         found["frames_too_long"] = self.decoder.too_long

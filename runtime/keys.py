@@ -1,4 +1,4 @@
-"""Key files: one CURVE key pair a name, and the folder's public keys as the list of who may join."""
+"""Key files: a CURVE key pair for each name; the folder's public keys say who may join."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import stat
 import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
+
+import zmq
 
 from .errors import UserError
 
@@ -19,7 +21,9 @@ _NAME_MAX = 63  # bytes; SEAM_DEVICE_ID_MAX of the core
 
 @dataclass(frozen=True)
 class Keys:
-    """name: our own. secret, public: our CURVE keys in Z85. peers: public key of every other name in the folder."""
+    """name: our own. secret, public: our CURVE keys in Z85. peers: public key of every other name
+    in the folder.
+    """
 
     name: str
     secret: str = field(repr=False)
@@ -33,10 +37,13 @@ def _error(text: str) -> UserError:
 
 def _check_name(name: str) -> None:
     """A name is a file's stem and a peer's identity: short, printable, no path in it."""
-    bad = not name or len(name.encode()) > _NAME_MAX or name.startswith(".") or not name.isprintable()
+    bad = (
+        not name or len(name.encode()) > _NAME_MAX or name.startswith(".") or not name.isprintable()
+    )
     if bad or "/" in name or "\\" in name:
         raise _error(
-            f"{name!r} cannot be the name of a key: use 1 to {_NAME_MAX} letters, digits, '-' or '_'"
+            f"{name!r} cannot be the name of a key: "
+            f"use 1 to {_NAME_MAX} letters, digits, '-' or '_'"
         )
 
 
@@ -55,13 +62,12 @@ def _write(path: Path, text: str, mode: int) -> None:
 
 
 def make_keys(folder: str | Path, names: list[str]) -> list[str]:
-    """Make `NAME.secret` (0600) and `NAME.public` for the names that have no secret; returns those names.
+    """Make `NAME.secret` (0600) and `NAME.public` for the names that have no secret; returns those
+    names.
 
-    The folder is made with mode 0700. An existing key is never changed; a lost public file is written again from
-    its secret. Raises UserError: a bad name, a folder that cannot be written.
+    The folder is made with mode 0700. An existing key is never changed; a lost public file is
+    written again from its secret. Raises UserError: a bad name, a folder that cannot be written.
     """
-    import zmq
-
     folder = Path(folder)
     for name in names:
         _check_name(name)
@@ -74,7 +80,9 @@ def make_keys(folder: str | Path, names: list[str]) -> list[str]:
                 secret = _read_secret(secret_path)
             else:
                 secret = zmq.curve_keypair()[1].decode()
-                text = f"# seamline secret key of {name}: never copy it to another machine\n{secret}\n"
+                text = (
+                    f"# seamline secret key of {name}: never copy it to another machine\n{secret}\n"
+                )
                 _write(secret_path, text, 0o600)
                 made.append(name)
             public_path = folder / f"{name}.public"
@@ -113,18 +121,17 @@ def _read_secret(path: Path) -> str:
 def load_keys(folder: str | Path, name: str) -> Keys:
     """Our keys, and the public keys of all others in the folder (the allow list).
 
-    Raises UserError (exit code 3), which says what to do: no key for this name, a secret that others can read, a
-    damaged file, a public file that does not belong to our secret, one key under two names.
+    Raises UserError (exit code 3), which says what to do: no key for this name, a secret that
+    others can read, a damaged file, a public file that does not belong to our secret, one key under
+    two names.
     """
-    import zmq
-
     folder = Path(folder)
     _check_name(name)
     secret_path = folder / f"{name}.secret"
     if not secret_path.exists():
         raise _error(
-            f"no key for {name!r} in {folder}: make it with `seamline keys make`, or copy {name}.secret "
-            "and the other ends' .public files there"
+            f"no key for {name!r} in {folder}: make it with `seamline keys make`, or copy "
+            f"{name}.secret and the other ends' .public files there"
         )
     secret = _read_secret(secret_path)
     public = zmq.curve_public(secret.encode()).decode()
@@ -132,8 +139,12 @@ def load_keys(folder: str | Path, name: str) -> Keys:
     for path in sorted(folder.glob("*.public")):
         key = _read_key(path)
         if path.stem == name and key != public:
-            raise _error(f"{path} does not belong to {secret_path}: delete it and run `seamline keys make`")
+            raise _error(
+                f"{path} does not belong to {secret_path}: delete it and run `seamline keys make`"
+            )
         if owners.setdefault(key, path.stem) != path.stem:
-            raise _error(f"{path} holds the same key as {owners[key]}.public: every name needs its own")
+            raise _error(
+                f"{path} holds the same key as {owners[key]}.public: every name needs its own"
+            )
     peers = {owner: key for key, owner in owners.items() if owner != name}
     return Keys(name, secret, public, peers)

@@ -1,4 +1,6 @@
-"""Links send and receive messages: what every link promises, its errors, and how an address opens one."""
+"""Links send and receive messages: what every link promises, its errors, and how an address opens
+one.
+"""
 
 from __future__ import annotations
 
@@ -19,14 +21,17 @@ PING, PONG = 17, 18
 
 
 class LinkError(UserError):
-    """A link cannot be opened: no such device, port in use, no key (exit code 4 unless said otherwise)."""
+    """A link cannot be opened: no such device, port in use, no key (exit code 4 unless said
+    otherwise).
+    """
 
     def __init__(self, text: str, exit_code: int = 4) -> None:
         super().__init__(text, exit_code)
 
 
 class LinkLost(Exception):
-    """The peer is gone, or was never found. The link goes on trying: send and receive may be called again.
+    """The peer is gone, or was never found. The link goes on trying: send and receive may be called
+    again.
 
     refused: the peer was reached and did not accept our key; waiting will not help.
     """
@@ -56,17 +61,22 @@ class Lost:
 class Link(Protocol):
     """A device's (or zone's) one way to its host."""
 
-    counters: dict[str, int]  # bytes_sent, bytes_received, messages_sent, messages_received, losses, ..
+    @property
+    def counters(self) -> dict[str, int]:
+        """bytes_sent, bytes_received, messages_sent, messages_received, losses; a line has more."""
 
     def send(self, data: bytes) -> None:
-        """Hand over one message, at most MESSAGE_MAX bytes (else ValueError). Kept until there is a host (the same
-        message handed over again meanwhile is kept once), dropped when the host is lost; receive tells of that."""
+        """Hand over one message, at most MESSAGE_MAX bytes (else ValueError). Kept until there is a
+        host (the same message handed over again meanwhile is kept once), dropped when the host is
+        lost; receive tells of that.
+        """
 
     def receive(self, timeout: float) -> bytes | None:
         """The next message, or None when none came within `timeout` seconds.
 
-        Raises LinkLost once each time the host is lost (within 3 s of the fact), and every JOIN_TIMEOUT seconds
-        while it has never been heard. What arrived before the loss is given first.
+        Raises LinkLost once each time the host is lost (within 3 s of the fact), and every
+        JOIN_TIMEOUT seconds while it has never been heard. What arrived before the loss is given
+        first.
         """
 
     def close(self) -> None:
@@ -76,13 +86,19 @@ class Link(Protocol):
 class Listener(Protocol):
     """A host's way to all its peers."""
 
-    counters: dict[str, dict[str, int]]  # by peer; "" holds what belongs to no peer (refused keys, ..)
+    @property
+    def counters(self) -> dict[str, dict[str, int]]:
+        """By peer, as a link's; "" holds what belongs to no peer: refused_keys, dropped."""
 
     def poll(self, timeout: float) -> list[Received | Lost]:
-        """What has happened, in order for each peer; waits up to `timeout` seconds for the first of it."""
+        """What has happened, in order for each peer; waits up to `timeout` seconds for the first of
+        it.
+        """
 
     def send(self, peer: str, data: bytes) -> bool:
-        """Hand over one message to a peer heard before. False: the peer is gone (a Lost follows if none came)."""
+        """Hand over one message to a peer heard before. False: the peer is gone (a Lost follows if
+        none came).
+        """
 
     def address(self) -> str:
         """The network address really bound (`tcp://127.0.0.1:40123`); "" with serial lines only."""
@@ -117,17 +133,18 @@ def is_serial(address: str) -> bool:
 def open_link(address: str, *, name: str, keys: Keys | None, host: str = "") -> Link:
     """The device's end of `tcp://host:port`, `serial:PATH:BAUD` or `socket://host:port`.
 
-    name: our own name. keys: ours; None for clear text (`--insecure`) and not used on a serial line.
-    host: the name whose public key the other end must prove; empty: `cloud` for a name that starts with
-    `host-`, else the one `host-*` in the key folder. Returns at once: the host may start later.
-    Raises LinkError: unknown form of address, no key for the host, no such serial port.
+    name: our own name. keys: ours; None for clear text (`--insecure`) and not used on a serial
+    line. host: the name whose public key the other end must prove; empty: `cloud` for a name that
+    starts with `host-`, else the one `host-*` in the key folder. Returns at once: the host may
+    start later. Raises LinkError: unknown form of address, no key for the host, no such serial
+    port.
     """
     if is_serial(address):
-        from .serial_link import SerialLink
+        from .serial_link import SerialLink  # noqa: PLC0415 (no pyserial without a line)
 
         return SerialLink(address)
     if address.startswith("tcp://"):
-        from .zmq_link import ZmqLink
+        from .zmq_link import ZmqLink  # noqa: PLC0415 (no ZeroMQ with a line)
 
         return ZmqLink(address, name=name, keys=keys, host=host)
     raise LinkError(
@@ -137,14 +154,14 @@ def open_link(address: str, *, name: str, keys: Keys | None, host: str = "") -> 
     )
 
 
-def open_listener(
-    address: str, lines: dict[str, str], *, name: str, keys: Keys | None
-) -> Listener:
-    """The host's end: a network address (`tcp://127.0.0.1:*` picks a free port; "" for none) and serial lines.
+def open_listener(address: str, lines: dict[str, str], *, name: str, keys: Keys | None) -> Listener:
+    """The host's end: a network address (`tcp://127.0.0.1:*` picks a free port; "" for none) and
+    serial lines.
 
-    lines: device id -> `serial:PATH:BAUD`. keys: ours and the allow list; None for clear text (`--insecure`).
-    Raises LinkError: address in use or not ours, no such serial port, encryption that does not refuse strangers.
+    lines: device id -> `serial:PATH:BAUD`. keys: ours and the allow list; None for clear text
+    (`--insecure`). Raises LinkError: address in use or not ours, no such serial port, encryption
+    that does not refuse strangers.
     """
-    from .zmq_link import ZmqListener
+    from .zmq_link import ZmqListener  # noqa: PLC0415
 
     return ZmqListener(address, lines, name=name, keys=keys)

@@ -1,4 +1,6 @@
-"""The cable for `seamline link-proxy`: joins pairs of pseudo-terminals that stand in for serial lines."""
+"""The cable for `seamline link-proxy`: joins pairs of pseudo-terminals that stand in for serial
+lines.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,9 @@ from typing import Any, Protocol
 
 from .link import LinkError
 
-_BUFFER = 65536  # bytes under way in one direction; a real line has less, and drops what is too much
+_BUFFER = (
+    65536  # bytes under way in one direction; a real line has less, and drops what is too much
+)
 _CHUNK = 4096
 _STOP_POLL_MS = 100  # how often `stop` is looked at when it is not a signal
 
@@ -35,7 +39,9 @@ class _Plug:
     path: str
     master: int
     slave: int
-    waiting: bytearray = field(default_factory=bytearray)  # bytes on their way to the program at this end
+    waiting: bytearray = field(
+        default_factory=bytearray
+    )  # bytes on their way to the program at this end
     dropped: int = 0
 
 
@@ -51,7 +57,8 @@ def _plug(path: str) -> _Plug:
         os.close(master)
         os.close(slave)
         raise LinkError(
-            f"cannot make the line {path}: {error.strerror}; choose a path that is free, in a folder that exists"
+            f"cannot make the line {path}: {error.strerror}; "
+            "choose a path that is free, in a folder that exists"
         ) from error
     return _Plug(path, master, slave)
 
@@ -65,7 +72,9 @@ def _unplug(plug: _Plug) -> None:
 
 
 def _carry(source: _Plug, target: _Plug) -> None:
-    """Bytes from one end to the other. The place for faults and pacing: all bytes of a direction pass here."""
+    """Bytes from one end to the other. The place for faults and pacing: all bytes of a direction
+    pass here.
+    """
     try:
         data = os.read(source.master, _CHUNK)
     except BlockingIOError:
@@ -84,7 +93,7 @@ def _deliver(plug: _Plug) -> None:
 
 @contextlib.contextmanager
 def _signals() -> Iterator[tuple[int, list[int]]]:
-    """A descriptor that wakes the loop at SIGTERM and SIGINT, and the list where they are put down."""
+    """A descriptor that wakes the loop at SIGTERM and SIGINT, and the list that holds them."""
     seen: list[int] = []
     read, write = os.pipe()
     os.set_blocking(write, False)
@@ -132,11 +141,13 @@ def run_link_proxy(
     emit: Callable[[dict[str, Any]], None] | None = None,
     stop: Stop | None = None,
 ) -> int:
-    """Make each pair of paths the two ends of a cable, and carry bytes until SIGTERM, SIGINT or `stop`.
+    """Make each pair of paths the two ends of a cable, and carry bytes until SIGTERM, SIGINT or
+    `stop`.
 
-    The paths are links to pseudo-terminals in raw mode, removed at the end. emit is told `{"event": "listening",
-    "lines": [..]}` when all of them are there. Bytes for an end nobody reads wait (64 KiB), then are dropped, as on
-    a real line. Returns 0. Raises LinkError: a path that is taken or in no folder.
+    The paths are links to pseudo-terminals in raw mode, removed at the end. emit is told `{"event":
+    "listening", "lines": [..]}` when all of them are there. Bytes for an end nobody reads wait (64
+    KiB), then are dropped, as on a real line. Returns 0. Raises LinkError: a path that is taken or
+    in no folder.
     """
     made: list[tuple[_Plug, _Plug]] = []
     with contextlib.ExitStack() as stack:

@@ -1,4 +1,6 @@
-"""Links over a byte line (UART, USB, pseudo-terminal, socket): a thread per line moves bytes through the C packets."""
+"""Links over a byte line (UART, USB, pseudo-terminal, socket): a thread per line moves bytes
+through the C packets.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +17,9 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+
+import serial
+from serial.tools import list_ports
 
 from ..kernels._link import JOINED, MESSAGE, RESTARTED, SENT, SILENT, PacketEnd
 from .link import JOIN_TIMEOUT, LinkError, LinkLost, check_size
@@ -60,7 +65,8 @@ class Bell:
 
 
 def parse_address(address: str) -> tuple[str, int]:
-    """`serial:PATH:BAUD` (BAUD 115200 when left out) or `socket://HOST:PORT` -> (path or address, baud; 0 for a socket).
+    """`serial:PATH:BAUD` (BAUD 115200 when left out) or `socket://HOST:PORT` -> (path or address,
+    baud; 0 for a socket).
 
     Raises LinkError when it is neither.
     """
@@ -74,7 +80,9 @@ def parse_address(address: str) -> tuple[str, int]:
     if not colon:
         path, baud = target, "115200"
     if not path or not baud.isdigit() or not 300 <= int(baud) <= 20_000_000:
-        raise LinkError(f"{address!r}: expected serial:PATH:BAUD, for example serial:/dev/ttyACM0:921600", 2)
+        raise LinkError(
+            f"{address!r}: expected serial:PATH:BAUD, for example serial:/dev/ttyACM0:921600", 2
+        )
     return path, int(baud)
 
 
@@ -89,8 +97,6 @@ class _Port:
             peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             self.fd, self._closer = peer.fileno(), peer.close
         else:
-            import serial
-
             port = serial.Serial(target, baud, timeout=0, write_timeout=0, exclusive=True)
             with contextlib.suppress(ValueError, OSError):  # only some drivers have it
                 port.set_low_latency_mode(True)
@@ -103,23 +109,26 @@ class _Port:
 
 
 def _ports() -> str:
-    from serial.tools import list_ports
-
     names = sorted(port.device for port in list_ports.comports())
     return ", ".join(names[:12]) if names else "none"
 
 
 def _open_error(target: str, baud: int, error: OSError) -> LinkError:
     if baud == 0:
-        return LinkError(f"cannot connect to {target}: {error.strerror or error}; start the other end first")
+        return LinkError(
+            f"cannot connect to {target}: {error.strerror or error}; start the other end first"
+        )
     text = str(error)
     if error.errno == errno.ENOENT or not Path(target).exists():
         return LinkError(f"there is no serial port {target} (ports on this machine: {_ports()})")
     if error.errno in (errno.EWOULDBLOCK, errno.EBUSY) or "exclusively lock" in text:
-        return LinkError(f"the serial port {target} is in use by another program: close that one first")
+        return LinkError(
+            f"the serial port {target} is in use by another program: close that one first"
+        )
     if error.errno == errno.EACCES:
         return LinkError(
-            f"no permission for {target}: add yourself to its group (`ls -l {target}`; often dialout)"
+            f"no permission for {target}: add yourself to its group "
+            f"(`ls -l {target}`; often dialout)"
         )
     return LinkError(f"cannot open the serial port {target}: {text}")
 
@@ -127,8 +136,9 @@ def _open_error(target: str, baud: int, error: OSError) -> LinkError:
 class SerialLine:
     """One end of a line, either end: the protocol is the same from both sides.
 
-    A thread reads, acknowledges and pings whatever the program does. Events are kept until `events` takes them;
-    `ring` is called (in that thread) when there are new ones. A port that hangs up is opened again and again.
+    A thread reads, acknowledges and pings whatever the program does. Events are kept until `events`
+    takes them; `ring` is called (in that thread) when there are new ones. A port that hangs up is
+    opened again and again.
     """
 
     def __init__(self, address: str, ring: Callable[[], None]) -> None:
@@ -153,7 +163,9 @@ class SerialLine:
         self._thread.start()
 
     def send(self, data: bytes) -> bool:
-        """Hand over a message; kept until the peer is there. False: the peer is lost, and the owner does not know it."""
+        """Hand over a message; kept until the peer is there. False: the peer is lost, and the owner
+        does not know it.
+        """
         if self._told != self._life:
             return False
         self._outbox.append((self._told, data))
@@ -176,7 +188,7 @@ class SerialLine:
             return None
 
     def counters(self) -> dict[str, int]:
-        """What the packets and frames have been through (retransmits, damaged frames, rtt_ms, ..)."""
+        """What packets and frames have been through (retransmits, damaged frames, rtt_ms, ..)."""
         return self._end.counters
 
     def joined(self) -> bool:
@@ -247,13 +259,16 @@ class SerialLine:
         return idle or not self._end.joined or time.monotonic() >= self._closing
 
     def _turn(self, fd: int, pending: bytes) -> bytes:
-        """Wait for bytes, room or a timer; move what can be moved. Returns what is still to be written."""
+        """Wait for bytes, room or a timer; move what can be moved. Returns what is still to be
+        written.
+        """
         wait = _STUCK_S / 4 if pending else self._end.wait(self._now()) / 1000.0
         if self._closing is not None:
             wait = min(wait, max(0.0, self._closing - time.monotonic()))
         writers = [fd] if pending else []
-        readable, writable, _ = select.select([fd, self._wake], writers, [], wait)
-        if self._wake in readable:
+        wake = self._wake.fileno()
+        readable, writable, _ = select.select([fd, wake], writers, [], wait)
+        if wake in readable:
             self._wake.hush()
         if fd in readable:
             data = os.read(fd, _READ)
@@ -268,7 +283,7 @@ class SerialLine:
         return pending
 
     def _reopen(self) -> None:
-        """Try to open the port until it is there; meanwhile time goes on, and the peer may be lost."""
+        """Try to open the port until it is there; time goes on, and the peer may be lost."""
         wait = _REOPEN_S[0]
         while self._port is None and self._closing is None:
             try:
@@ -292,7 +307,9 @@ class SerialLine:
             elif kind in (SILENT, RESTARTED):
                 self._life += 1
                 silent = f"nothing was heard from {self._target} for 3 s"
-                self._inbox.put(LineEvent(True, silent if kind == SILENT else "the other end started again"))
+                self._inbox.put(
+                    LineEvent(True, silent if kind == SILENT else "the other end started again")
+                )
         while self._outbox and self._outbox[0][0] != self._life:
             self._outbox.popleft()
         if self._outbox and self._end.joined and not self._end.busy:
@@ -315,7 +332,9 @@ class SerialLink:
     def __init__(self, address: str) -> None:
         self._address = address
         self._line = SerialLine(address, lambda: None)
-        self._sent = dict.fromkeys(("bytes_sent", "bytes_received", "messages_sent", "messages_received", "losses"), 0)
+        self._sent = dict.fromkeys(
+            ("bytes_sent", "bytes_received", "messages_sent", "messages_received", "losses"), 0
+        )
         self._joined = False
         self._waiting: bytes | None = None  # the last message handed over before the host was there
         self._waiting_since = time.monotonic()
@@ -369,7 +388,13 @@ class SerialLink:
         counters = self._line.counters()
         text = f"no answer on {self._address} in {JOIN_TIMEOUT:.0f} s: "
         if counters["other_version"]:
-            return text + "the other end speaks another version of the line; upgrade the older of the two"
+            return (
+                text
+                + "the other end speaks another version of the line; upgrade the older of the two"
+            )
         if counters["frames_damaged"]:
-            return text + "bytes arrive but no whole frame; check that both ends use the same baud rate"
+            return (
+                text
+                + "bytes arrive but no whole frame; check that both ends use the same baud rate"
+            )
         return text + "nobody is there; check the cable, the port and that the host runs"

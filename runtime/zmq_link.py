@@ -1,4 +1,6 @@
-"""Links over the network: a ZeroMQ DEALER at the device, a ROUTER (with the serial lines beside it) at the host."""
+"""Links over the network: a ZeroMQ DEALER at the device, a ROUTER (with the serial lines beside it)
+at the host.
+"""
 
 from __future__ import annotations
 
@@ -88,7 +90,7 @@ def _client_keys(socket: zmq.Socket[bytes], keys: Keys, server: str) -> None:
 
 
 def _events(monitor: zmq.Socket[bytes]) -> list[int]:
-    """The events a monitor socket holds (zmq.utils.monitor would load asyncio: 10 MB on a device)."""
+    """The events a monitor socket holds (zmq.utils.monitor would load asyncio, too)."""
     found = []
     with contextlib.suppress(zmq.Again):
         while True:
@@ -108,7 +110,9 @@ def _counters() -> dict[str, int]:
 
 
 def _host_key(keys: Keys, host: str) -> str:
-    """The public key the host must prove. Without a name: the cloud's for a zone, the only host's for a device."""
+    """The public key the host must prove. Without a name: the cloud's for a zone, the only host's
+    for a device.
+    """
     if not host:
         hosts = sorted(peer for peer in keys.peers if peer.startswith("host-"))
         if keys.name.startswith("host-"):
@@ -117,8 +121,9 @@ def _host_key(keys: Keys, host: str) -> str:
             host = hosts[0]
         else:
             raise LinkError(
-                f"the key folder has {len(hosts)} keys host-*.public, so {keys.name} cannot tell which host "
-                "is its own: copy the one host's .public file there",
+                f"the key folder has {len(hosts)} keys host-*.public, so "
+                f"{keys.name} cannot tell which host is its own: "
+                "copy the one host's .public file there",
                 3,
             )
     if host not in keys.peers:
@@ -127,7 +132,9 @@ def _host_key(keys: Keys, host: str) -> str:
 
 
 class ZmqLink:
-    """A device's DEALER. Its first connection, and each after a loss, is a new socket: nothing old is sent."""
+    """A device's DEALER. Its first connection, and each after a loss, is a new socket: nothing old
+    is sent.
+    """
 
     def __init__(self, address: str, *, name: str, keys: Keys | None, host: str = "") -> None:
         _check_address(address)
@@ -256,20 +263,21 @@ class ZmqLink:
             elif event == zmq.EVENT_HANDSHAKE_FAILED_AUTH:
                 self._begin_again(_REFUSED_WAIT_S)
                 raise LinkLost(
-                    f"{self._address} refuses the key of {self._name}: copy {self._name}.public into the "
-                    "host's key folder and start the host again",
+                    f"{self._address} refuses the key of {self._name}: copy "
+                    f"{self._name}.public into the host's key folder and start the host again",
                     refused=True,
                 )
             elif event == zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL:
                 self._trouble = (
-                    "it is there but does not finish the handshake; check that its public key in the key "
-                    "folder is the right one and that both ends use keys, or both --insecure"
+                    "it is there but does not finish the handshake; check that its public key "
+                    "in the key folder is the right one and that both ends use keys, or both "
+                    "--insecure"
                 )
             elif event == zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL:
                 self._begin_again(_REFUSED_WAIT_S)
                 raise LinkLost(
-                    f"{self._address} does not speak as we do: one end uses keys and the other --insecure, "
-                    "or it is no seamline host",
+                    f"{self._address} does not speak as we do: one end uses keys "
+                    "and the other --insecure, or it is no seamline host",
                     refused=True,
                 )
             elif event == zmq.EVENT_DISCONNECTED and self._joined:
@@ -277,8 +285,9 @@ class ZmqLink:
                 raise LinkLost(f"the connection to {self._address} is lost")
 
     def _begin_again(self, wait: float) -> None:
-        """A new socket after `wait` seconds: nothing of before is sent, and libzmq, which never tries again after a
-        refusal, does."""
+        """A new socket after `wait` seconds: nothing of before is sent, and libzmq, which never
+        tries again after a refusal, does.
+        """
         self.counters["losses"] += 1 if self._joined else 0
         self._outbox.clear()
         self._drop(0)
@@ -338,7 +347,9 @@ def _prove_gate(context: zmq.Context[zmq.Socket[bytes]], address: str, keys: Key
     monitor = stranger.get_monitor_socket(_EVENTS)
     seen: list[int] = []
     try:
-        stranger.connect(re.sub(r"tcp://(\*|0\.0\.0\.0):", "tcp://127.0.0.1:", address).replace("[::]", "[::1]"))
+        stranger.connect(
+            re.sub(r"tcp://(\*|0\.0\.0\.0):", "tcp://127.0.0.1:", address).replace("[::]", "[::1]")
+        )
         until = time.monotonic() + 2.0
         final = {zmq.EVENT_HANDSHAKE_SUCCEEDED, zmq.EVENT_HANDSHAKE_FAILED_AUTH}
         while not final & set(seen) and time.monotonic() < until:
@@ -349,20 +360,23 @@ def _prove_gate(context: zmq.Context[zmq.Socket[bytes]], address: str, keys: Key
         stranger.close(0)
     if zmq.EVENT_HANDSHAKE_FAILED_AUTH not in seen:
         raise LinkError(
-            f"{address} does not refuse a stranger's key (libzmq {zmq.zmq_version()}): nothing is served; "
-            "install pyzmq from its own wheels"
+            f"{address} does not refuse a stranger's key (libzmq {zmq.zmq_version()}): "
+            "nothing is served; install pyzmq from its own wheels"
         )
 
 
 class ZmqListener:
-    """A host's ROUTER and serial lines behind one poll. One thread calls it; libzmq's and the lines' own threads
-    keep every peer alive while that thread computes.
+    """A host's ROUTER and serial lines behind one poll. One thread calls it; libzmq's and the
+    lines' own threads keep every peer alive while that thread computes.
 
-    With keys a peer's name is what the gate says of the key of each message (never what the peer claims), and its
-    newest connection is the one that counts: a rebooted device is served at once, and nobody can take its place.
+    With keys a peer's name is what the gate says of the key of each message (never what the peer
+    claims), and its newest connection is the one that counts: a rebooted device is served at once,
+    and nobody can take its place.
     """
 
-    def __init__(self, address: str, lines: dict[str, str], *, name: str, keys: Keys | None) -> None:
+    def __init__(
+        self, address: str, lines: dict[str, str], *, name: str, keys: Keys | None
+    ) -> None:
         self.counters: dict[str, dict[str, int]] = {"": {"refused_keys": 0, "dropped": 0}}
         self._name, self._keys = name, keys
         self._routes: dict[str, bytes] = {}
@@ -500,7 +514,9 @@ class ZmqListener:
             self._news.append(Received(peer, data))
 
     def _whose(self, frames: list[zmq.Frame]) -> str | None:
-        """The peer's name, and its newest connection put down as the way to it; None: drop the message."""
+        """The peer's name, and its newest connection put down as the way to it; None: drop the
+        message.
+        """
         route = frames[0].bytes
         if self._keys is not None:
             peer = str(frames[1].get("User-Id"))
@@ -563,7 +579,7 @@ class ZmqListener:
     # -- the serial lines --
 
     def _open_lines(self, lines: dict[str, str]) -> None:
-        from .serial_link import Bell, SerialLine
+        from .serial_link import Bell, SerialLine  # noqa: PLC0415 (as in link.py)
 
         bell = self._bell = Bell()
         self._poller.register(bell.fileno(), zmq.POLLIN)
@@ -599,8 +615,11 @@ class ZmqListener:
 def _bind_error(address: str, error: zmq.ZMQError) -> LinkError:
     if error.errno == zmq.EADDRINUSE:
         return LinkError(
-            f"{address} is in use by another program: stop it (`ss -ltnp` shows which), or give another port"
+            f"{address} is in use by another program: "
+            "stop it (`ss -ltnp` shows which), or give another port"
         )
     if error.errno in (errno.EADDRNOTAVAIL, errno.ENODEV):
-        return LinkError(f"{address} is not an address of this machine: use tcp://0.0.0.0:PORT for all of them")
+        return LinkError(
+            f"{address} is not an address of this machine: use tcp://0.0.0.0:PORT for all of them"
+        )
     return LinkError(f"cannot listen on {address}: {error.strerror}")

@@ -1,7 +1,8 @@
-/* Frames on a byte line: COBS (Cheshire and Baker, 1999) around a packet and its CRC-32, then a zero. */
+/* Frames on a byte line: COBS (Cheshire and Baker, 1999) of a packet and its CRC-32, then a zero.
+ */
 #include "seam_link.h"
 
-/* COBS as a byte sink: a code counts the bytes up to the next zero, 0xFF means 254 bytes and no zero. */
+/* COBS as a byte sink: a code counts the bytes up to the next zero; 0xFF: 254 bytes, no zero. */
 typedef struct {
     uint8_t *out;
     size_t code_at, size;

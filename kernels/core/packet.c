@@ -1,4 +1,5 @@
-/* Packets: whole messages over a line that loses, damages and repeats, by selective repeat on byte offsets. */
+/* Packets: whole messages over a line that loses, damages and repeats; selective repeat by offset.
+ */
 #include <string.h>
 
 #include "seam_link.h"
@@ -28,7 +29,9 @@ static uint64_t get(const uint8_t *at, unsigned size) {
 }
 
 /* Packet and message numbers wrap: a - b as a signed distance. */
-static int16_t distance(uint16_t a, uint16_t b) { return (int16_t)(uint16_t)(a - b); }
+static int16_t distance(uint16_t a, uint16_t b) {
+    return (int16_t)(uint16_t)(a - b);
+}
 
 /* ---- Connection ---- */
 
@@ -41,7 +44,7 @@ static uint64_t epoch_offered(const seam_packet_end *end) {
     return (end->epoch & ~UINT64_C(0xFFFF)) | ((end->epoch + 1u) & 0xFFFFu);
 }
 
-/* Both ends compute the same tag for a pair of epochs; every packet of the connection carries it. */
+/* Both ends compute the same tag of two epochs; every packet of the connection carries it. */
 static uint32_t connection_tag(uint64_t a, uint64_t b) {
     uint8_t bytes[16];
     put(bytes, a < b ? a : b, 8u);
@@ -174,10 +177,9 @@ static void map_set(seam_packet_end *end, uint32_t unit, int value) {
 static int number_note(seam_packet_end *end, uint16_t number) {
     const int16_t ahead = distance(number, end->rx_largest);
     if (ahead > 0) {
-        end->rx_bitmap = ahead > 32 ? 0u
-                         : ahead == 32
-                             ? UINT32_C(1) << 31
-                             : end->rx_bitmap << ahead | UINT32_C(1) << (ahead - 1);
+        end->rx_bitmap = ahead > 32    ? 0u
+                         : ahead == 32 ? UINT32_C(1) << 31
+                                       : end->rx_bitmap << ahead | UINT32_C(1) << (ahead - 1);
         end->rx_largest = number;
         return 1;
     }
@@ -317,7 +319,8 @@ static void slots_acked(seam_packet_end *end, uint16_t largest, uint32_t bitmap,
             continue;
         }
         const int16_t behind = distance(largest, slot->number);
-        const int there = behind == 0 || (behind > 0 && behind <= 32 && (bitmap >> (behind - 1) & 1u));
+        const int there =
+            behind == 0 || (behind > 0 && behind <= 32 && (bitmap >> (behind - 1) & 1u));
         if (there || (slot->size != 0u && slot->offset + slot->size <= end->tx_acked)) {
             if (behind == 0) {
                 const uint64_t now_us = now_ms * 1000u;
@@ -396,14 +399,14 @@ static int64_t piece_next(const seam_packet_end *end) {
     return size == 0u || too_far ? -1 : (int64_t)size;
 }
 
-/* Does the peer's credit reach over this lost piece? Without the question two ends would exchange it
- * and its refusal as fast as the line goes. */
+/* Does the peer's credit reach over this lost piece? Without the question two ends would exchange
+ * it and its refusal as fast as the line goes. */
 static int slot_allowed(const seam_packet_end *end, const seam_packet_slot *slot) {
     return slot->state == SLOT_AGAIN && end->tx_limit != 0u &&
            slot->offset + slot->size <= end->tx_limit;
 }
 
-/* The slot to send next: a lost piece, the lowest first; else a free one filled with a new piece. */
+/* The slot to send next: a lost piece, the lowest first; else a free one with a new piece. */
 static seam_packet_slot *slot_next(seam_packet_end *end) {
     if (!end->tx_busy || slots_in(end, SLOT_FLIGHT) >= end->config.window) {
         return NULL;
@@ -452,8 +455,7 @@ static int64_t data_output(seam_packet_end *end, uint8_t *out, seam_packet_slot 
     end->stalled = 0u;
     slot->left_us = now_ms * 1000u > end->line_us ? now_ms * 1000u : end->line_us;
     if (end->config.bytes_per_second != 0u) {
-        slot->left_us +=
-            (uint64_t)SEAM_FRAME_WIRE(size) * 1000000u / end->config.bytes_per_second;
+        slot->left_us += (uint64_t)SEAM_FRAME_WIRE(size) * 1000000u / end->config.bytes_per_second;
     }
     slot->deadline_us = slot->left_us + rto_us(end);
     return (int64_t)size;
@@ -498,7 +500,7 @@ static void timers_run(seam_packet_end *end, uint64_t now_ms) {
     }
 }
 
-/* A message to say, nothing in flight and no credit: ask, or a lost credit would stop us for good. */
+/* A message to say, nothing in flight, no credit: ask, or a lost credit would stop us for good. */
 static int probe_due(seam_packet_end *end, uint64_t now_ms) {
     if (!end->tx_busy || slots_in(end, SLOT_FLIGHT) != 0u) {
         return 0;
@@ -512,8 +514,8 @@ static int probe_due(seam_packet_end *end, uint64_t now_ms) {
     if (now_ms < end->probe_ms) {
         return 0;
     }
-    end->probe_wait_ms = end->probe_wait_ms < SEAM_PACKET_PING ? 2u * end->probe_wait_ms
-                                                               : SEAM_PACKET_PING;
+    end->probe_wait_ms =
+        end->probe_wait_ms < SEAM_PACKET_PING ? 2u * end->probe_wait_ms : SEAM_PACKET_PING;
     end->probe_ms = now_ms + end->probe_wait_ms;
     return 1;
 }
@@ -647,7 +649,8 @@ int64_t seam_packet_output(seam_packet_end *end, uint8_t *out, size_t space, uin
         end->said_ms = now_ms;
         end->line_us = end->line_us > now_us ? end->line_us : now_us;
         if (end->config.bytes_per_second != 0u) {
-            end->line_us += SEAM_FRAME_WIRE((uint64_t)size) * 1000000u / end->config.bytes_per_second;
+            end->line_us +=
+                SEAM_FRAME_WIRE((uint64_t)size) * 1000000u / end->config.bytes_per_second;
         }
     }
     return size;

@@ -15,7 +15,7 @@
 /* ---- Frames ---- */
 
 #define SEAM_FRAME_CHECK 4u /* bytes of CRC-32 behind the packet */
-/* Bytes on the line for a packet of `size` bytes, at most: one code a started 254 bytes, one zero. */
+/* Most bytes on the line for a packet of `size` bytes: a code each 254 bytes, one zero. */
 #define SEAM_FRAME_WIRE(size) ((size) + SEAM_FRAME_CHECK + ((size) + SEAM_FRAME_CHECK) / 254u + 2u)
 
 /* Bytes written to out (> 0), or SEAM_E_SPACE. An empty packet is SEAM_E_ARGUMENT: nothing would
@@ -44,10 +44,10 @@ uint32_t seam_frame_decode(seam_frame_decoder *decoder, uint8_t byte);
 #define SEAM_PACKET_OPEN_SIZE 28u
 #define SEAM_PACKET_DATA_HEADER 14u
 #define SEAM_PACKET_ACK_SIZE 24u
-#define SEAM_PACKET_UNIT 64u     /* payloads start at multiples of it and, but for the last, fill it */
-#define SEAM_PACKET_MTU 1024u    /* bytes of payload, largest */
-#define SEAM_PACKET_SLOTS 32u    /* packets in flight, most */
-#define SEAM_PACKET_SPAN 32768u  /* bytes behind the first gap a receiver keeps track of */
+#define SEAM_PACKET_UNIT 64u    /* payloads start at its multiples and, but the last, fill them */
+#define SEAM_PACKET_MTU 1024u   /* bytes of payload, largest */
+#define SEAM_PACKET_SLOTS 32u   /* packets in flight, most */
+#define SEAM_PACKET_SPAN 32768u /* bytes behind the first gap a receiver keeps track of */
 #define SEAM_PACKET_MAX (SEAM_PACKET_DATA_HEADER + SEAM_PACKET_MTU)
 
 /* Milliseconds. */
@@ -127,14 +127,15 @@ SEAM_MUST_USE int seam_packet_start(seam_packet_end *end, const seam_packet_conf
 /* SEAM_E_STATE: no peer yet. SEAM_E_BUSY: the last message is not SENT. SEAM_E_LIMIT: longer than
  * SEAM_MESSAGE_MAX or than the peer can take. message must stay in place until SENT or LOST. */
 SEAM_MUST_USE int seam_packet_send(seam_packet_end *end, const uint8_t *message, uint32_t size);
-/* Time never goes back. One packet from the line. A packet that does not fit is counted and dropped, never an error. */
+/* One packet from the line; time never goes back. A packet that does not fit is counted and
+ * dropped, never an error. */
 void seam_packet_input(seam_packet_end *end, const uint8_t *packet, size_t size, uint64_t now_ms);
-/* The next packet to send now, at most SEAM_PACKET_MAX bytes: its size, 0 (none now), SEAM_E_SPACE. */
+/* The next packet to send now, at most SEAM_PACKET_MAX bytes: its size, 0 (none), SEAM_E_SPACE. */
 SEAM_MUST_USE int64_t seam_packet_output(seam_packet_end *end, uint8_t *out, size_t space,
                                          uint64_t now_ms);
 /* Milliseconds until output has to be asked again if nothing else happens. */
 uint32_t seam_packet_wait(const seam_packet_end *end, uint64_t now_ms);
-/* The next event in the order in which things happened: SENT and MESSAGE before LOST before JOINED. */
+/* The next event, in the order in which things happened: SENT, MESSAGE, LOST, JOINED, MESSAGE. */
 seam_packet_event_kind seam_packet_event(seam_packet_end *end);
 /* The message that MESSAGE told of; NULL if there is none. Valid until seam_packet_take. */
 const uint8_t *seam_packet_message(const seam_packet_end *end, uint32_t *size);

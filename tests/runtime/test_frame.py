@@ -1,4 +1,6 @@
-"""Frames on a byte line: a table of named cases against a small reference, and noise that must not harm."""
+"""Frames on a byte line: a table of named cases against a small reference, and noise that must not
+harm.
+"""
 
 import zlib
 
@@ -9,17 +11,18 @@ from seamline.kernels._link import PACKET_MAX, FrameDecoder, encode_frame
 
 
 def cobs(data: bytes) -> bytes:
-    """The definition: each code is one more than the bytes up to the next zero, 255 for 254 bytes and no zero."""
+    """The definition: each code is one more than the bytes up to the next zero, 255 for 254 bytes
+    and no zero.
+    """
     out = bytearray()
     blocks = data.split(b"\0")
     for number, block in enumerate(blocks):
         last = number == len(blocks) - 1
-        while len(block) >= 254:
-            out += b"\xff" + block[:254]
-            block = block[254:]
-            if not block and last:
-                return bytes(out)
-        out += bytes([len(block) + 1]) + block
+        full, rest = divmod(len(block), 254)
+        for at in range(full):
+            out += b"\xff" + block[at * 254 : at * 254 + 254]
+        if rest or not (last and full):
+            out += bytes([rest + 1]) + block[full * 254 :]
     return bytes(out)
 
 
@@ -64,7 +67,9 @@ def test_a_named_packet_has_the_reference_bytes_and_comes_back(packet: bytes) ->
 
 @given(st.lists(st.binary(min_size=1, max_size=PACKET_MAX), max_size=5), st.data())
 @settings(max_examples=150, deadline=None)
-def test_any_packets_come_back_however_the_line_cuts_them(packets: list[bytes], data: st.DataObject) -> None:
+def test_any_packets_come_back_however_the_line_cuts_them(
+    packets: list[bytes], data: st.DataObject
+) -> None:
     wire = b"".join(encode_frame(packet) for packet in packets)
     assert wire == b"".join(frame(packet) for packet in packets)
     decoder, found, at = FrameDecoder(), [], 0
@@ -96,7 +101,9 @@ def test_a_flipped_bit_never_gives_another_packet(packet: bytes, at: int, bit: i
     wire[at % len(wire)] ^= 1 << bit
     decoder = FrameDecoder()
     found = decoder.feed(bytes(wire) + b"\0")
-    assert found == []  # a flip in the last zero joins the frame to the empty one behind it: damaged too
+    assert (
+        found == []
+    )  # a flip in the last zero joins the frame to the empty one behind it: damaged too
     assert decoder.counters["damaged"] >= 1
     assert decoder.feed(encode_frame(b"next")) == [b"next"]
 

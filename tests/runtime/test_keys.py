@@ -52,7 +52,9 @@ def test_a_secret_others_can_read_is_refused(tmp_path: Path) -> None:
         load_keys(tmp_path, "a")
 
 
-@pytest.mark.parametrize("text", ["", "# only a comment\n", "short\n", "x" * 39 + "~\n", "x" * 40 + "\n" + "y" * 40])
+@pytest.mark.parametrize(
+    "text", ["", "# only a comment\n", "short\n", "x" * 39 + "~\n", "x" * 40 + "\n" + "y" * 40]
+)
 def test_a_damaged_file_is_named(tmp_path: Path, text: str) -> None:
     make_keys(tmp_path, ["a", "b"])
     (tmp_path / "b.public").write_text(text)

@@ -1,4 +1,6 @@
-"""The pseudo-terminal cable: bytes go through unchanged, names are stable, and nothing is left behind."""
+"""The pseudo-terminal cable: bytes go through unchanged, names are stable, and nothing is left
+behind.
+"""
 
 import os
 import select

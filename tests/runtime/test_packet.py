@@ -1,4 +1,6 @@
-"""Packets in virtual time: two ends and a bad line; every message arrives whole and in order, or the loss is told."""
+"""Packets in virtual time: two ends and a bad line; every message arrives whole and in order, or
+the loss is told.
+"""
 
 import random
 import struct
@@ -21,9 +23,18 @@ Harm = Callable[[random.Random, bytes], bytes]
 
 
 class Pair:
-    """Two ends on a line with a delay (ms) and a rate (bytes per ms), in virtual time; frames may be harmed."""
+    """Two ends on a line with a delay (ms) and a rate (bytes per ms), in virtual time; frames may
+    be harmed.
+    """
 
-    def __init__(self, seed: int = 0, harm: Harm | None = None, delay: int = 2, rate: int = 100, **config: int):
+    def __init__(
+        self,
+        seed: int = 0,
+        harm: Harm | None = None,
+        delay: int = 2,
+        rate: int = 100,
+        **config: int,
+    ):
         self.random = random.Random(seed)
         self.harm = harm
         self.delay, self.rate, self.config = delay, rate, config
@@ -86,7 +97,9 @@ class Pair:
         return True
 
     def until(self, done: Callable[[], bool], limit_ms: int = 60_000) -> int:
-        """Runs until done(); fails after limit_ms of virtual time. Returns the milliseconds it took."""
+        """Runs until done(); fails after limit_ms of virtual time. Returns the milliseconds it
+        took.
+        """
         start = self.now
         while not done():
             assert self.now - start < limit_ms, f"a hang: {self.story()}"
@@ -163,7 +176,9 @@ SIZES = (0, 1, 63, 64, 65, 1023, 1024, 1025, 5000, 20_000)
 
 
 def talk(pair: Pair, rng: random.Random, count: int) -> None:
-    """Both ends say `count` messages each; all arrive byte-exact and in order (the line is never dead for 3 s)."""
+    """Both ends say `count` messages each; all arrive byte-exact and in order (the line is never
+    dead for 3 s).
+    """
     sizes = [[rng.choice(SIZES) for _ in range(count)] for _ in range(2)]
     said = [[rng.randbytes(size) for size in sizes[side]] for side in range(2)]
     at = [0, 0]
@@ -184,7 +199,9 @@ def talk(pair: Pair, rng: random.Random, count: int) -> None:
 def test_every_message_arrives_whole_and_in_order(harm: Harm | None, seed: int) -> None:
     rng = random.Random(seed)
     config = {"mtu": rng.choice((64, 256, 1024)), "window": rng.choice((1, 2, 8, 32))}
-    pair = Pair(seed, harm, delay=rng.choice((0, 2, 16)), rate=rng.choice((12, 100, 1000)), **config)
+    pair = Pair(
+        seed, harm, delay=rng.choice((0, 2, 16)), rate=rng.choice((12, 100, 1000)), **config
+    )
     talk(pair.joined(), rng, 6)
     for side in (0, 1):
         assert not any(kind in LOST for kind, _ in pair.events[side])
@@ -198,7 +215,9 @@ def body_of(side: int, life: int, number: int) -> bytes:
 
 @pytest.mark.parametrize("seed", range(150))
 def test_an_end_that_restarts_is_noticed_and_nothing_old_arrives(seed: int) -> None:
-    """Restarts at random moments on a bad line: what arrives is whole, and never older than what came before."""
+    """Restarts at random moments on a bad line: what arrives is whole, and never older than what
+    came before.
+    """
     rng = random.Random(seed)
     pair = Pair(seed, rng.choice((None, loses(0.1), everything)), window=rng.choice((1, 8)))
     life, said, last = [0, 0], [0, 0], [(-1, -1), (-1, -1)]
@@ -259,7 +278,9 @@ def test_a_restart_is_told_as_lost_then_joined() -> None:
 def test_a_silent_peer_is_lost_after_three_seconds_and_not_before() -> None:
     pair = Pair().joined()
     pair.until(lambda: pair.now > 10_000)
-    assert not any(kind in LOST for kind, _ in pair.events[0])  # pings alone keep an idle line alive
+    assert not any(
+        kind in LOST for kind, _ in pair.events[0]
+    )  # pings alone keep an idle line alive
     pair.ends[1] = None
     start = pair.now
     pair.until(lambda: (SILENT, None) in pair.events[0])
@@ -304,7 +325,9 @@ def test_an_unacknowledged_message_ends_with_the_loss() -> None:
 
 
 def test_messages_of_an_old_connection_fit_no_new_one() -> None:
-    """All bytes of a first life, played back into the second: nothing is taken from them and nothing is lost."""
+    """All bytes of a first life, played back into the second: nothing is taken from them and
+    nothing is lost.
+    """
     record: list[bytes] = []
 
     def keep(rng: random.Random, data: bytes) -> bytes:
@@ -376,7 +399,7 @@ def test_a_receiver_that_does_not_take_its_message_stops_the_sender_and_then_let
 
 
 def test_a_clean_paced_line_is_used_well_and_nothing_is_sent_twice() -> None:
-    """115200 baud, told to the end: 1024 bytes last 91 ms, longer than the floor of the time-out."""
+    """115200 baud, told to the end: 1024 bytes last 91 ms, over the floor of the time-out."""
     pair = Pair(rate=12, delay=1, bytes_per_second=11_520).joined()
     message = random.Random(0).randbytes(100_000)
     assert pair.send(0, message)
@@ -388,7 +411,9 @@ def test_a_clean_paced_line_is_used_well_and_nothing_is_sent_twice() -> None:
 
 @pytest.mark.parametrize("seed", range(40))
 def test_packets_of_any_content_are_survived(seed: int) -> None:
-    """Well-framed packets with random fields, some with the right tag: no crash, and the line still works."""
+    """Well-framed packets with random fields, some with the right tag: no crash, and the line still
+    works.
+    """
     rng = random.Random(seed)
     seen: list[bytes] = []
 

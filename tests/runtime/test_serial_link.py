@@ -1,4 +1,6 @@
-"""Serial links over the pseudo-terminal cable: whole messages through restarts, noise, hang-ups and stopped ends."""
+"""Serial links over the pseudo-terminal cable: whole messages through restarts, noise, hang-ups and
+stopped ends.
+"""
 
 import os
 import random
@@ -40,7 +42,8 @@ class Cable:
     def plug_in(self) -> None:
         ready, self._stop = threading.Event(), threading.Event()
         self._thread = threading.Thread(
-            target=run_link_proxy, args=([(str(self.a), str(self.b))], lambda _: ready.set(), self._stop)
+            target=run_link_proxy,
+            args=([(str(self.a), str(self.b))], lambda _: ready.set(), self._stop),
         )
         self._thread.start()
         assert ready.wait(5)
@@ -57,7 +60,9 @@ def cleanup() -> Iterator[ExitStack]:
     before = len(os.listdir("/proc/self/fd"))
     with ExitStack() as stack:
         yield stack
-    assert [thread.name for thread in threading.enumerate() if thread.name.startswith("seamline")] == []
+    assert [
+        thread.name for thread in threading.enumerate() if thread.name.startswith("seamline")
+    ] == []
     assert len(os.listdir("/proc/self/fd")) <= before
 
 
@@ -80,7 +85,9 @@ def dial(cleanup: ExitStack, address: str) -> Link:
     return link
 
 
-def wait_for(listener: Listener, wanted: Callable[[Received | Lost], bool]) -> list[Received | Lost]:
+def wait_for(
+    listener: Listener, wanted: Callable[[Received | Lost], bool]
+) -> list[Received | Lost]:
     found: list[Received | Lost] = []
     until = time.monotonic() + WITHIN_S
     while not any(wanted(event) for event in found):
@@ -118,7 +125,9 @@ def test_a_megabyte_goes_both_ways_byte_for_byte(cable: Cable, cleanup: ExitStac
     assert link.counters["bytes_sent"] == link.counters["bytes_received"] == 1 << 20
 
 
-def test_messages_of_both_directions_at_once_keep_their_order(cable: Cable, cleanup: ExitStack) -> None:
+def test_messages_of_both_directions_at_once_keep_their_order(
+    cable: Cable, cleanup: ExitStack
+) -> None:
     listener = listen(cleanup, {"watch-1": cable.address_a})
     link = dial(cleanup, cable.address_b)
     link.send(b"hello")
@@ -146,14 +155,18 @@ def test_the_network_and_two_lines_share_one_poll(cleanup: ExitStack, tmp_path: 
     links = {f"watch-{i}": dial(cleanup, cable.address_b) for i, cable in enumerate(cables)}
     links["watch-9"] = open_link(listener.address(), name="watch-9", keys=None)
     cleanup.callback(links["watch-9"].close)
-    thief = open_link(listener.address(), name="watch-0", keys=None)  # a name that belongs to a cable
+    thief = open_link(
+        listener.address(), name="watch-0", keys=None
+    )  # a name that belongs to a cable
     cleanup.callback(thief.close)
     thief.send(b"I am watch-0")
     for name, link in links.items():
         link.send(name.encode())
     heard: dict[str, bytes] = {}
     while len(heard) < 3:
-        heard |= {e.peer: e.data for e in wait_for(listener, is_received) if isinstance(e, Received)}
+        heard |= {
+            e.peer: e.data for e in wait_for(listener, is_received) if isinstance(e, Received)
+        }
     assert heard == {name: name.encode() for name in links}
     for name, link in links.items():
         assert listener.send(name, b"for " + name.encode())
@@ -197,7 +210,9 @@ def start_device(cleanup: ExitStack, address: str) -> "subprocess.Popen[bytes]":
     return process
 
 
-def test_a_killed_device_is_lost_in_time_and_a_new_one_joins(cable: Cable, cleanup: ExitStack) -> None:
+def test_a_killed_device_is_lost_in_time_and_a_new_one_joins(
+    cable: Cable, cleanup: ExitStack
+) -> None:
     listener = listen(cleanup, {"watch-1": cable.address_a})
     process = start_device(cleanup, cable.address_b)
     wait_for(listener, is_received)
@@ -301,7 +316,9 @@ def test_bytes_at_another_rate_are_told_as_such(
 
 def test_a_missing_port_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(serial_link, "_FIRST_OPEN_S", 0.1)
-    with pytest.raises(LinkError, match=rf"no serial port {tmp_path}/none \(ports on this machine: ") as error:
+    with pytest.raises(
+        LinkError, match=rf"no serial port {tmp_path}/none \(ports on this machine: "
+    ) as error:
         open_link(f"serial:{tmp_path}/none:921600", name="watch-1", keys=None)
     assert error.value.exit_code == 4
     with pytest.raises(LinkError, match="no serial port"):
@@ -322,7 +339,15 @@ def test_a_file_that_is_no_port_is_a_clear_error(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "address",
-    ["serial:", "serial::9600", "serial:/dev/x:fast", "serial:/dev/x:1", "socket://", "socket://h:0", "socket://h:x"],
+    [
+        "serial:",
+        "serial::9600",
+        "serial:/dev/x:fast",
+        "serial:/dev/x:1",
+        "socket://",
+        "socket://h:0",
+        "socket://h:x",
+    ],
 )
 def test_a_malformed_address_is_a_clear_error(address: str) -> None:
     with pytest.raises(LinkError, match="expected s") as error:
@@ -354,8 +379,12 @@ def test_a_socket_is_a_line_too(cable: Cable, cleanup: ExitStack) -> None:
     link = dial(cleanup, f"socket://127.0.0.1:{server.getsockname()[1]}")
     peer, _ = server.accept()
     cleanup.callback(peer.close)
-    up = threading.Thread(target=pump, args=(lambda: peer.recv(4096), lambda d: os.write(tty, d)), daemon=True)
-    down = threading.Thread(target=pump, args=(lambda: os.read(tty, 4096), peer.sendall), daemon=True)
+    up = threading.Thread(
+        target=pump, args=(lambda: peer.recv(4096), lambda d: os.write(tty, d)), daemon=True
+    )
+    down = threading.Thread(
+        target=pump, args=(lambda: os.read(tty, 4096), peer.sendall), daemon=True
+    )
     up.start()
     down.start()
     link.send(b"through a socket" * 1000)

@@ -1,5 +1,8 @@
-"""ZeroMQ links on loopback: keys decide who is who, a gone peer is noticed in time, mistakes are clear errors."""
+"""ZeroMQ links on loopback: keys decide who is who, a gone peer is noticed in time, mistakes are
+clear errors.
+"""
 
+import signal
 import subprocess
 import sys
 import threading
@@ -11,6 +14,7 @@ from pathlib import Path
 import pytest
 import zmq
 from seamline.runtime import link as link_module
+from seamline.runtime import zmq_link
 from seamline.runtime.errors import UserError
 from seamline.runtime.keys import Keys, load_keys, make_keys
 from seamline.runtime.link import (
@@ -58,7 +62,9 @@ def dial(cleanup: ExitStack, address: str, name: str, keys: Keys | None) -> Link
     return link
 
 
-def wait_for(listener: ZmqListener, wanted: Callable[[Received | Lost], bool]) -> list[Received | Lost]:
+def wait_for(
+    listener: ZmqListener, wanted: Callable[[Received | Lost], bool]
+) -> list[Received | Lost]:
     """Everything up to the wanted event."""
     found: list[Received | Lost] = []
     until = time.monotonic() + WITHIN_S
@@ -85,9 +91,13 @@ def lost_reason(link: Link) -> LinkLost:
 
 
 @pytest.mark.parametrize("secure", [True, False], ids=["curve", "insecure"])
-def test_messages_go_both_ways_byte_for_byte(folder: Path, cleanup: ExitStack, secure: bool) -> None:
+def test_messages_go_both_ways_byte_for_byte(
+    folder: Path, cleanup: ExitStack, secure: bool
+) -> None:
     listener = listen(cleanup, load_keys(folder, "host-A") if secure else None)
-    link = dial(cleanup, listener.address(), "watch-1", load_keys(folder, "watch-1") if secure else None)
+    link = dial(
+        cleanup, listener.address(), "watch-1", load_keys(folder, "watch-1") if secure else None
+    )
     for data in (b"", b"x", bytes(range(256)) * 40, b"\0" * (1 << 20)):
         link.send(data)
         assert wait_for(listener, is_received) == [Received("watch-1", data)]
@@ -118,7 +128,9 @@ def test_the_host_may_start_later(folder: Path, cleanup: ExitStack) -> None:
     assert wait_for(listener, is_received) == [Received("watch-1", b"early")]
 
 
-def test_a_strangers_key_is_refused_and_told_so(folder: Path, cleanup: ExitStack, tmp_path: Path) -> None:
+def test_a_strangers_key_is_refused_and_told_so(
+    folder: Path, cleanup: ExitStack, tmp_path: Path
+) -> None:
     host = load_keys(folder, "host-A")
     listener = listen(cleanup, host)
     make_keys(tmp_path, ["watch-1"])
@@ -144,7 +156,9 @@ def test_a_host_that_is_not_the_one_in_the_key_folder_is_not_believed(
     assert listener.poll(0.05) == []
 
 
-def test_nobody_there_is_told_after_the_join_time(cleanup: ExitStack, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nobody_there_is_told_after_the_join_time(
+    cleanup: ExitStack, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("seamline.runtime.zmq_link.JOIN_TIMEOUT", 0.3)
     listener = listen(ExitStack(), None)
     listener.close()
@@ -160,14 +174,21 @@ def test_keys_at_one_end_only_join_nobody(
 ) -> None:
     monkeypatch.setattr("seamline.runtime.zmq_link.JOIN_TIMEOUT", 0.5)
     listener = listen(cleanup, load_keys(folder, "host-A") if secure_host else None)
-    link = dial(cleanup, listener.address(), "watch-1", None if secure_host else load_keys(folder, "watch-1"))
+    link = dial(
+        cleanup,
+        listener.address(),
+        "watch-1",
+        None if secure_host else load_keys(folder, "watch-1"),
+    )
     link.send(b"in clear")
     assert "--insecure" in lost_reason(link).reason
     assert listener.poll(0.05) == []
 
 
 def test_a_paired_device_cannot_take_anothers_name(folder: Path, cleanup: ExitStack) -> None:
-    """watch-2 holds a good key and claims the identity watch-1: it is heard as watch-2, and gets nothing of watch-1."""
+    """watch-2 holds a good key and claims the identity watch-1: it is heard as watch-2, and gets
+    nothing of watch-1.
+    """
     host = load_keys(folder, "host-A")
     listener = listen(cleanup, host)
     honest = dial(cleanup, listener.address(), "watch-1", load_keys(folder, "watch-1"))
@@ -178,7 +199,10 @@ def test_a_paired_device_cannot_take_anothers_name(folder: Path, cleanup: ExitSt
     cleanup.callback(context.destroy, 0)
     thief = context.socket(zmq.DEALER)
     thief.setsockopt(zmq.ROUTING_ID, b"watch-1")
-    thief.curve_publickey, thief.curve_secretkey = thief_keys.public.encode(), thief_keys.secret.encode()
+    thief.curve_publickey, thief.curve_secretkey = (
+        thief_keys.public.encode(),
+        thief_keys.secret.encode(),
+    )
     thief.curve_serverkey = host.public.encode()
     thief.connect(listener.address())
     thief.send(b"I am watch-1, too")
@@ -202,7 +226,10 @@ def test_a_second_connection_of_a_name_takes_over_and_the_first_is_not_heard(
     wait_for(listener, is_received)
     old.send(b"ghost")
     new.send(b"newer")
-    assert wait_for(listener, is_received) == [Received("watch-1", b"newer")] or listener.poll(0.1) == []
+    assert (
+        wait_for(listener, is_received) == [Received("watch-1", b"newer")]
+        or listener.poll(0.1) == []
+    )
     assert listener.send("watch-1", b"hello")
     assert new.receive(WITHIN_S) == b"hello"
 
@@ -234,8 +261,6 @@ def device(address: str, folder: Path) -> Iterator[subprocess.Popen[bytes]]:
 def test_a_device_that_dies_or_stops_is_noticed_within_three_seconds(
     folder: Path, cleanup: ExitStack, kind: str
 ) -> None:
-    import signal
-
     listener = listen(cleanup, load_keys(folder, "host-A"))
     with device(listener.address(), folder) as process:
         wait_for(listener, is_received)
@@ -250,7 +275,9 @@ def test_a_device_that_dies_or_stops_is_noticed_within_three_seconds(
         assert wait_for(listener, is_received) == [Received("watch-1", b"echo")]
 
 
-def test_a_host_that_goes_is_noticed_and_its_successor_found(folder: Path, cleanup: ExitStack) -> None:
+def test_a_host_that_goes_is_noticed_and_its_successor_found(
+    folder: Path, cleanup: ExitStack
+) -> None:
     keys = load_keys(folder, "host-A")
     first = listen(ExitStack(), keys)
     link = dial(cleanup, first.address(), "watch-1", load_keys(folder, "watch-1"))
@@ -293,7 +320,9 @@ def test_pings_stay_inside_the_link(folder: Path, cleanup: ExitStack) -> None:
     assert listener._unanswered["watch-1"] == 0
 
 
-def test_a_message_over_the_limit_is_refused_here_and_cut_off_there(folder: Path, cleanup: ExitStack) -> None:
+def test_a_message_over_the_limit_is_refused_here_and_cut_off_there(
+    folder: Path, cleanup: ExitStack
+) -> None:
     host, keys = load_keys(folder, "host-A"), load_keys(folder, "watch-1")
     listener = listen(cleanup, host)
     link = dial(cleanup, listener.address(), "watch-2", load_keys(folder, "watch-2"))
@@ -345,7 +374,9 @@ def test_a_device_that_reads_nothing_counts_as_lost_and_stops_nobody(cleanup: Ex
 
 def test_an_address_in_use_is_named(cleanup: ExitStack) -> None:
     listener = listen(cleanup, None)
-    with pytest.raises(LinkError, match=rf"{listener.address()} is in use by another program: stop it") as error:
+    with pytest.raises(
+        LinkError, match=rf"{listener.address()} is in use by another program: stop it"
+    ) as error:
         open_listener(listener.address(), {}, name="host-A", keys=None)
     assert error.value.exit_code == 4
 
@@ -381,11 +412,11 @@ def test_a_missing_host_key_says_which(folder: Path, tmp_path: Path) -> None:
 def test_a_gate_that_lets_strangers_in_is_noticed_at_the_start(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from seamline.runtime import zmq_link
-
     answer = zmq_link._Gate._answer
     monkeypatch.setattr(
-        zmq_link._Gate, "_answer", lambda self, request: [*answer(self, request)[:2], b"200", b"OK", b"all", b""]
+        zmq_link._Gate,
+        "_answer",
+        lambda self, request: [*answer(self, request)[:2], b"200", b"OK", b"all", b""],
     )
     with pytest.raises(LinkError, match="does not refuse a stranger's key"):
         open_listener(LOCAL, {}, name="host-A", keys=load_keys(folder, "host-A"))
