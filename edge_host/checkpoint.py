@@ -62,8 +62,8 @@ class ZoneState:
 
 def job_digest(job: Job) -> str:
     """Names what training depends on: a zone's state is of no use to a job with another digest."""
-    parts = [job.seed, job.mode, job.model, job.train, job.codec, job.data]
-    parts.append([(device.id, device.zone) for device in job.devices])
+    devices = [(device.id, device.zone) for device in job.devices]
+    parts = (job.seed, job.mode, job.model, job.train, job.codec, job.data, devices)
     return hashlib.sha256(msgspec.json.encode(parts)).hexdigest()
 
 

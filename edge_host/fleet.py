@@ -21,9 +21,7 @@ from ..runtime.message import Kind, Message
 from ..runtime.plan import read_plan
 from .trainer import device_seed
 
-HELLO_AGAIN_S = (
-    2.0  # a HELLO repeated within this while joining is an echo: the answer is on its way
-)
+HELLO_AGAIN_S = 2.0  # a HELLO repeated sooner while joining is an echo: the answer is on its way
 
 # Status of seam.h, sign dropped, for an ERROR
 VERSION, KIND, STATE, SESSION, MEMORY, DATA, ARITHMETIC, UNKNOWN = 5, 8, 11, 12, 13, 14, 15, 17

@@ -81,9 +81,7 @@ class Walk:
     values: dict[fx.Node, Value] = field(default_factory=dict)
     weighted: set[fx.Node] = field(default_factory=set)
     flattens: set[fx.Node] = field(default_factory=set)
-    sizes: dict[fx.Node, tuple[int, int]] = field(
-        default_factory=dict
-    )  # layers, parameters up to here
+    sizes: dict[fx.Node, tuple[int, int]] = field(default_factory=dict)  # layers, parameters so far
     used: set[int] = field(default_factory=set)  # ids of torch parameters that have a place
 
     def value(self, node: Any) -> Value:
@@ -95,12 +93,10 @@ class Walk:
     def note_input(self, node: fx.Node) -> None:
         self.values[node] = Value(0, self.input_shape)
 
-    def add(
-        self, kind: str, source: Value, shape: Shape, flat: bool = False, **options: Any
-    ) -> Value:
+    def add(self, kind: str, source: Value, shape: Shape, **options: Any) -> Value:
         """Appends a plan layer that reads `source`."""
         self.layers.append(LayerSpec(kind=kind, input=source.index, output_shape=shape, **options))
-        return Value(len(self.layers), shape, flat)
+        return Value(len(self.layers), shape, source.flat and shape == source.shape)
 
     def take(self, name: str, tensor: Tensor, view: tuple[int, ...], axes: tuple[int, ...]) -> None:
         """Gives a torch parameter its place behind those already taken."""
@@ -142,7 +138,7 @@ class Walk:
         a, b = self.value(node.args[0]), self.value(node.args[1])
         if a.shape != b.shape or a.flat != b.flat:
             raise Unsupported(f"it adds tensors of different shapes, {a.shape} and {b.shape}")
-        return self.add("add", a, a.shape, a.flat, second_input=b.index)
+        return self.add("add", a, a.shape, second_input=b.index)
 
     def _flatten(self, node: fx.Node) -> Value:
         source = self.value(_source(node))
@@ -262,7 +258,7 @@ def _linear(walk: Walk, name: str, layer: Any, source: Value) -> Value:
 
 def _relu(walk: Walk, name: str, layer: Any, source: Value) -> Value:
     ceiling = 6.0 if isinstance(layer, nn.ReLU6) else math.inf
-    return walk.add("relu", source, source.shape, source.flat, ceiling=ceiling)
+    return walk.add("relu", source, source.shape, ceiling=ceiling)
 
 
 def _same(walk: Walk, name: str, layer: Any, source: Value) -> Value:
@@ -344,9 +340,7 @@ def _group_norm(walk: Walk, name: str, layer: Any, source: Value) -> Value:
         raise Unsupported("group norm over a flattened sample")
     walk.take_vector(f"{name}.weight", layer.weight)
     walk.take_vector(f"{name}.bias", layer.bias)
-    return walk.add(
-        "group_norm", source, source.shape, source.flat, groups=layer.num_groups, epsilon=layer.eps
-    )
+    return walk.add("group_norm", source, source.shape, groups=layer.num_groups, epsilon=layer.eps)
 
 
 def _batch_norm(walk: Walk, name: str, layer: Any, source: Value) -> Value:

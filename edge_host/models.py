@@ -57,7 +57,8 @@ class ResidualBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """x: [N, inputs, H, W] -> [N, outputs, H/stride, W/stride]."""
         y = self.norm2(self.conv2(self.relu1(self.norm1(self.conv1(x)))))
-        return self.relu2(y + self.shortcut(x))
+        out: Tensor = self.relu2(y + self.shortcut(x))
+        return out
 
 
 def resnet8(channels: int = 3, size: int = 32, classes: int = 10, width: int = 16) -> nn.Module:

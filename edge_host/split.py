@@ -149,7 +149,7 @@ class _Cuts:
         self.model = copy.deepcopy(model).float()
         for module in self.model.modules():  # in place would overwrite the activation received
             if isinstance(getattr(module, "inplace", None), bool):
-                module.inplace = False
+                setattr(module, "inplace", False)  # noqa: B010 - no attribute of every module
         self.traced = trace(self.model, input_shape)
         nodes = list(self.traced.graph.nodes)
         self.input = next(node for node in nodes if node.op == "placeholder")
