@@ -83,7 +83,9 @@ def _parser() -> argparse.ArgumentParser:
         if "job" in parts:
             sub.add_argument("job", metavar="JOB", help="job file (TOML)")
         if "insecure" in parts:
-            sub.add_argument("--insecure", action="store_true", help="no keys, clear text: for a bench")
+            sub.add_argument(
+                "--insecure", action="store_true", help="no keys, clear text: for a bench"
+            )
         return sub
 
     _add_demo(add("demo", _demo, "train the smartwatch demo: a cloud, two zones, ten devices"))
@@ -94,7 +96,9 @@ def _parser() -> argparse.ArgumentParser:
     device = add("device", _device, "one device", "job", "insecure")
     device.add_argument("--id", required=True, metavar="ID")
     device.add_argument("--link", metavar="ADDRESS", help="tcp://HOST:PORT or serial:PATH:BAUD")
-    check = add("check", _check, "look for what would stop a job, before it starts", "job", "insecure")
+    check = add(
+        "check", _check, "look for what would stop a job, before it starts", "job", "insecure"
+    )
     check.add_argument("--only", metavar="NAME", help="one tier: cloud, host-A, watch-3, ..")
     _add_job(commands, common)
     _add_keys(commands, common)
@@ -118,10 +122,16 @@ def _add_demo(sub: argparse.ArgumentParser) -> None:
         return int(text)
 
     sub.add_argument("--seed", type=seed, default=0)
-    sub.add_argument("--devices", type=count, default=10, metavar="N", help="1 to 10, one person each")
-    sub.add_argument("--zones", type=count, default=None, metavar="N", help="edge hosts (default 2)")
+    sub.add_argument(
+        "--devices", type=count, default=10, metavar="N", help="1 to 10, one person each"
+    )
+    sub.add_argument(
+        "--zones", type=count, default=None, metavar="N", help="edge hosts (default 2)"
+    )
     sub.add_argument("--rounds", type=count, default=None, metavar="N", help="cloud rounds")
-    sub.add_argument("--seam", default="2", help="weighted layers on the device, or a module's name")
+    sub.add_argument(
+        "--seam", default="2", help="weighted layers on the device, or a module's name"
+    )
     sub.add_argument("--codec", choices=("f32", "int8", "int4"), default="int8", help="both ways")
     sub.add_argument("--out", default="runs/demo", metavar="FOLDER")
     sub.add_argument("--baselines", action="store_true", help="also run the controls")
@@ -202,9 +212,7 @@ def _device(args: argparse.Namespace) -> int:
     job = _read(args.job)
     find_device(job, args.id)
     if args.link is not None and not is_line(args.link) and not is_network(args.link):
-        raise UserError(
-            f"--link {args.link!r} must look like tcp://HOST:PORT or serial:PATH:BAUD"
-        )
+        raise UserError(f"--link {args.link!r} must look like tcp://HOST:PORT or serial:PATH:BAUD")
     from .runtime.device import run_device
 
     return run_device(
@@ -268,7 +276,10 @@ def _keys_new(args: argparse.Namespace) -> int:
 
     job = _read(args.job)
     made = make_keys(job.keys.folder, tier_names(job))
-    zones = {f"host-{z.name}": ["cloud", *(d.id for d in job.devices if d.zone == z.name)] for z in job.zones}
+    zones = {
+        f"host-{z.name}": ["cloud", *(d.id for d in job.devices if d.zone == z.name)]
+        for z in job.zones
+    }
     needs = {"cloud": list(zones), **zones}
     needs |= {d.id: [f"host-{d.zone}"] for d in job.devices}
     lines = [f"made {len(made)} key pairs in {job.keys.folder}"]
@@ -284,7 +295,9 @@ def _data_get(args: argparse.Namespace) -> int:
     from .runtime.data import BUNDLED, DataError
 
     if args.name not in BUNDLED:
-        raise DataError(f"there is no bundled data set {args.name!r}; there are {', '.join(BUNDLED)}", 2)
+        raise DataError(
+            f"there is no bundled data set {args.name!r}; there are {', '.join(BUNDLED)}", 2
+        )
     if args.name == "watch":
         where = str(get_watch(Path(args.wheel) if args.wheel else None))
     elif args.wheel:
@@ -294,7 +307,11 @@ def _data_get(args: argparse.Namespace) -> int:
     else:
         raise DataError(f"{args.name} comes with scikit-learn: pip install scikit-learn", 7)
     note = NOTES[args.name]
-    _say(args, {"name": args.name, "where": where, "about": note}, f"{args.name} is in {where}\n{note}")
+    _say(
+        args,
+        {"name": args.name, "where": where, "about": note},
+        f"{args.name} is in {where}\n{note}",
+    )
     return 0
 
 

@@ -13,8 +13,8 @@ Emit = Callable[[Event], None]
 
 _WORDS = {
     "listening": "listening on {address}",
-    "joined": "{device} has joined zone {zone}",
-    "left": "{device} has left zone {zone}: {reason}",
+    "joined": "{device} has joined",
+    "left": "{device} has left: {reason}",
     "late": "{device} missed the round's deadline",
     "waiting": "zone {zone} waits for devices: {ready} ready, {needed} needed",
     "restored": "zone {zone} goes on with cloud round {cloud_round}",

@@ -1,4 +1,4 @@
-"""What is known of a running job: fed with the tiers' events and the time, read by the table and the report. No I/O."""
+"""What is known of a running job: fed with events and time, read by table and report. No I/O."""
 
 from __future__ import annotations
 
@@ -9,21 +9,39 @@ from .events import Event, describe
 from .runtime.config import Job, is_line
 
 NOTES_KEPT = 200
-TOLD = ("left", "late", "lost", "waiting", "restored", "restarted", "cloud_lost", "zone_left", "note", "error")
+TOLD = (
+    "left",
+    "late",
+    "lost",
+    "waiting",
+    "restored",
+    "restarted",
+    "cloud_lost",
+    "zone_left",
+    "note",
+    "error",
+)
 
 
 @dataclass
 class Counter:
-    """Bytes of one direction since the job began, also across restarts of the edge host that counts them."""
+    """Bytes of one direction since the job began, across restarts of the edge host that counts."""
 
     before: int = 0  # counted by earlier lives of the host
-    seen: int = 0
+    seen: int = 0  # in its present life
+    said: int = 0  # by the host itself, last
 
     def host(self, value: int) -> None:
         """The host's own figure; a smaller one than before means that it was started anew."""
-        if value < self.seen:
+        if value < self.said:
             self.before, self.seen = self.before + self.seen, 0
-        self.seen = value
+        self.said = value
+        self.seen = max(self.seen, value)
+
+    def cloud(self, value: int) -> None:
+        """The host's figure as the cloud passed it on, late or early; of a first life only."""
+        if not self.before:
+            self.seen = max(self.seen, value)
 
     @property
     def total(self) -> int:
@@ -32,7 +50,7 @@ class Counter:
 
 @dataclass
 class DeviceView:
-    """One device. correct, total: of its last evaluation; own_*: mode isolated, on its own samples."""
+    """One device. correct, total: of its last evaluation; own_*: isolated, on its own samples."""
 
     id: str
     zone: str
@@ -56,7 +74,7 @@ class DeviceView:
 
 @dataclass(frozen=True)
 class Point:
-    """An evaluation of the whole fleet after `cloud_round` cloud rounds; bytes: sums over all devices so far."""
+    """An evaluation of the whole fleet after `cloud_round` rounds; bytes: of all devices so far."""
 
     cloud_round: int
     seconds: float
@@ -68,7 +86,7 @@ class Point:
 
 
 class Progress:
-    """Feed it every event with the name of its tier; then read devices, points, losses, notes."""
+    """Feed it every event with the name of its tier; read devices, points, losses, notes."""
 
     def __init__(self, job: Job, now: float) -> None:
         self.job, self.began, self.now = job, now, now
@@ -78,7 +96,9 @@ class Progress:
         self.edge_rounds = 0  # done, of the zone that is furthest
         self.loss: float | None = None
         self.points: list[Point] = []
-        self.losses: list[tuple[int, float, float]] = []  # cloud rounds done, seconds, training loss
+        self.losses: list[
+            tuple[int, float, float]
+        ] = []  # cloud rounds done, seconds, training loss
         self.notes: list[tuple[float, str]] = []
         self.paths: list[str] = []
         self.hash = ""
@@ -118,6 +138,7 @@ class Progress:
             self.paths = list(dict.fromkeys([*self.paths, str(event.get("path"))]))
         elif kind == "done" and tier == "cloud":
             self.hash = str(event.get("hash", ""))
+            self._traffic(event.get("reports", {}))
         elif device is not None:
             _device_event(device, tier, event)
 
@@ -139,15 +160,18 @@ class Progress:
         self.cloud_rounds = max(self.cloud_rounds, int(event["round"]) + 1)
         self.trained_s = self.seconds
         metrics = event.get("metrics", {})
+        self._traffic(metrics)
         losses = [m["loss"] for m in metrics.values() if m.get("loss") is not None]
         if losses:
             self.losses.append((self.cloud_rounds, self.seconds, sum(losses) / len(losses)))
+
+    def _traffic(self, metrics: dict[str, Any]) -> None:
         for zone in metrics.values():
             for id_, traffic in zone.get("bytes", {}).items():
                 device = self.devices.get(id_)
                 if device is not None:
-                    device.up.seen = max(device.up.seen, traffic["up"])
-                    device.down.seen = max(device.down.seen, traffic["down"])
+                    device.up.cloud(traffic["up"])
+                    device.down.cloud(traffic["down"])
 
     def _evaluated(self, event: Event) -> None:
         after = int(event["cloud_round"])

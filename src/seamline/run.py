@@ -195,9 +195,7 @@ class LocalRun:
         if not data:
             yield from self._ended(tier, process)
 
-    def _ended(
-        self, tier: Tier, process: subprocess.Popen[bytes]
-    ) -> Iterator[tuple[str, Event]]:
+    def _ended(self, tier: Tier, process: subprocess.Popen[bytes]) -> Iterator[tuple[str, Event]]:
         """A tier has closed its stdout: it is done, it failed, or it is started again."""
         self._forget(process)
         with suppress(subprocess.TimeoutExpired):
@@ -212,7 +210,8 @@ class LocalRun:
         if tier.restarts >= RESTARTS:
             said = "\n".join(["", *_tail(tier.log)])
             raise UserError(
-                f"{tier.name} died {tier.restarts + 1} times, at last by {reason}; {tier.log} ends:{said}", 1
+                f"{tier.name} died {tier.restarts + 1} times, at last by {reason}; {tier.log} ends:{said}",
+                1,
             )
         tier.restarts += 1
         self._start(tier)

@@ -1,0 +1,298 @@
+"""report.html: one self-contained page about a run, from its recorded history. Loads nothing from anywhere."""
+
+from __future__ import annotations
+
+import io
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import matplotlib as mpl
+from markupsafe import Markup
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+INK = "#010203"  # stands for the page's text colour, which matplotlib cannot name
+DEVICE, EDGE, QUIET = "#2a9d8f", "#5b6ee1", "#8a94a6"  # readable on light and on dark
+STYLE = {
+    "svg.fonttype": "none",  # text stays text, in the page's font
+    "font.size": 9.5,
+    "font.family": "sans-serif",
+    "text.color": INK,
+    "axes.labelcolor": INK,
+    "axes.edgecolor": QUIET,
+    "axes.linewidth": 0.8,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": QUIET,
+    "grid.alpha": 0.25,
+    "grid.linewidth": 0.6,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "xtick.major.size": 0,
+    "ytick.major.size": 0,
+    "lines.linewidth": 1.9,
+    "lines.solid_capstyle": "round",
+}
+SIZE = (4.6, 2.9)  # inches; the page scales it
+Draw = Callable[[Axes], None]
+
+
+def render(history: Mapping[str, Any]) -> str:
+    """The page as text. history: what a local run records (history.json)."""
+    folder = jinja2.FileSystemLoader(Path(__file__).parent)
+    environment = jinja2.Environment(
+        loader=folder, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True
+    )
+    environment.filters |= {"percent": percent, "bytes": byte_count}
+    return environment.get_template("report.html").render(
+        title=history["title"],
+        result=history["result"],
+        rows=control_rows(history),
+        charts=charts(history),
+        layers=layers(history),
+        crossing=crossing(history),
+        settings=flatten(history["settings"]),
+        devices=history["record"]["devices"],
+        notes=history["record"]["notes"],
+    )
+
+
+# ---- figures in words ----
+
+
+def percent(share: float | None) -> str:
+    return "–" if share is None else f"{100 * share:.1f} %"
+
+
+def byte_count(count: float) -> str:
+    """Decimal units, three digits."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if abs(count) < 1000 or unit == "GB":
+            return f"{count:.0f} {unit}" if unit == "B" or count >= 100 else f"{count:.1f} {unit}"
+        count /= 1000
+    raise AssertionError("unreachable")
+
+
+def control_rows(history: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Result and controls: title, accuracy, difference to the result in points, bytes and time where it ran."""
+    from .demo import BASELINES, TITLES, result_rows
+
+    result, controls = history["result"], history["controls"]
+    records = {TITLES[name]: controls[name] for name in BASELINES if name in controls}
+    rows = []
+    for title, accuracy in result_rows(result):
+        record = records.get(title, history["record"] if not rows else None)
+        rows.append(
+            {
+                "title": title,
+                "accuracy": accuracy,
+                "points": None if not rows else 100 * (accuracy - rows[0]["accuracy"]),
+                "up": record and record["bytes_up"],
+                "down": record and record["bytes_down"],
+                "seconds": record and record["seconds"],
+            }
+        )
+    return rows
+
+
+def flatten(settings: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Settings as (key, value), without the tables of zones and devices, which the page shows elsewhere."""
+    rows = []
+    for key, value in settings.items():
+        if isinstance(value, Mapping):
+            rows += [(f"{key}.{name}", _plain(entry)) for name, entry in value.items()]
+        elif not isinstance(value, list):
+            rows.append((key, _plain(value)))
+    return [(key, value) for key, value in rows if value not in ("", "{}")]
+
+
+def _plain(value: Any) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+# ---- the network ----
+
+
+def layers(history: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Rows of the network; `last` marks the module in front of the seam."""
+    rows = history["network"]
+    sides = [row["side"] for row in rows]
+    return [
+        {
+            **row,
+            "shape": " × ".join(map(str, row["shape"])),
+            "last": row["side"] == "device" and "edge" in sides[i + 1 : i + 2],
+        }
+        for i, row in enumerate(rows)
+    ]
+
+
+def crossing(history: Mapping[str, Any]) -> dict[str, Any] | None:
+    """What crosses the seam in one device step; None where the whole network is on the device."""
+    rows = history["network"]
+    if not rows or rows[-1]["side"] == "device":
+        return None
+    shape = [row["shape"] for row in rows if row["side"] == "device"][-1]
+    settings = history["settings"]
+    values = math.prod(shape) * settings["train"]["batch"]
+    bits = {"f32": 32, "int8": 8, "int4": 4}
+    codec = settings["codec"]
+    return {
+        "shape": " × ".join(map(str, shape)),
+        "batch": settings["train"]["batch"],
+        "up": values * bits[codec["up"]] // 8,
+        "down": 0 if settings["train"]["freeze_front"] else values * bits[codec["down"]] // 8,
+        "codec_up": codec["up"],
+        "codec_down": codec["down"],
+    }
+
+
+# ---- charts ----
+
+
+def charts(history: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Title and inline SVG of each chart that has something to show."""
+    points = history["record"]["points"]
+    found: list[dict[str, Any]] = []
+
+    def add(title: str, text: str, draw: Draw) -> None:
+        found.append({"title": title, "text": text, "svg": _svg(title, draw)})
+
+    if points:
+        controls = _control_lines(history)
+        rounds = [p["cloud_round"] for p in points]
+        moved = [(p["bytes_up"] + p["bytes_down"]) / 1e6 for p in points]
+        seconds = [p["seconds"] for p in points]
+        add(
+            "Accuracy by cloud round",
+            "on held-out samples of all devices",
+            lambda axes: _accuracy(axes, rounds, points, "cloud rounds", controls),
+        )
+        add(
+            "Accuracy by traffic",
+            "all messages between devices and edge hosts, both ways",
+            lambda axes: _accuracy(axes, moved, points, "MB", {}),
+        )
+        add(
+            "Accuracy by time",
+            "since the first process was started",
+            lambda axes: _accuracy(axes, seconds, points, "seconds", {}),
+        )
+    if history["record"]["losses"]:
+        add("Training loss", "mean over zones", lambda axes: _loss(axes, history))
+    devices = {i: d for i, d in history["record"]["devices"].items() if d["accuracy"] is not None}
+    if devices:
+        add(
+            "Accuracy of each device",
+            "held-out samples of one person each"
+            if _watch(history)
+            else "held-out samples of each device",
+            lambda axes: _bars(axes, devices),
+        )
+    return found
+
+
+def _watch(history: Mapping[str, Any]) -> bool:
+    return bool(history["settings"]["data"]["source"] == "watch")
+
+
+def _control_lines(history: Mapping[str, Any]) -> dict[str, float]:
+    names = {"centralised": "centralised", "federated": "federated", "isolated": "isolated"}
+    names |= {"frozen_front": "frozen front", "majority": "majority"}
+    result = history["result"]
+    return {text: result[name] for name, text in names.items() if result.get(name) is not None}
+
+
+def _accuracy(
+    axes: Axes, x: Sequence[float], points: Sequence[Any], label: str, controls: Mapping[str, float]
+) -> None:
+    y = [100 * p["accuracy"] for p in points]
+    for name, value in controls.items():
+        axes.axhline(100 * value, color=QUIET, linewidth=1, linestyle=(0, (2, 3)))
+        axes.annotate(
+            name,
+            (0, 100 * value),
+            (4, 2),
+            xycoords=axes.get_yaxis_transform(),
+            textcoords="offset points",
+            fontsize=8,
+            alpha=0.8,
+        )
+    axes.plot(x, y, color=DEVICE, marker="o", markersize=3.2)
+    axes.annotate(
+        f"{y[-1]:.1f} %",
+        (x[-1], y[-1]),
+        (-2, 7),
+        textcoords="offset points",
+        ha="right",
+        fontweight="bold",
+    )
+    axes.set_ylim(0, 105)
+    axes.set_xlim(0, None)
+    axes.set_ylabel("accuracy, %")
+    axes.set_xlabel(label)
+
+
+def _loss(axes: Axes, history: Mapping[str, Any]) -> None:
+    record = history["record"]
+    axes.plot(
+        [e[0] for e in record["losses"]],
+        [e[2] for e in record["losses"]],
+        color=EDGE,
+        label="training",
+    )
+    if record["points"]:
+        rounds = [p["cloud_round"] for p in record["points"]]
+        held_out = [p["loss"] for p in record["points"]]
+        axes.plot(rounds, held_out, color=DEVICE, marker="o", markersize=3.2, label="held-out")
+        axes.legend(frameon=False, loc="upper right")
+    axes.set_ylim(0, None)
+    axes.set_xlim(0, None)
+    axes.set_ylabel("cross-entropy")
+    axes.set_xlabel("cloud rounds")
+
+
+def _bars(axes: Axes, devices: Mapping[str, Any]) -> None:
+    values = [100 * device["accuracy"] for device in devices.values()]
+    places = range(len(values))
+    axes.barh(places, values, color=DEVICE, height=0.62)
+    for place, value in zip(places, values, strict=True):
+        axes.annotate(
+            f"{value:.1f}",
+            (value, place),
+            (-4, 0),
+            textcoords="offset points",
+            ha="right",
+            va="center",
+            color="#ffffff",
+            fontsize=8,
+        )
+    axes.set_yticks(list(places), list(devices))
+    axes.invert_yaxis()
+    axes.grid(visible=False, axis="y")
+    axes.set_xlim(0, 100)
+    axes.set_xlabel("accuracy, %")
+
+
+def _svg(title: str, draw: Draw) -> Markup:
+    """An inline SVG in the page's colours. Its ids are salted with the title: several share one page."""
+    with mpl.rc_context({**STYLE, "svg.hashsalt": title}):
+        figure = Figure(figsize=SIZE, layout="constrained")
+        draw(figure.add_subplot())
+        buffer = io.StringIO()
+        nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
+        figure.savefig(buffer, format="svg", transparent=True, metadata=nothing)
+    text = buffer.getvalue()
+    text = text[text.index("<svg") :]
+    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
+    text = re.sub(r' xmlns(:\w+)?="[^"]*"', "", text)  # HTML knows what an svg is
+    text = re.sub(r' id="(?!m|p|C)[^"]*"', "", text)  # only what is referred to keeps its id
+    text = re.sub(r"<svg [^>]*(viewBox=\"[^\"]*\")[^>]*>", r'<svg \1 role="img">', text, count=1)
+    text = re.sub(r"font: ([^;\"]*?)px '[^;\"]*", r"font-size: \1px", text)
+    return Markup(text.replace(INK, "currentColor"))  # noqa: S704  drawn by us, from numbers and names
