@@ -15,7 +15,7 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .data import ARRAYS, BUNDLED, TEST_SHARE, TRAIN_SHARE, DataError, split_by_time
+from .data import ARRAYS, BUNDLED, TRAIN_SHARE, DataError, split_by_time
 
 Arrays = dict[str, NDArray[Any]]
 
@@ -50,6 +50,7 @@ NOTES = {"watch": WATCH_NOTE, "digits": DIGITS_NOTE}
 PEOPLE = range(1, 11)
 WATCH_CLASSES, DIGITS_CLASSES = 7, 10
 WINDOW, HOP = 100, 50  # samples: 2 s and 1 s
+TEST_BEGIN = 0.76  # share of a recording, in time; a gap lies between train and test
 GYROSCOPE_SCALE = 0.25  # brings rad/s to the range of the accelerometer's g
 CHANNELS = ["ax", "ay", "az", "wx", "wy", "wz"]  # acceleration, then angular velocity
 GYROSCOPE = slice(3, 6)
@@ -299,11 +300,11 @@ def convert_watch(npy: bytes) -> dict[int, Arrays]:
 
 
 def cut_recording(recording: NDArray[Any]) -> dict[str, NDArray[np.float32]]:
-    """Windows [n, 1, 100, 6] of a recording [time, 6]: train from its first 75 %, test from its
-    last 24 %, so that no instant is in both."""
+    """Windows [n, 1, 100, 6] of a recording [time, 6]: train from its first 75 %, test from 76 %
+    of it on, so that no instant is in both."""
     signal = recording.astype(np.float32)
     signal[:, GYROSCOPE] *= GYROSCOPE_SCALE
-    end, begin = int(len(signal) * TRAIN_SHARE), len(signal) - int(len(signal) * TEST_SHARE)
+    end, begin = int(len(signal) * TRAIN_SHARE), int(len(signal) * TEST_BEGIN)
     ranges = {
         "train": range(0, end - WINDOW + 1, HOP),
         "test": range(begin, len(signal) - WINDOW + 1, HOP),

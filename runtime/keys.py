@@ -103,7 +103,7 @@ def _read_key(path: Path) -> str:
     if len(keys) != 1 or len(keys[0]) != _SIZE or not _Z85.issuperset(keys[0]):
         raise _error(
             f"{path} is no key file: expected one line of {_SIZE} characters after the comment; "
-            "restore it, or delete it and make the key anew with `seamline keys make`"
+            "restore it, or delete it and make the key anew with `seamline keys new JOB`"
         )
     return keys[0]
 
@@ -130,7 +130,7 @@ def load_keys(folder: str | Path, name: str) -> Keys:
     secret_path = folder / f"{name}.secret"
     if not secret_path.exists():
         raise _error(
-            f"no key for {name!r} in {folder}: make it with `seamline keys make`, or copy "
+            f"no key for {name!r} in {folder}: make it with `seamline keys new JOB`, or copy "
             f"{name}.secret and the other ends' .public files there"
         )
     secret = _read_secret(secret_path)
@@ -140,7 +140,7 @@ def load_keys(folder: str | Path, name: str) -> Keys:
         key = _read_key(path)
         if path.stem == name and key != public:
             raise _error(
-                f"{path} does not belong to {secret_path}: delete it and run `seamline keys make`"
+                f"{path} does not belong to {secret_path}: delete it and run `seamline keys new JOB`"
             )
         if owners.setdefault(key, path.stem) != path.stem:
             raise _error(

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from . import __version__
@@ -33,6 +35,7 @@ class _Parser(argparse.ArgumentParser):
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command and returns its exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
+    before = signal.signal(signal.SIGTERM, _terminated)
     try:
         tie_to_parent()
         args = _parser().parse_args(arguments)
@@ -40,13 +43,29 @@ def main(argv: Sequence[str] | None = None) -> int:
         command: Command = args.command
         return command(args)
     except UserError as error:
-        sys.stderr.write(f"error: {error}\n")
-        return error.exit_code
+        return _fail(str(error), error.exit_code)
     except KeyboardInterrupt:
         return INTERRUPTED
     except BrokenPipeError:  # nobody reads any more; the interpreter must not try to flush
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return BROKEN_PIPE
+    except OSError as error:
+        if error.filename is None:  # not about a file of the user: a defect, with its traceback
+            raise
+        return _fail(f"{error.filename}: {error.strerror}", 2)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _fail(text: str, code: int) -> int:
+    sys.stderr.write(f"error: {' '.join(text.splitlines())}\n")
+    return code
+
+
+def _terminated(number: int, frame: FrameType | None) -> NoReturn:
+    """SIGTERM ends us like Ctrl-C; a second one ends us at once."""
+    signal.signal(number, signal.SIG_DFL)
+    raise KeyboardInterrupt
 
 
 # ---- the words of the command line ----

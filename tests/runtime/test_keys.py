@@ -40,7 +40,7 @@ def test_an_existing_key_is_never_changed(tmp_path: Path) -> None:
 
 
 def test_a_missing_key_says_what_to_do(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"no key for 'a' in .*seamline keys make") as error:
+    with pytest.raises(UserError, match=r"no key for 'a' in .*seamline keys new") as error:
         load_keys(tmp_path, "a")
     assert error.value.exit_code == 3
 
