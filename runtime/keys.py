@@ -140,7 +140,8 @@ def load_keys(folder: str | Path, name: str) -> Keys:
         key = _read_key(path)
         if path.stem == name and key != public:
             raise _error(
-                f"{path} does not belong to {secret_path}: delete it and run `seamline keys new JOB`"
+                f"{path} does not belong to {secret_path}: delete it and run "
+                "`seamline keys new JOB`"
             )
         if owners.setdefault(key, path.stem) != path.stem:
             raise _error(

@@ -1,4 +1,7 @@
-"""The command line: what each command takes, errors as one line, exit codes. Heavy imports stay in the commands."""
+"""The command line: what each command takes, errors as one line, exit codes.
+
+Heavy imports stay in the commands: a device must stay small.
+"""
 
 from __future__ import annotations
 
@@ -80,7 +83,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"seamline {__version__}")
     parser.set_defaults(format="text")
-    common = argparse.ArgumentParser(add_help=False)
+    common = _Parser(add_help=False)
     common.add_argument(
         "--format",
         choices=("text", "json"),
@@ -189,7 +192,7 @@ def _add_data(commands: Any, common: argparse.ArgumentParser) -> None:
 
 
 def _read(path: str) -> Job:
-    """The job, and its folder and the working folder where its `package.module:function` are looked for."""
+    """The job; its `package.module:function` are looked for in its folder and the working folder."""
     from .runtime.config import read_job
 
     job = read_job(path)
