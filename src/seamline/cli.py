@@ -192,7 +192,7 @@ def _add_data(commands: Any, common: argparse.ArgumentParser) -> None:
 
 
 def _read(path: str) -> Job:
-    """The job; its `package.module:function` are looked for in its folder and the working folder."""
+    """The job; its `package.module:function` are looked for beside it and in the working folder."""
     from .runtime.config import read_job
 
     job = read_job(path)
