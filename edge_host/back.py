@@ -16,6 +16,8 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from .optimizer import load_state, make_optimizer
+
 Array = NDArray[np.float32]
 
 
@@ -35,9 +37,7 @@ class Back:
         self.module = module.train()
         named = [(name, p) for name, p in module.named_parameters() if p.requires_grad]
         flat = torch.cat([p.detach().reshape(-1) for _, p in named]) if named else torch.zeros(0)
-        self._flat = nn.Parameter(flat)
-        self._gradient = torch.zeros_like(flat)
-        self._flat.grad = self._gradient
+        self._flat, self._gradient = flat, torch.zeros_like(flat)
         self._tensors: dict[
             str, Tensor
         ] = {}  # what is averaged: parameters, then running statistics
@@ -52,7 +52,7 @@ class Back:
             if tensor.is_floating_point():
                 self._tensors.setdefault(name, tensor)
         self._statistics = len(self._tensors) > len(named)
-        self._optimizer = _make_optimizer(self._flat, optimizer, momentum, weight_decay)
+        self._optimizer = make_optimizer(optimizer, flat.numel(), momentum, weight_decay)
 
     def step(
         self, activation: Tensor, labels: Tensor, rate: float, need_gradient: bool = True
@@ -75,8 +75,7 @@ class Back:
         if not math.isfinite(mean):
             return None, mean
         loss.backward()  # type: ignore[no-untyped-call]
-        self._optimizer.param_groups[0]["lr"] = rate
-        self._optimizer.step()
+        self._optimizer.step(self._flat, self._gradient, rate)
         return activation.grad, mean
 
     def evaluate(self, activation: Tensor, labels: Tensor) -> tuple[int, float]:
@@ -120,35 +119,13 @@ class Back:
 
     # ---- what the optimiser has gathered ----
 
-    def optimizer_state(self) -> dict[str, Array]:
-        """Copies of the optimiser's tensors by name; empty before the first step."""
-        state: dict[str, Any] = self._optimizer.state.get(self._flat, {})
-        return {k: np.array(t.numpy()) for k, t in state.items() if isinstance(t, Tensor)}
+    def optimizer_state(self) -> dict[str, NDArray[Any]]:
+        """Copies of the optimiser's tensors by name."""
+        return {name: np.array(t.numpy()) for name, t in self._optimizer.state.items()}
 
-    def load_optimizer_state(self, state: Mapping[str, Array]) -> None:
-        """Sets what `optimizer_state` returned; an empty one forgets everything. Raises ValueError
-        for other sizes.
+    def load_optimizer_state(self, state: Mapping[str, NDArray[Any]]) -> None:
+        """Sets what `optimizer_state` returned; an empty one forgets everything.
+
+        Raises ValueError for the state of another optimiser or model.
         """
-        wrong = [k for k, array in state.items() if array.size not in (1, self._flat.numel())]
-        if wrong:
-            raise ValueError(f"optimiser state of another model: {', '.join(wrong)}")
-        self._optimizer.state.clear()
-        if state:
-            tensors = {k: torch.from_numpy(np.array(array)) for k, array in state.items()}
-            self._optimizer.state[self._flat] = tensors
-
-
-def _make_optimizer(
-    flat: nn.Parameter, name: str, momentum: float, weight_decay: float
-) -> torch.optim.Optimizer:
-    """The rate is set at each step. One flat tensor: the fused kernel where this torch has one for
-    the CPU (60 us for 8000 parameters), else the plain loop (85 us); foreach has nothing to
-    gather.
-    """
-    kwargs: dict[str, Any] = {"lr": 0.0, "weight_decay": weight_decay, "foreach": False}
-    if name == "sgd":
-        return torch.optim.SGD([flat], momentum=momentum, **kwargs)
-    try:
-        return torch.optim.Adam([flat], lr=0.0, weight_decay=weight_decay, fused=True)
-    except RuntimeError:  # torch before 2.4 fuses only on a GPU
-        return torch.optim.Adam([flat], **kwargs)
+        load_state(self._optimizer, state)
