@@ -32,7 +32,7 @@ from .uplink import Finish, State, Train, Uplink
 
 Emit = Callable[[dict[str, Any]], None]
 
-CLOUD_S = 0.02  # how often the cloud's link is looked at while devices keep the loop busy
+CLOUD_S = 0.02  # how often the cloud is heard in training, and the devices between two rounds
 ROUND_EVENT_S = 0.2  # at most one round event in this time
 FAREWELL_S = 1.0  # how long the last report may travel
 
@@ -62,6 +62,7 @@ class Host:
         self.cut = cut_model(job)
         self.trainer = Trainer(job, zone, self.cut, now)
         self.fleet = Fleet(job, zone, make_plan(job, self.cut), first_session)
+        self.link_kind: Callable[[str], str] = lambda device: "tcp"  # of a device: tcp or serial
         self.done = False
         self.next_round = 0
         self.uplink = Uplink(zone, job.name, now, self._restore())
@@ -119,7 +120,8 @@ class Host:
             self.trainer.joined(
                 device, happening.samples, happening.tests, happening.has_checkpoint
             )
-            self.emit({"event": "joined", "zone": self.zone, "device": device})
+            joined = {"event": "joined", "zone": self.zone, "device": device}
+            self.emit({**joined, "link": self.link_kind(device)})
         elif isinstance(happening, Left):
             self.trainer.roster.left(device)
             self.emit(
@@ -221,6 +223,7 @@ def run_host(
     lines = {d.id: d.host_link for d in job.devices if d.zone == zone and d.host_link}
     listener = open_listener(address, lines, name=name, keys=keys)
     try:
+        host.link_kind = listener.link_kind
         emit({"event": "listening", "zone": zone, "address": listener.address()})
         link = open_link(job.cloud.address, name=name, keys=keys)
         try:
@@ -236,15 +239,16 @@ def _loop(host: Host, listener: Listener, link: Link, stop: threading.Event) -> 
     """Until the job is done or stop is set: devices, cloud, time, work, and what goes out."""
     cloud_at = 0.0
     while not stop.is_set():
-        for event in listener.poll(CLOUD_S):
+        busy = host.trainer.busy
+        for event in listener.poll(CLOUD_S if busy else 0.0):
             if isinstance(event, Received):
                 host.from_device(event.peer, event.data, time.monotonic())
             else:
                 host.lost_device(event.peer, event.reason)
         now = time.monotonic()
-        if now - cloud_at >= CLOUD_S or not host.trainer.busy:
-            cloud_at = now
-            _hear_cloud(host, link, now)
+        if now - cloud_at >= CLOUD_S or not busy:
+            _hear_cloud(host, link, 0.0 if busy else CLOUD_S)
+            cloud_at = now = time.monotonic()
         host.tick(now)
         more = True
         while more:
@@ -255,16 +259,17 @@ def _loop(host: Host, listener: Listener, link: Link, stop: threading.Event) -> 
             return
 
 
-def _hear_cloud(host: Host, link: Link, now: float) -> None:
+def _hear_cloud(host: Host, link: Link, wait: float) -> None:
+    """All that has come from the cloud, waiting up to `wait` seconds for the first of it."""
     try:
-        data = link.receive(0)
+        data = link.receive(wait)
         while data is not None:
             host.from_cloud(data)
-            data = link.receive(0)
+            data = link.receive(0.0)
     except LinkLost as lost:
         if lost.refused:
             raise UserError(f"the cloud does not accept the key of zone {host.zone}", 6) from lost
-        host.uplink.lost(now)
+        host.uplink.lost(time.monotonic())
         host.emit({"event": "cloud_lost", "zone": host.zone, "reason": lost.reason})
 
 

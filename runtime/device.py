@@ -110,6 +110,12 @@ class _Program:
             self._failed()
         return action == END
 
+    def _restore_front(self) -> None:
+        """A personal front goes on from the checkpoint; any other is overwritten by the host."""
+        kept = self.kept
+        if kept and kept["plan"] == self.session.plan:
+            self.session.params[:] = kept["params"]
+
     def _batch(self, action: int) -> int:
         session, data = self.session, self.data
         first, count = session.need_first, session.need_count
@@ -145,6 +151,7 @@ class _Program:
             self.emit({"event": "error", "device": self.device_id, "reason": error.text})
             self.joined = False
         elif asked == Kind.PLAN:
+            self._restore_front()
             self.joined = True
             self.emit({"event": "joined", "device": self.device_id})
 
@@ -166,6 +173,7 @@ class _Program:
         if session.plan is None or session.trained_round <= self.saved[1]:
             return
         self.saved = (now, session.trained_round)
+        session.saved(session.trained_round)
         self.checkpoint.parent.mkdir(parents=True, exist_ok=True)
         part = self.checkpoint.with_suffix(".part")
         with part.open("wb") as file:
@@ -201,6 +209,7 @@ def _read_checkpoint(path: Path) -> dict[str, Any] | None:
         with np.load(path, allow_pickle=False) as kept:
             return {
                 "plan": kept["plan"].tobytes(),
+                "params": kept["params"],
                 "momentum": kept["momentum"],
                 "round": int(kept["round"]),
             }

@@ -168,10 +168,10 @@ class World:
         for device in sorted(data):
             self.join(device)
 
-    def join(self, device: str) -> None:
-        """A device starts (anew) and says HELLO."""
+    def join(self, device: str, again: Device | None = None) -> None:
+        """A device starts (anew), or one that was lost comes back, and says HELLO."""
         self.lose(device)
-        self.devices[device] = Device(device, self.data[device])
+        self.devices[device] = again or Device(device, self.data[device])
         self._post("host", device, self.devices[device].hello())
 
     def lose(self, device: str) -> None:

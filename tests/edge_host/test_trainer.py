@@ -316,6 +316,27 @@ def test_a_device_lost_in_a_round_is_left_out_and_takes_part_again_after_it_rejo
     assert here.cloud.updates[-1][1] == 12 + 20 + 9
 
 
+@pytest.mark.parametrize("kept", [True, False])
+def test_a_personal_front_goes_on_where_it_was_if_the_device_has_kept_it(
+    world: Callable[..., Any], kept: bool
+) -> None:
+    here = world("split-v3", cloud_rounds=4)
+    here.run(lambda w: w.host.trainer.rounds_done == 4)
+    device = here.devices["d1"]
+    here.lose("d1")
+    front = device.front()
+    if kept:
+        device.session.saved(4)
+    here.join("d1", device if kept else None)
+    here.run(lambda w: "d1" in w.host.trainer.roster.active)
+    again = next(m for d, m in reversed(here.sent) if d == "d1" and m.kind == Kind.STEP)
+    assert (Flag.WEIGHTS in Flag(again.flags)) is not kept
+    if kept:
+        assert here.devices["d1"].front().tobytes() == front.tobytes()
+    here.run()
+    assert here.cloud.done
+
+
 def test_the_first_round_waits_for_all_and_then_for_the_quorum(world: Callable[..., Any]) -> None:
     here = world(absent=("d2",), rounds={"join_wait_s": 20.0, "quorum": 0.6})
     here.run(lambda w: any(m.kind == Kind.STEP for _, m in w.sent))
