@@ -221,10 +221,6 @@ class Store:
         self._sweep(state.round, set(state.updates))
         return state
 
-    def last_hash(self) -> str:
-        """Of the model after the last durable round; "" before the first."""
-        row = self.db.execute("SELECT hash FROM rounds ORDER BY round DESC LIMIT 1").fetchone()
-        return row[0] if row else ""
 
     def _read(self, path: Path, digest: str) -> Model:
         try:
