@@ -146,7 +146,11 @@ class Rounds:
         """A message of `zone`, which the link has proven to be that zone. meta and arrays: its body."""
         if zone not in self.zones:
             names = ", ".join(self.zones)
-            return [Refuse(zone, kind, f"there is no zone {zone!r} in job {self.name!r}; it has {names}")]
+            return [
+                Refuse(
+                    zone, kind, f"there is no zone {zone!r} in job {self.name!r}; it has {names}"
+                )
+            ]
         effects: list[Effect] = []
         try:
             if kind == Kind.ZONE_HELLO:
@@ -199,7 +203,10 @@ class Rounds:
 
     def _welcome(self, zone: str) -> list[Effect]:
         meta = {"round": self.state.round, "done": self.done}
-        return [Send(zone, Kind.ZONE_WELCOME, self.state.round, meta), self._order(zone)]
+        welcome = Send(zone, Kind.ZONE_WELCOME, self.state.round, meta)
+        if zone in self.state.updates:  # it must not train the round again
+            return [welcome, _accepted(zone, self.state.round)]
+        return [welcome, self._order(zone)]
 
     def _order(self, zone: str) -> Send:
         """What a zone has to do now: train the open round, or evaluate the final model."""
@@ -211,13 +218,12 @@ class Rounds:
         round_ = _round(meta)
         if round_ > self.state.round:  # a zone that knows more than a cloud that began anew
             return [self._order(zone)]
-        accepted = Send(zone, Kind.ZONE_ACCEPTED, round_, {"round": round_})
         if round_ < self.state.round or self.done or zone in self.state.updates:
-            return [accepted]
+            return [_accepted(zone, round_)]
         update = Update(_samples(meta), arrays, _metrics(meta))
         self._check(zone, arrays)
         self.state.updates[zone] = update
-        return [Keep(zone, round_, update), accepted]
+        return [Keep(zone, round_, update), _accepted(zone, round_)]
 
     def _check(self, zone: str, arrays: Model) -> None:
         """Names and shapes as in the model (round 0: as in the updates that are here), values and result finite."""
@@ -231,7 +237,9 @@ class Rounds:
             if not name or not name.isprintable():
                 raise Bad(f"the update of zone {zone!r} has a tensor named {name!r}")
             if name not in known and self.state.model:
-                raise Bad(f"the update of zone {zone!r} has a tensor {name!r} that the model has not")
+                raise Bad(
+                    f"the update of zone {zone!r} has a tensor {name!r} that the model has not"
+                )
             if name in known and known[name].shape != array.shape:
                 raise Bad(
                     f"the update of zone {zone!r}: {name} has shape {list(array.shape)}, expected "
@@ -261,6 +269,10 @@ class Rounds:
         if self.done:
             self._over_at = now
         return [close, *(self._order(zone) for zone in self.zones if zone in self._here)]
+
+
+def _accepted(zone: str, round_: int) -> Send:
+    return Send(zone, Kind.ZONE_ACCEPTED, round_, {"round": round_})
 
 
 def _round(meta: Mapping[str, Any]) -> int:

@@ -40,7 +40,9 @@ class Cloud:
         except BaseException:
             self.store.close()
             raise
-        self._encoded: tuple[Send, bytes] | None = None  # the last model sent: the same for every zone
+        self._encoded: tuple[Send, bytes] | None = (
+            None  # the last model sent: the same for every zone
+        )
 
     def close(self) -> None:
         self.store.close()
@@ -164,7 +166,9 @@ def _loop(cloud: Cloud, listener: Listener, stop: threading.Event) -> None:
     while not stop.is_set():
         cloud.tick(time.monotonic())
         if cloud.rounds.done and not saved:
-            saved = cloud.finish()  # before a zone is told: whoever hears that it is done finds the model
+            saved = (
+                cloud.finish()
+            )  # before a zone is told: whoever hears that it is done finds the model
         for peer, data in cloud.outbox:
             listener.send(peer, data)
         cloud.outbox.clear()

@@ -60,7 +60,9 @@ def npz_bytes(arrays: Mapping[str, Array]) -> bytes:
     with zipfile.ZipFile(buffer, "w") as archive:
         for name in sorted(arrays):
             with archive.open(zipfile.ZipInfo(f"{name}.npy"), "w", force_zip64=True) as file:
-                np.lib.format.write_array(file, np.ascontiguousarray(arrays[name]), allow_pickle=False)
+                np.lib.format.write_array(
+                    file, np.ascontiguousarray(arrays[name]), allow_pickle=False
+                )
     return buffer.getvalue()
 
 
@@ -144,7 +146,8 @@ class Store:
         except BlockingIOError:
             lock.close()
             raise UserError(
-                f"another cloud is using {self.folder}: stop it, or give this job another `out`", EXIT_STORE
+                f"another cloud is using {self.folder}: stop it, or give this job another `out`",
+                EXIT_STORE,
             ) from None
         return lock
 
@@ -185,7 +188,9 @@ class Store:
 
     def _check(self, job: Job) -> None:
         if self._pragma("user_version") != FORMAT:
-            raise self._foreign(f"it has format {self._pragma('user_version')}, this version needs {FORMAT}")
+            raise self._foreign(
+                f"it has format {self._pragma('user_version')}, this version needs {FORMAT}"
+            )
         if self._pragma("quick_check") != "ok":
             raise self._foreign("it is damaged")
         row = self.db.execute("SELECT name, digest FROM job").fetchone()
@@ -206,7 +211,9 @@ class Store:
     def restore(self) -> State:
         """The last durable round, the updates of the one after it, and the reports. Raises UserError for a damaged file."""
         state = State()
-        rows = self.db.execute("SELECT round, hash FROM rounds ORDER BY round DESC LIMIT 1").fetchall()
+        rows = self.db.execute(
+            "SELECT round, hash FROM rounds ORDER BY round DESC LIMIT 1"
+        ).fetchall()
         for round_, digest in rows:
             state.round = round_ + 1
             state.model = self._read(self._model(round_), digest)
@@ -220,7 +227,6 @@ class Store:
             state.reports[zone] = json.loads(metrics)
         self._sweep(state.round, set(state.updates))
         return state
-
 
     def _read(self, path: Path, digest: str) -> Model:
         try:
@@ -282,7 +288,9 @@ class Store:
 
     def _sweep(self, round_: int, zones: set[str]) -> None:
         """Removes files that no longer count, or never did, when round `round_` is open with updates of `zones`."""
-        kept = {self._model(round_ - 1 - age) for age in range(MODELS_KEPT) if round_ - 1 - age >= 0}
+        kept = {
+            self._model(round_ - 1 - age) for age in range(MODELS_KEPT) if round_ - 1 - age >= 0
+        }
         kept |= {self._update(round_, zone) for zone in zones}
         with self._writing():
             for folder in ("models", "updates"):

@@ -20,7 +20,9 @@ from seamline.runtime.config import (
 def make_job(tmp_path: Path):
     """A job of `zones`, with deadline 30 s, join wait 20 s and a quorum of a half unless said otherwise."""
 
-    def make(zones: str = "ABC", rounds: int = 3, name: str = "job", seed: int = 0, **round_) -> Job:
+    def make(
+        zones: str = "ABC", rounds: int = 3, name: str = "job", seed: int = 0, **round_
+    ) -> Job:
         return Job(
             zones=[ZoneSection(zone, "tcp://127.0.0.1:*") for zone in zones],
             devices=[DeviceSection(f"d{zone}", zone) for zone in zones],

@@ -77,7 +77,9 @@ def test_a_whole_job(make_job):
     assert names(effects) == ["Keep", ("ACCEPTED", "B"), "Close", ("DONE", "A"), ("DONE", "B")]
     assert effects[3].round == 2 and rounds.done and not rounds.finished(4.0)
     for zone in "AB":
-        report = rounds.receive(zone, Kind.ZONE_REPORT, {"round": 2, "metrics": {"acc": 1}}, {}, 5.0)
+        report = rounds.receive(
+            zone, Kind.ZONE_REPORT, {"round": 2, "metrics": {"acc": 1}}, {}, 5.0
+        )
         assert report == [Report(zone, {"acc": 1})]
     assert rounds.finished(5.0)
 
@@ -103,7 +105,9 @@ WAITS = [
 ]
 
 
-@pytest.mark.parametrize(("joined", "answered", "gone", "end"), [w[1:] for w in WAITS], ids=[w[0] for w in WAITS])
+@pytest.mark.parametrize(
+    ("joined", "answered", "gone", "end"), [w[1:] for w in WAITS], ids=[w[0] for w in WAITS]
+)
 def test_when_a_round_closes(make_job, joined, answered, gone, end):
     rounds = Rounds(make_job("ABC"), State(), 0.0)
     for zone in joined:
@@ -147,6 +151,14 @@ def test_a_zone_that_comes_back_is_told_the_round_again(make_job):
     assert rounds.lost("A", "gone", 1.0) == []
     assert names(hello(rounds, "A", 2.0)) == ["Present", ("WELCOME", "A"), ("ROUND", "A")]
     assert names(hello(rounds, "A", 2.0)) == [("WELCOME", "A"), ("ROUND", "A")]
+
+
+def test_a_zone_whose_update_is_held_is_not_sent_to_train_the_round_again(make_job):
+    rounds = Rounds(make_job("AB", quorum=1.0), State(), 0.0)
+    hello(rounds, "A")
+    update(rounds, "A", 0)
+    rounds.lost("A", "gone", 1.0)
+    assert names(hello(rounds, "A", 2.0)) == ["Present", ("WELCOME", "A"), ("ACCEPTED", "A")]
 
 
 def test_an_update_is_applied_once_and_accepted_each_time(make_job):

@@ -71,7 +71,11 @@ def test_an_npz_is_the_same_bytes_each_time_and_plain_numpy_reads_it(tmp_path):
 def test_killed_at_any_step_it_holds_its_promises_and_ends_with_the_same_bits(tmp_path):
     script = Path(__file__).with_name("kill_points.py")
     done = subprocess.run(
-        [sys.executable, str(script), str(tmp_path)], capture_output=True, text=True, check=False, timeout=100
+        [sys.executable, str(script), str(tmp_path)],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=100,
     )
     assert done.returncode == 0, done.stderr
     assert int(done.stdout) > 50
@@ -82,8 +86,16 @@ SPOILED = [
     ("not a database", lambda f: (f / "store.db").write_bytes(b"x" * 5000), "no database"),
     ("another program's", lambda f: foreign(f), "another program's"),
     ("a later format", lambda f: pragma(f, "user_version = 9"), "format 9"),
-    ("a damaged model", lambda f: flip(f / "models/after-000001.npz"), "after-000001.npz cannot be read"),
-    ("a lost model", lambda f: (f / "models/after-000001.npz").unlink(), "after-000001.npz cannot be read"),
+    (
+        "a damaged model",
+        lambda f: flip(f / "models/after-000001.npz"),
+        "after-000001.npz cannot be read",
+    ),
+    (
+        "a lost model",
+        lambda f: (f / "models/after-000001.npz").unlink(),
+        "after-000001.npz cannot be read",
+    ),
     (
         "an exchanged model",
         lambda f: (f / "models/after-000001.npz").write_bytes(npz_bytes(model(9))),
