@@ -1,4 +1,5 @@
-"""The new model from the old one and the zones' differences: w <- w + sum n_z / n * d_z. The same bits in any order of arrival."""
+"""The new model from the old one and the zones' differences: w <- w + sum n_z / n * d_z. The same
+bits in any order of arrival."""
 
 from __future__ import annotations
 
@@ -16,8 +17,8 @@ Model = dict[str, Array]  # names and layouts of torch's state dict
 
 @dataclass(frozen=True)
 class Update:
-    """What a zone learned in a round: samples it trained on, differences to the model the round began with (to zero
-    where that model has no such tensor), and its metrics, JSON-able."""
+    """What a zone learned in a round: samples it trained on, differences to the model the round
+    began with (to zero where that model has no such tensor), and its metrics, JSON-able."""
 
     samples: int
     arrays: Model
@@ -27,9 +28,10 @@ class Update:
 def aggregate(model: Mapping[str, Array], updates: Mapping[str, Update]) -> Model:
     """The model after a round; updates by zone.
 
-    Each tensor is averaged over the zones that hold it, weighted by samples (equally, if none of them has any); a tensor
-    that nobody holds stays. Sums are float64 in sorted zone order and rounded once to the tensor's type. A tensor that is
-    not floating point (a counter) is the first zone's. (Federated averaging: McMahan et al., 2017.)
+    Each tensor is averaged over the zones that hold it, weighted by samples (equally, if none of
+    them has any); a tensor that nobody holds stays. Sums are float64 in sorted zone order and
+    rounded once to the tensor's type. A tensor that is not floating point (a counter) is the first
+    zone's. (Federated averaging: McMahan et al., 2017.)
     """
     names = sorted(set(model).union(*(update.arrays for update in updates.values())))
     return {name: _tensor(name, model.get(name), updates) for name in names}
@@ -54,7 +56,8 @@ def _tensor(name: str, old: Array | None, updates: Mapping[str, Update]) -> Arra
 
 
 def model_hash(model: Mapping[str, Array]) -> str:
-    """SHA-256, in hex, of names, types, shapes and values: two models with one hash are the same bits."""
+    """SHA-256, in hex, of names, types, shapes and values: two models with one hash are the same
+    bits."""
     digest = hashlib.sha256()
     for name in sorted(model):
         array = np.ascontiguousarray(model[name])

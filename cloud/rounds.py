@@ -1,11 +1,14 @@
-"""The cloud's side of the zone protocol (SPEC.md, Zone and cloud): a state machine, fed messages and time. No I/O.
+"""The cloud's side of the zone protocol (SPEC.md, Zone and cloud): a state machine, fed messages
+and time. No I/O.
 
-Every input returns the effects it asks for. They are carried out in order, so what a message promises is durable before
-the message goes out: a Keep before its ACCEPTED, a Close before the next ROUND.
+Every input returns the effects it asks for. They are carried out in order, so what a message
+promises is durable before the message goes out: a Keep before its ACCEPTED, a Close before the next
+ROUND.
 
-A round closes when it has a quorum of updates and no zone is left to wait for. A zone that is here is waited for until
-`deadline_s` after the quorum; one that was lost until `deadline_s` after its loss; one that never came until `join_wait_s`
-after the start. So a slow zone costs a round at most the deadline, and a dead zone costs later rounds nothing.
+A round closes when it has a quorum of updates and no zone is left to wait for. A zone that is here
+is waited for until `deadline_s` after the quorum; one that was lost until `deadline_s` after its
+loss; one that never came until `join_wait_s` after the start. So a slow zone costs a round at most
+the deadline, and a dead zone costs later rounds nothing.
 """
 
 from __future__ import annotations
@@ -93,7 +96,8 @@ class Bad(ValueError):
 
 @dataclass
 class State:
-    """What outlives the process: rounds closed so far, the model after them, updates of the open round, reports."""
+    """What outlives the process: rounds closed so far, the model after them, updates of the open
+    round, reports."""
 
     round: int = 0
     model: Model = field(default_factory=dict)
@@ -143,7 +147,8 @@ class Rounds:
     def receive(
         self, zone: str, kind: int, meta: Mapping[str, Any], arrays: Model, now: float
     ) -> list[Effect]:
-        """A message of `zone`, which the link has proven to be that zone. meta and arrays: its body."""
+        """A message of `zone`, which the link has proven to be that zone. meta and arrays: its
+        body."""
         if zone not in self.zones:
             names = ", ".join(self.zones)
             return [
@@ -197,8 +202,8 @@ class Rounds:
             raise Bad(f"the key of zone {zone!r} was used to join as zone {meta.get('zone')!r}")
         if meta.get("job") != self.name:
             raise Bad(
-                f"zone {zone!r} runs the job {meta.get('job')!r}, the cloud {self.name!r}: start both with the "
-                "same job file"
+                f"zone {zone!r} runs the job {meta.get('job')!r}, the cloud {self.name!r}: "
+                "start both with the same job file"
             )
 
     def _welcome(self, zone: str) -> list[Effect]:
@@ -226,7 +231,8 @@ class Rounds:
         return [Keep(zone, round_, update), _accepted(zone, round_)]
 
     def _check(self, zone: str, arrays: Model) -> None:
-        """Names and shapes as in the model (round 0: as in the updates that are here), values and result finite."""
+        """Names and shapes as in the model (round 0: as in the updates that are here), values and
+        result finite."""
         if not arrays:
             raise Bad(f"the update of zone {zone!r} has no tensors")
         known: Model = dict(self.state.model)

@@ -27,7 +27,8 @@ REFUSED = 11  # status in an ERROR: the message does not fit the state
 
 
 class Cloud:
-    """Rounds and store without links: messages in, (peer, bytes) in `outbox` out, in an order that keeps every promise."""
+    """Rounds and store without links: messages in, (peer, bytes) in `outbox` out, in an order that
+    keeps every promise."""
 
     def __init__(self, job: Job, emit: Emit, now: float) -> None:
         """Raises UserError if the store cannot be used."""
@@ -142,8 +143,8 @@ def run_cloud(
 ) -> int:
     """Runs the cloud until all rounds are done and reported, or `stop` is set. Returns 0.
 
-    insecure: no keys, clear text on the network. emit: is called with each event, a JSON-able dict. Raises UserError:
-    no key, an address in use, a store that cannot be used or written.
+    insecure: no keys, clear text on the network. emit: is called with each event, a JSON-able dict.
+    Raises UserError: no key, an address in use, a store that cannot be used or written.
     """
     stop = stop or threading.Event()
     keys = None if insecure else load_keys(Path(job.keys.folder), "cloud")

@@ -1,7 +1,9 @@
-"""What the cloud keeps on disk: an SQLite registry of zones, rounds and metrics, and arrays in files written whole.
+"""What the cloud keeps on disk: an SQLite registry of zones, rounds and metrics, and arrays in
+files written whole.
 
-`store.db` names every file that counts, with its hash; a file is complete on disk before its row is, and a row before
-anybody is told. So after kill -9 or a power cut the last row is a whole round, and files without a row are rubbish.
+`store.db` names every file that counts, with its hash; a file is complete on disk before its row
+is, and a row before anybody is told. So after kill -9 or a power cut the last row is a whole round,
+and files without a row are rubbish.
 """
 
 from __future__ import annotations
@@ -44,7 +46,8 @@ CREATE TABLE reports (zone TEXT PRIMARY KEY, metrics TEXT NOT NULL);
 
 
 def job_digest(job: Job) -> str:
-    """Names what the model depends on: rounds of a job with another digest must not be mixed with these."""
+    """Names what the model depends on: rounds of a job with another digest must not be mixed with
+    these."""
     parts = [job.name, job.seed, job.mode, job.model, job.train, job.codec, job.data]
     parts.append(sorted(zone.name for zone in job.zones))
     parts.append(sorted((device.id, device.zone) for device in job.devices))
@@ -55,7 +58,8 @@ def job_digest(job: Job) -> str:
 
 
 def npz_bytes(arrays: Mapping[str, Array]) -> bytes:
-    """An .npz that is the same bytes for the same arrays; any name is allowed (np.savez takes some for arguments)."""
+    """An .npz that is the same bytes for the same arrays; any name is allowed (np.savez takes some
+    for arguments)."""
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:
         for name in sorted(arrays):
@@ -102,8 +106,8 @@ def write_model(path: Path, model: Mapping[str, Array]) -> None:
 def _cannot_write(path: Path, error: Exception) -> UserError:
     reason = getattr(error, "strerror", None) or error
     return UserError(
-        f"cannot write {path}: {reason}; make room or change `out` in the job file, then start the cloud again: "
-        "all rounds before are safe",
+        f"cannot write {path}: {reason}; make room or change `out` in the job file, then start "
+        "the cloud again: all rounds before are safe",
         EXIT_STORE,
     )
 
@@ -115,8 +119,9 @@ class Store:
     """One job's rounds. Open for one process at a time."""
 
     def __init__(self, folder: Path, job: Job) -> None:
-        """Opens the store in `folder`, or makes one. Raises UserError (exit 3), which says what to do: a folder that
-        cannot be written, another cloud at work, a damaged file, a store that is not ours or another job's."""
+        """Opens the store in `folder`, or makes one. Raises UserError (exit 3), which says what to
+        do: a folder that cannot be written, another cloud at work, a damaged file, a store that is
+        not ours or another job's."""
         self.folder = folder
         self._path = folder / "store.db"
         try:
@@ -140,7 +145,7 @@ class Store:
 
     def _take_lock(self) -> IO[bytes]:
         """Held until this process ends, however it ends."""
-        lock = open(self.folder / "lock", "wb")
+        lock = (self.folder / "lock").open("wb")
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -181,7 +186,8 @@ class Store:
 
     def _make(self, job: Job) -> None:
         self.db.executescript(
-            f"BEGIN; {_TABLES} PRAGMA application_id = {APPLICATION}; PRAGMA user_version = {FORMAT};"
+            f"BEGIN; {_TABLES}"
+            f"PRAGMA application_id = {APPLICATION}; PRAGMA user_version = {FORMAT};"
         )
         self.db.execute("INSERT INTO job VALUES (?, ?)", (job.name, job_digest(job)))
         self.db.execute("COMMIT")
@@ -196,20 +202,22 @@ class Store:
         row = self.db.execute("SELECT name, digest FROM job").fetchone()
         if row is None or row[1] != job_digest(job):
             raise self._foreign(
-                f"it belongs to the job {row[0] if row else ''!r} with other settings, seed, data or zones"
+                f"it belongs to the job {row[0] if row else ''!r} "
+                "with other settings, seed, data or zones"
             )
 
     def _foreign(self, reason: str) -> UserError:
         return UserError(
-            f"{self._path} cannot be used: {reason}; remove the folder {self.folder} to begin anew, or give this "
-            "job another `out`",
+            f"{self._path} cannot be used: {reason}; remove the folder {self.folder} to "
+            "begin anew, or give this job another `out`",
             EXIT_STORE,
         )
 
     # ---- reading ----
 
     def restore(self) -> State:
-        """The last durable round, the updates of the one after it, and the reports. Raises UserError for a damaged file."""
+        """The last durable round, the updates of the one after it, and the reports. Raises
+        UserError for a damaged file."""
         state = State()
         rows = self.db.execute(
             "SELECT round, hash FROM rounds ORDER BY round DESC LIMIT 1"
@@ -259,7 +267,8 @@ class Store:
             )
 
     def keep_round(self, close: Close) -> None:
-        """Durable when it returns; the updates it was made of are no longer needed. Raises UserError."""
+        """Durable when it returns; the updates it was made of are no longer needed. Raises
+        UserError."""
         with self._writing():
             write_whole(self._model(close.round), npz_bytes(close.model))
             self.db.execute(
@@ -287,7 +296,8 @@ class Store:
         return self.folder / "updates" / f"{round_:06d}-{quote(zone, safe='')}.npz"
 
     def _sweep(self, round_: int, zones: set[str]) -> None:
-        """Removes files that no longer count, or never did, when round `round_` is open with updates of `zones`."""
+        """Removes files that no longer count, or never did, when round `round_` is open with
+        updates of `zones`."""
         kept = {
             self._model(round_ - 1 - age) for age in range(MODELS_KEPT) if round_ - 1 - age >= 0
         }

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-
 from seamline.runtime.config import (
     CloudSection,
     DeviceSection,
@@ -18,7 +17,8 @@ from seamline.runtime.config import (
 
 @pytest.fixture
 def make_job(tmp_path: Path):
-    """A job of `zones`, with deadline 30 s, join wait 20 s and a quorum of a half unless said otherwise."""
+    """A job of `zones`, with deadline 30 s, join wait 20 s and a quorum of a half unless said
+    otherwise."""
 
     def make(
         zones: str = "ABC", rounds: int = 3, name: str = "job", seed: int = 0, **round_

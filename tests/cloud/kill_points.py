@@ -1,5 +1,6 @@
-"""Run by test_store.py: a cloud is killed (SIGKILL) before every step that touches the disk, started again, and must
-hold all it had promised and end with the same bits. Usage: kill_points.py FOLDER; prints the number of kills."""
+"""Run by test_store.py: a cloud is killed (SIGKILL) before every step that touches the disk,
+started again, and must hold all it had promised and end with the same bits. Usage: kill_points.py
+FOLDER; prints the number of kills."""
 
 import os
 import signal
@@ -26,7 +27,8 @@ def message(kind: Kind, round_: int, meta: dict, arrays: dict) -> bytes:
 
 
 def run(job: Job, promised: int) -> str:
-    """All rounds; the highest promise (round * 10 + updates accepted in it) is written to the file `promised`."""
+    """All rounds; the highest promise (round * 10 + updates accepted in it) is written to the file
+    `promised`."""
     cloud = Cloud(job, lambda event: None, 0.0)
     while not cloud.rounds.done:
         for zone in ZONES:

@@ -1,4 +1,5 @@
-"""The cloud's state machine in virtual time: tables of named cases, and any order of anything gives the same bits."""
+"""The cloud's state machine in virtual time: tables of named cases, and any order of anything gives
+the same bits."""
 
 import math
 
@@ -24,7 +25,8 @@ from seamline.runtime.message import Kind
 
 
 def arrays_of(zone, round_):
-    """What a zone learns in a round: the same each time it is asked, of sizes that make the order of a sum show."""
+    """What a zone learns in a round: the same each time it is asked, of sizes that make the order
+    of a sum show."""
     rng = np.random.default_rng([ord(zone[0]), round_])
     scale = 10.0 ** rng.integers(-3, 4)
     return {
@@ -70,7 +72,7 @@ def test_a_whole_job(make_job):
     assert names(update(rounds, "B", 0)) == ["Keep", ("ACCEPTED", "B")]
     effects = update(rounds, "A", 0, 4.0)
     assert names(effects) == ["Keep", ("ACCEPTED", "A"), "Close", ("ROUND", "A"), ("ROUND", "B")]
-    assert effects[2].seconds == 4.0 and effects[2].metrics == dict.fromkeys("AB", {"loss": 0.5})
+    assert effects[2].seconds == 4.0 and effects[2].metrics == {z: {"loss": 0.5} for z in "AB"}
     assert effects[3].round == 1 and model_hash(effects[3].arrays) == effects[2].hash
     update(rounds, "A", 1)
     effects = update(rounds, "B", 1)

@@ -1,4 +1,5 @@
-"""The cloud program over loopback, with keys: zones that speak the wire, come late, vanish, lie, or come after the end."""
+"""The cloud program over loopback, with keys: zones that speak the wire, come late, vanish, lie, or
+come after the end."""
 
 import socket
 import threading

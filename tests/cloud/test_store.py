@@ -1,4 +1,5 @@
-"""The store: what was promised survives kill -9, a full disk leaves the round before, and a wrong store is refused."""
+"""The store: what was promised survives kill -9, a full disk leaves the round before, and a wrong
+store is refused."""
 
 import resource
 import signal
@@ -81,10 +82,29 @@ def test_killed_at_any_step_it_holds_its_promises_and_ends_with_the_same_bits(tm
     assert int(done.stdout) > 50
 
 
+def foreign(folder):
+    (folder / "store.db").unlink()
+    with sqlite3.connect(folder / "store.db") as db:
+        db.execute("CREATE TABLE songs (title TEXT)")
+    db.close()
+
+
+def pragma(folder, text):
+    with sqlite3.connect(folder / "store.db") as db:
+        db.execute(f"PRAGMA {text}")
+    db.close()
+
+
+def flip(path):
+    data = bytearray(path.read_bytes())
+    data[len(data) // 3] ^= 1
+    path.write_bytes(data)
+
+
 # case: what is done to a good store, what the error says
 SPOILED = [
     ("not a database", lambda f: (f / "store.db").write_bytes(b"x" * 5000), "no database"),
-    ("another program's", lambda f: foreign(f), "another program's"),
+    ("another program's", foreign, "another program's"),
     ("a later format", lambda f: pragma(f, "user_version = 9"), "format 9"),
     (
         "a damaged model",
@@ -105,25 +125,6 @@ SPOILED = [
 ]
 
 
-def foreign(folder):
-    (folder / "store.db").unlink()
-    with sqlite3.connect(folder / "store.db") as db:
-        db.execute("CREATE TABLE songs (title TEXT)")
-    db.close()
-
-
-def pragma(folder, text):
-    with sqlite3.connect(folder / "store.db") as db:
-        db.execute(f"PRAGMA {text}")
-    db.close()
-
-
-def flip(path):
-    data = bytearray(path.read_bytes())
-    data[len(data) // 3] ^= 1
-    path.write_bytes(data)
-
-
 @pytest.mark.parametrize(("spoil", "text"), [s[1:] for s in SPOILED], ids=[s[0] for s in SPOILED])
 def test_a_store_that_cannot_be_used_says_why_and_what_to_do(make_job, kept, spoil, text):
     spoil(kept)
@@ -139,7 +140,7 @@ def test_a_store_that_cannot_be_used_says_why_and_what_to_do(make_job, kept, spo
 
 @pytest.mark.parametrize("other", [{"seed": 1}, {"name": "b"}, {"zones": "AB"}, {"rounds": 9}])
 def test_another_jobs_store_is_refused(make_job, kept, other):
-    with pytest.raises(UserError, match="belongs to the job 'job'.*another `out`"):
+    with pytest.raises(UserError, match=r"belongs to the job 'job'.*another `out`"):
         Store(kept, make_job(**other))
 
 
@@ -164,14 +165,15 @@ def test_a_folder_that_cannot_be_made_is_said(make_job, tmp_path):
 
 
 def test_a_full_disk_is_said_and_the_round_before_is_whole(make_job, kept):
-    """A limit on the size of files stands for the full disk: the write fails half way in the same place."""
+    """A limit on the size of files stands for the full disk: the write fails half way in the same
+    place."""
     store = Store(kept, make_job())
     big = {"layer.weight": np.zeros(100_000, np.float32)}
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     old = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, before[1]))
     try:
-        with pytest.raises(UserError, match="make room.*all rounds before are safe"):
+        with pytest.raises(UserError, match=r"make room.*all rounds before are safe"):
             store.keep_round(close(2, big))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)

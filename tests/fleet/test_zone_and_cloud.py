@@ -1,5 +1,5 @@
-"""The cloud's rounds against the edge host's uplink in virtual time, over a line that loses messages and with restarts:
-both ends keep the same protocol."""
+"""The cloud's rounds against the edge host's uplink in virtual time, over a line that loses
+messages and with restarts: both ends keep the same protocol."""
 
 import random
 
@@ -79,7 +79,8 @@ def test_losses_and_restarts_of_both_ends_leave_the_bits_alone(tmp_path, seed):
 
 
 def exchange(cloud, zone, dice, now):
-    """What zone and cloud have to say to each other; when the line breaks, all on it is lost and both hear of it."""
+    """What zone and cloud have to say to each other; when the line breaks, all on it is lost and
+    both hear of it."""
     zone.uplink.tick(now)
     for data in zone.uplink.outbox:
         cloud.receive(f"host-{zone.name}", data, now)
