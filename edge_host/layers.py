@@ -346,7 +346,7 @@ def _group_norm(walk: Walk, name: str, layer: Any, source: Value) -> Value:
 def _batch_norm(walk: Walk, name: str, layer: Any, source: Value) -> Value:
     raise Unsupported(
         "batch statistics differ between devices and mean nothing at batch 1; use GroupNorm, or "
-        "seamline.edge_host.fold.fold_batch_norm(model) if the model is trained already"
+        "seamline.edge_host.fold_batch_norm(model) if the model is trained already"
     )
 
 

@@ -143,8 +143,8 @@ class Trainer:
         self.backs = self._make_backs(devices)
         self.rounds_done = 0  # edge rounds of the job
         self.result: Result | None = None
-        self._initial = self.state()
-        self._sizes = {name: value.size for name, value in self._initial.items()}
+        self.initial = self.state()
+        self._sizes = {name: value.size for name, value in self.initial.items()}
         self._work: Work | None = None
         self._down_seed = {d: _random(job.seed, DOWN_STREAM, crc32(d.encode())) for d in devices}
         self._took_part: dict[str, int] = {}  # samples of the devices seen in this cloud round
@@ -229,7 +229,7 @@ class Trainer:
         self.stop()
         self.result = None
         self._took_part, self._losses = {}, {}
-        state = self._initial if state is None else state
+        state = self.initial if state is None else state
         if {name: value.size for name, value in state.items()} != self._sizes:
             raise UserError("the cloud's model is not the one of this job: its tensors differ", 6)
         self._set_front(self.cut.front_vector(state))

@@ -153,7 +153,7 @@ def test_v3_averages_backs_and_leaves_fronts_on_the_devices(world: Callable[...,
     assert_equals_averaged(here, apart, front=False, back=True)
     assert not [m for _, m in here.arrived if m.kind == Kind.WEIGHTS]
     for name in names:  # what the cloud has of the fronts is where they began
-        np.testing.assert_array_equal(here.cloud.model[name], here.host.trainer._initial[name])
+        np.testing.assert_array_equal(here.cloud.model[name], here.host.trainer.initial[name])
     for device in here.data:
         own = {k: v for k, v in float_state(apart[device].model).items() if k in names}
         got = here.host.cut.front_state(here.devices[device].front())
@@ -211,7 +211,7 @@ def test_isolated_devices_learn_alone_and_are_judged_on_all_data(world: Callable
         assert (last[device]["correct"], last[device]["total"]) == (sum(right), 20)
         own = correct(plain.model, *here.data[device][2:])
         assert (last[device]["own_correct"], last[device]["own_total"]) == (own, 10)
-    for name, value in here.host.trainer._initial.items():
+    for name, value in here.host.trainer.initial.items():
         np.testing.assert_array_equal(here.cloud.model[name], value)
 
 
@@ -264,7 +264,7 @@ def test_a_frozen_front_never_changes_and_no_gradient_goes_down(world: Callable[
     here = world(freeze_front=True)
     here.run()
     for name in here.host.cut.front_names:
-        np.testing.assert_array_equal(here.cloud.model[name], here.host.trainer._initial[name])
+        np.testing.assert_array_equal(here.cloud.model[name], here.host.trainer.initial[name])
     grads = [m for _, m in here.sent if m.kind == Kind.GRAD]
     assert grads and all(len(m.body) == 8 and Flag.FROZEN in Flag(m.flags) for m in grads)
     steps = [m for d, m in here.sent if m.kind == Kind.STEP and d == "d0"]
