@@ -69,7 +69,9 @@ class _Program:
     steps: int = 0
     compute_s: float = 0.0
     said: float = -HELLO_EVERY_S
-    saved: tuple[float, int] = (0.0, 0)  # when, round
+    begun: int = 0  # the round begun last
+    changed: bool = False  # the front has trained since it was saved
+    saved: float = field(default_factory=time.monotonic)
     told: float = field(default_factory=time.monotonic)
 
     def serve(self) -> None:
@@ -93,6 +95,7 @@ class _Program:
             raise UserError(lost.reason, 6) from None
         self.emit({"event": "lost", "device": self.device_id, "reason": lost.reason})
         self.joined = False
+        self.said = -HELLO_EVERY_S  # greet the next host at once
 
     def _take(self, data: bytes) -> bool:
         """One message from the host; True when it was the last."""
@@ -104,6 +107,7 @@ class _Program:
         while action in (TRAIN, TEST):
             action = self._batch(action)
         self.compute_s += time.perf_counter() - start
+        self.changed |= data[3] in (Kind.STEP, Kind.GRAD)
         if action == SEND:
             self._send(data[3])
         elif action == FAIL:
@@ -134,14 +138,14 @@ class _Program:
 
     def _begin(self) -> None:
         """Momentum: none in the first round of a job, else what the checkpoint kept."""
-        if self.session.trained_round <= 1 and self.saved[1] != self.session.trained_round:
-            self.session.momentum[:] = 0
-            self.kept = None
-            self.saved = (self.saved[0], self.session.trained_round)
-        elif self.kept is not None:
-            kept, self.kept = self.kept, None
-            if kept["plan"] == self.session.plan:
-                self.session.momentum[:] = kept["momentum"]
+        session, kept = self.session, self.kept
+        if session.trained_round == self.begun:
+            return
+        self.begun, self.kept = session.trained_round, None
+        if self.begun == 1:
+            session.momentum[:] = 0
+        elif kept and kept["plan"] == session.plan:
+            session.momentum[:] = kept["momentum"]
 
     def _send(self, asked: int) -> None:
         answer = self.session.answer()
@@ -162,29 +166,32 @@ class _Program:
         self.joined = False
 
     def _housekeeping(self, now: float) -> None:
-        if now - self.saved[0] >= SAVE_EVERY_S and self.session.trained_round > self.saved[1]:
+        if now - self.saved >= SAVE_EVERY_S:
             self.save(now)
         if now - self.told >= STATS_EVERY_S:
             self.tell(now)
 
     def save(self, now: float) -> None:
-        """The front as it is, written whole and renamed."""
-        session = self.session
-        if session.plan is None or session.trained_round <= self.saved[1]:
+        """The front as it is, written whole and renamed; a full disk is told and does not stop the training."""
+        self.saved, session = now, self.session
+        if session.plan is None or not self.changed:
             return
-        self.saved = (now, session.trained_round)
-        session.saved(session.trained_round)
-        self.checkpoint.parent.mkdir(parents=True, exist_ok=True)
+        self.changed = False
         part = self.checkpoint.with_suffix(".part")
-        with part.open("wb") as file:
-            np.savez(
-                file,
-                params=session.params,
-                momentum=session.momentum,
-                round=np.uint32(session.trained_round),
-                plan=np.frombuffer(session.plan, np.uint8),
-            )
-        os.replace(part, self.checkpoint)
+        try:
+            self.checkpoint.parent.mkdir(parents=True, exist_ok=True)
+            with part.open("wb") as file:
+                np.savez(
+                    file,
+                    params=session.params,
+                    momentum=session.momentum,
+                    round=np.uint32(session.trained_round),
+                    plan=np.frombuffer(session.plan, np.uint8),
+                )
+            os.replace(part, self.checkpoint)
+        except OSError as error:
+            reason = f"cannot write {self.checkpoint}: {error.strerror}; training goes on"
+            self.emit({"event": "error", "device": self.device_id, "reason": reason})
 
     def tell(self, now: float) -> None:
         self.told = now
@@ -213,7 +220,7 @@ def _read_checkpoint(path: Path) -> dict[str, Any] | None:
                 "momentum": kept["momentum"],
                 "round": int(kept["round"]),
             }
-    except (OSError, KeyError, ValueError, zipfile.BadZipFile):
+    except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile):
         return None
 
 

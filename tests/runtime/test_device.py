@@ -1,0 +1,184 @@
+"""The device program on a scripted link: joining, losing the host, and what it keeps on disk."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections import deque
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from seamline.kernels import parcel
+from seamline.runtime import device as program
+from seamline.runtime import message as wire
+from seamline.runtime.config import DataSection, DeviceSection, Job, ZoneSection
+from seamline.runtime.errors import UserError
+from seamline.runtime.link import LinkLost
+from seamline.runtime.message import Flag, Kind, Message
+from seamline.runtime.plan import LayerSpec, build_plan
+
+PLAN = build_plan([LayerSpec("dense", 0, (1, 1, 3))], (1, 1, 4), 2)
+SETTINGS = wire.Settings(1, 2, 0, 0, 0, 0.9, 0.0)
+START = np.arange(15, dtype=np.float32) / 10
+DY = np.ones((2, 1, 1, 3), np.float32)
+
+
+def step(round_: int) -> Message:
+    body = wire.step_body(0.1, 0, 1, parcel.pack(START, "f32"))
+    return Message(Kind.STEP, 7, round_, 0, Flag.WEIGHTS, body)
+
+
+def gradient(round_: int) -> Message:
+    body = wire.grad_body(0.1, 0.0, parcel.pack(DY, "f32"))
+    return Message(Kind.GRAD, 7, round_, 0, Flag.LAST, body)
+
+
+WELCOME = Message(Kind.WELCOME, 7, body=wire.welcome_body())
+GIVE_PLAN = Message(Kind.PLAN, 7, body=wire.plan_body(SETTINGS, PLAN))
+BYE = Message(Kind.BYE, 7, body=wire.bye_body("done"))
+
+
+class ScriptedLink:
+    """Gives what the script says, one a receive; an exception in it is raised."""
+
+    def __init__(self, script) -> None:
+        self.script, self.sent, self.closed = deque(script), [], False
+
+    def send(self, data: bytes) -> None:
+        self.sent.append(Message.decode(data))
+
+    def receive(self, timeout: float) -> bytes | None:
+        item = self.script.popleft()
+        if isinstance(item, BaseException):
+            raise item
+        return None if item is None else item.encode()
+
+    def close(self) -> None:
+        self.closed = True
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch):
+    """Runs the device on a script; returns (link, events)."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(6, 1, 1, 4)).astype(np.float32)
+    y = np.arange(6) % 3
+    np.savez(tmp_path / "d.npz", x_train=x, y_train=y, x_test=x, y_test=y)
+    job = Job(
+        zones=[ZoneSection("A", "tcp://127.0.0.1:5999")],
+        devices=[DeviceSection("d", "A")],
+        out=str(tmp_path / "out"),
+        data=DataSection(str(tmp_path / "{id}.npz")),
+    )
+
+    def runner(*script):
+        link, events = ScriptedLink(script), []
+        monkeypatch.setattr(program, "open_link", lambda *_, **__: link)
+        try:
+            program.run_device(job, "d", insecure=True, emit=events.append)
+        finally:
+            assert link.closed
+        return link, events
+
+    runner.checkpoint = tmp_path / "out" / "devices" / "d.npz"
+    return runner
+
+
+def kinds(link) -> list[int]:
+    return [message.kind for message in link.sent]
+
+
+def test_it_joins_trains_and_ends_when_the_host_says_so(run):
+    link, events = run(WELCOME, GIVE_PLAN, step(1), gradient(1), BYE)
+    assert kinds(link) == [Kind.HELLO, Kind.READY, Kind.ACT, Kind.WEIGHTS]
+    assert [e["event"] for e in events] == ["joined", "done", "stats"]
+    assert not run.checkpoint.exists(), "the job is done: nothing is left for the next"
+
+
+def test_a_lost_host_is_greeted_anew_and_the_front_goes_on(run):
+    link, events = run(WELCOME, GIVE_PLAN, LinkLost("gone"), WELCOME, GIVE_PLAN, step(1), BYE)
+    assert kinds(link).count(Kind.HELLO) >= 1
+    assert kinds(link)[-1] == Kind.ACT
+    assert [e["event"] for e in events][:3] == ["joined", "lost", "joined"]
+
+
+def test_a_host_without_our_session_is_greeted_anew(run):
+    error = Message(Kind.ERROR, body=wire.error_body(12, Kind.ACT, "no session: say HELLO first"))
+    link, _ = run(WELCOME, GIVE_PLAN, error, None, WELCOME, GIVE_PLAN, BYE)
+    assert kinds(link)[-1] == Kind.READY
+
+
+@pytest.mark.parametrize(
+    ("last", "words"),
+    [
+        (Message(Kind.ERROR, body=wire.error_body(17, 1, "d is not in the job")), "not in the job"),
+        (LinkLost("key not accepted", refused=True), "key not accepted"),
+    ],
+)
+def test_a_refusal_that_waiting_cannot_mend_ends_with_its_reason(run, last, words):
+    with pytest.raises(UserError, match=words) as caught:
+        run(last)
+    assert caught.value.exit_code == 6
+
+
+def test_damaged_bytes_are_dropped(run):
+    class Garbage:
+        def encode(self):
+            return b"garbage that is no message at all"
+
+    link, _ = run(Garbage(), WELCOME, GIVE_PLAN, Garbage(), step(1), BYE)
+    assert kinds(link)[-1] == Kind.ACT
+
+
+def weights_after(run, *script):
+    link, _ = run(*script)
+    return wire.read_weights(link.sent[-1].body)[2]
+
+
+def test_momentum_survives_a_restart_but_not_a_new_job(run):
+    through = weights_after(
+        run, WELCOME, GIVE_PLAN, step(2), gradient(2), step(3), gradient(3), BYE
+    )
+    with pytest.raises(KeyboardInterrupt):
+        run(WELCOME, GIVE_PLAN, step(2), gradient(2), KeyboardInterrupt())
+    assert run.checkpoint.exists()
+    restarted = weights_after(run, WELCOME, GIVE_PLAN, step(3), gradient(3), BYE)
+    assert restarted.tobytes() == through.tobytes()
+    with pytest.raises(KeyboardInterrupt):
+        run(WELCOME, GIVE_PLAN, step(2), gradient(2), KeyboardInterrupt())
+    fresh = weights_after(run, WELCOME, GIVE_PLAN, step(1), gradient(1), BYE)
+    assert fresh.tobytes() == weights_after(
+        run, WELCOME, GIVE_PLAN, step(1), gradient(1), BYE
+    ).tobytes()
+    assert fresh.tobytes() != through.tobytes()
+
+
+@pytest.mark.parametrize("content", [b"", b"no archive", b"PK\x03\x04 cut short"])
+def test_a_damaged_checkpoint_is_no_checkpoint(run, content):
+    run.checkpoint.parent.mkdir(parents=True)
+    run.checkpoint.write_bytes(content)
+    link, _ = run(WELCOME, GIVE_PLAN, step(5), gradient(5), BYE)
+    assert not wire.read_ready(link.sent[1].body).has_checkpoint
+
+
+def test_a_stopped_device_says_goodbye(run):
+    with pytest.raises(KeyboardInterrupt):
+        link, _ = run(WELCOME, GIVE_PLAN, KeyboardInterrupt())
+    assert not list(run.checkpoint.parent.glob("*.part"))
+
+
+def test_the_device_program_imports_neither_torch_nor_other_heavy_modules():
+    heavy = "torch,rich,matplotlib,jinja2,asyncio,cryptography,scipy,pandas"
+    script = (
+        "import sys, seamline.runtime.device, seamline.runtime.zmq_link\n"
+        f"print([m for m in '{heavy}'.split(',') if m in sys.modules])\n"
+        "print(seamline.runtime.device.vmhwm_mb())"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=60
+    )
+    loaded, memory = done.stdout.split("\n")[:2]
+    assert loaded == "[]"
+    assert float(memory) < 45
