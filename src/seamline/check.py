@@ -1,17 +1,19 @@
-"""`seamline check JOB`: looks for what would stop a job before it starts. One line for each thing, all of them."""
+"""`seamline check JOB`: looks for what would stop a job before it starts, one line for each."""
 
 from __future__ import annotations
 
 import errno
 import json
+import os
 import socket
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
 from .runtime.config import CLOUD, SERIAL, Job, host_name, is_open_port, tier_names
+from .runtime.data import Data, device_data
 from .runtime.errors import UserError
 
 
@@ -28,7 +30,7 @@ class Finding:
 def run_check(job: Job, *, only: str | None, insecure: bool, format_: str) -> int:
     """Prints the findings; returns 0, or the exit code of the first that failed.
 
-    only: name of the tier that this machine will run; None for all. Raises UserError for an unknown name.
+    only: name of the tier that this machine will run, None for all (UserError for an unknown one).
     """
     names = tier_names(job)
     if only is not None and only not in names:
@@ -59,22 +61,11 @@ def _all(job: Job, tiers: list[str], insecure: bool) -> Iterator[Finding]:
         yield from _keys(job, tiers)
     yield from _addresses(job, tiers)
     yield from _folder(job)
-    shape = None
+    samples: dict[str, Data] = {}
     for name in tiers:
         if name in devices:
-            finding, found = _data(job, name)
-            shape = shape or found
-            yield finding
-    if any(name.startswith(host_name("")) for name in tiers) or find_spec("torch") is not None:
-        yield from _model(job, shape)
-
-
-def _guarded(what: str, check: Callable[[], str]) -> Finding:
-    """ok with what the check found, or fail with the error a person would see later."""
-    try:
-        return Finding("ok", what, check())
-    except UserError as error:
-        return Finding("fail", what, str(error), error.exit_code)
+            yield _data(job, name, samples)
+    yield from _model(job, samples)
 
 
 # ---- keys, addresses, folder ----
@@ -94,17 +85,20 @@ def _keys(job: Job, tiers: list[str]) -> Iterator[Finding]:
             peers = [zones[name]]
         else:
             peers = [CLOUD, *(device for device, host in zones.items() if host == name)]
-        yield _guarded(f"key {name}", lambda name=name, peers=peers: _key(folder, name, peers))
+        yield _key(folder, name, peers)
 
 
-def _key(folder: Path, name: str, peers: list[str]) -> str:
+def _key(folder: Path, name: str, peers: list[str]) -> Finding:
     from .runtime.keys import load_keys
 
-    keys = load_keys(folder, name)
-    missing = [peer for peer in peers if peer not in keys.peers]
+    try:
+        known = load_keys(folder, name).peers
+    except UserError as error:
+        return Finding("fail", f"key {name}", str(error), error.exit_code)
+    missing = [f"{peer}.public" for peer in peers if peer not in known]
     if missing:
-        raise UserError(f"{folder} lacks {', '.join(f'{peer}.public' for peer in missing)}", 3)
-    return f"own pair, and {len(peers)} public keys of its peers"
+        return Finding("fail", f"key {name}", f"{folder} lacks {', '.join(missing)}", 3)
+    return Finding("ok", f"key {name}", f"own pair; its peers: {', '.join(peers)}")
 
 
 def _addresses(job: Job, tiers: list[str]) -> Iterator[Finding]:
@@ -121,11 +115,7 @@ def _addresses(job: Job, tiers: list[str]) -> Iterator[Finding]:
             found = SERIAL.fullmatch(address)
             if found and owner in tiers:
                 here = Path(found[1]).exists()
-                text = (
-                    "is here"
-                    if here
-                    else "is not here (`seamline run` puts a pseudo-terminal in its place)"
-                )
+                text = "is here" if here else "is not here (`seamline run` uses a pseudo-terminal)"
                 yield Finding(
                     "ok" if here else "skip", f"port of {device.id}", f"{found[1]} {text}"
                 )
@@ -155,8 +145,6 @@ def _bindable(what: str, address: str) -> Finding:
 
 def _folder(job: Job) -> Iterator[Finding]:
     """Can results be written, without leaving anything behind?"""
-    import os
-
     folder = Path(job.out)
     while not folder.exists():
         folder = folder.parent
@@ -169,23 +157,23 @@ def _folder(job: Job) -> Iterator[Finding]:
 # ---- data and model ----
 
 
-def _data(job: Job, device: str) -> tuple[Finding, tuple[int, ...] | None]:
-    from .runtime.data import device_data
-
+def _data(job: Job, device: str, samples: dict[str, Data]) -> Finding:
+    """Loads the device's data and adds it to `samples`."""
     try:
-        data = device_data(job, device)
+        data = samples[device] = device_data(job, device)
     except UserError as error:
-        return Finding("fail", f"data {device}", str(error), error.exit_code), None
+        return Finding("fail", f"data {device}", str(error), error.exit_code)
     shape = data.x_train.shape[1:]
     size = data.x_train.nbytes + data.x_test.nbytes
     text = (
         f"{len(data.x_train)} training and {len(data.x_test)} test samples of "
         f"{'x'.join(map(str, shape))}, {data.classes} classes, {size / 1e6:.1f} MB"
     )
-    return Finding("ok", f"data {device}", text), shape
+    return Finding("ok", f"data {device}", text)
 
 
-def _model(job: Job, data_shape: tuple[int, ...] | None) -> Iterator[Finding]:
+def _model(job: Job, samples: dict[str, Data]) -> Iterator[Finding]:
+    """Legal seams, the cut, whether the data fits it, memory and traffic."""
     if find_spec("torch") is None:
         text = "PyTorch is not installed here: pip install 'seamline[edge]'"
         yield Finding("skip", "model", text)
@@ -207,16 +195,24 @@ def _model(job: Job, data_shape: tuple[int, ...] | None) -> Iterator[Finding]:
         yield Finding("fail", "model", str(error), error.exit_code)
         return
     yield Finding("ok", "model", f"{job.model.name} cut behind {cut.seam}, {cut.classes} classes")
-    if data_shape is not None and data_shape != cut.input_shape:
-        text = (
-            f"a sample is {data_shape}, the model takes {cut.input_shape} (height, width, channels)"
-        )
-        yield Finding("fail", "data and model", text, 5)
-    yield Finding(
-        "ok", "memory", f"{plan.arena_bytes / 1000:.1f} kB to train the front on a device"
-    )
+    for device, data in samples.items():
+        text = _misfit(data, cut.input_shape, cut.classes)
+        if text:
+            yield Finding("fail", f"data {device}", text, 5)
+    text = f"{plan.arena_bytes / 1000:.1f} kB on a device to train its front, beside its data"
+    yield Finding("ok", "memory", text)
     if job.mode not in ("federated", "isolated"):
         yield Finding("ok", "traffic", _traffic(job, cut.shape))
+
+
+def _misfit(data: Data, shape: tuple[int, ...], classes: int) -> str:
+    """Why the model cannot learn from the data, or ""."""
+    found = data.x_train.shape[1:]
+    if found != shape:
+        return f"a sample is {found}, the model takes {shape} (height, width, channels)"
+    if data.classes > classes:
+        return f"there are labels up to {data.classes - 1}, the model has {classes} classes"
+    return ""
 
 
 def _traffic(job: Job, shape: tuple[int, ...]) -> str:

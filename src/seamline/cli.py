@@ -1,6 +1,6 @@
 """The command line: what each command takes, errors as one line, exit codes.
 
-Heavy imports stay in the commands: a device must stay small.
+A device starts here too: whatever is heavy is imported by the commands that need it.
 """
 
 from __future__ import annotations
@@ -90,10 +90,10 @@ def _parser() -> argparse.ArgumentParser:
         default=argparse.SUPPRESS,
         help="json: one JSON document on stdout, or one a line for each event",
     )
-    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    commands: Any = parser.add_subparsers(metavar="COMMAND", required=True)
 
     def add(name: str, command: Command, text: str, *parts: str) -> argparse.ArgumentParser:
-        sub = commands.add_parser(
+        sub: argparse.ArgumentParser = commands.add_parser(
             name,
             parents=[common],
             help=text,
@@ -192,7 +192,7 @@ def _add_data(commands: Any, common: argparse.ArgumentParser) -> None:
 
 
 def _read(path: str) -> Job:
-    """The job; its `package.module:function` are looked for beside it and in the working folder."""
+    """The job. Its `package.module:function` are looked for in its folder and the working one."""
     from .runtime.config import read_job
 
     job = read_job(path)

@@ -21,7 +21,7 @@ from .live import make_show, megabytes, percent
 from .machine import describe_machine
 from .progress import Progress
 from .run import LocalRun, ending_on_signals
-from .runtime.config import CodecSection, Job, make_job, write_toml
+from .runtime.config import LOCAL_MODES, CodecSection, Job, make_job, write_toml
 from .runtime.data import Data, device_data
 from .runtime.errors import UserError
 
@@ -33,6 +33,7 @@ BASELINES = ("federated", "isolated", "centralised", "frozen_front")
 TITLES = {
     "federated": "federated averaging, whole network on the device",
     "isolated": "each device alone, on everyone's windows",
+    "isolated_own": "each device alone, on its own windows",
     "centralised": "all data in one place, uncompressed",
     "frozen_front": "front never trained",
     "majority": "always the most frequent class",
@@ -80,7 +81,7 @@ def demo_job(args: argparse.Namespace, folder: Path) -> Job:
 
 
 def baseline_job(job: Job, name: str) -> Job:
-    """The job of a control: as many samples seen, through the same system, in a folder of its own."""
+    """The job of a control: as many samples seen, the same system, a folder of its own."""
     control = copy.deepcopy(job)
     control.name = f"{job.name} {name}"
     control.out = f"{job.out}/{name}"
@@ -112,11 +113,9 @@ def baseline_job(job: Job, name: str) -> Job:
 
 
 def run_local(job: Job, args: argparse.Namespace, title: str, insecure: bool = False) -> Progress:
-    """Runs a job to its end on this machine and shows it. Returns what is known of it. Raises UserError."""
+    """Runs a job to its end on this machine, shows it, returns what is known. Raises UserError."""
     show = make_show(args.format, title)
-    search = [
-        folder for folder in (os.getcwd(), str(Path(getattr(args, "job", ".")).absolute().parent))
-    ]
+    search = [os.getcwd(), str(Path(getattr(args, "job", "job.toml")).absolute().parent)]
     began = time.monotonic()
     progress = Progress(job, began)
     with ending_on_signals(), LocalRun(job, insecure, search) as run, show:
@@ -186,7 +185,7 @@ def _title(job: Job) -> str:
 
 
 def prepare_folder(folder: Path) -> Path:
-    """An empty folder: new, or left by an earlier demo. Raises UserError if it holds anything else."""
+    """An empty folder: new, or left by an earlier demo. UserError if it holds anything else."""
     try:
         if folder.exists() and any(folder.iterdir()):
             if not (folder / MARK).exists():
@@ -205,7 +204,7 @@ def prepare_folder(folder: Path) -> Path:
 
 
 def results(progress: Progress) -> dict[str, Any]:
-    """The fields of one run. accuracy: of the final model on all held-out samples of all devices."""
+    """The fields of one run. accuracy: final model, all held-out samples of all devices."""
     correct = sum(device.correct for device in progress.devices.values())
     total = sum(device.total for device in progress.devices.values())
     compute = [device.compute_s for device in progress.devices.values()]
@@ -265,7 +264,10 @@ def _about(args: argparse.Namespace, job: Job) -> dict[str, Any]:
 def write_report(
     job: Job, progress: Progress, document: dict[str, Any], runs: dict[str, Progress]
 ) -> Path | None:
-    """Writes history.json and report.html into the job's folder; None if what draws the report is not installed."""
+    """Writes history.json and report.html into the job's folder.
+
+    Returns the page's path, None if what draws it is not installed.
+    """
     folder = Path(job.out)
     network: list[Event] = []
     if find_spec("torch") is not None:
@@ -301,14 +303,11 @@ def _settings(job: Job) -> bytes:
 # ---- in words ----
 
 
-def result_rows(document: dict[str, Any]) -> list[tuple[str, float | None]]:
+def result_rows(document: dict[str, Any]) -> list[tuple[str, float]]:
     """The result and the controls that have a figure, in the order of the table."""
-    rows = [(f"split training ({document['mode']})", document["accuracy"])]
-    if document["mode"] in ("federated", "isolated"):
-        rows = [(document["mode"], document["accuracy"])]
-    rows += [(TITLES[name], document.get(name)) for name in (*BASELINES, "majority")]
-    if document.get("isolated_own") is not None:
-        rows.insert(-1, ("each device alone, on its own windows", document["isolated_own"]))
+    mode = document["mode"]
+    rows = [(mode if mode in LOCAL_MODES else f"split training ({mode})", document["accuracy"])]
+    rows += [(TITLES[name], document.get(name)) for name in TITLES]
     return [(title, value) for title, value in rows if value is not None]
 
 
@@ -318,7 +317,7 @@ def _print_results(document: dict[str, Any], runs: dict[str, Progress]) -> None:
         print(f"{title:<50} {percent(value):>8}")
     if document["majority"] is not None and not runs:
         print(
-            "`seamline demo --baselines` adds federated, isolated, centralised and frozen-front runs."
+            "`seamline demo --baselines` adds federated, isolated, centralised, frozen-front runs."
         )
     memory = document["device_vmhwm_mb"]
     print(

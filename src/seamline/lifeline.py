@@ -1,4 +1,4 @@
-"""Ties a process to the one that started it: when that dies, however it dies, this one is ended too."""
+"""Ties a process to the one that started it: when that dies, however it dies, this one ends too."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ def parent_environment(base: Mapping[str, str]) -> dict[str, str]:
 def tie_to_parent() -> None:
     """Asks the kernel for SIGKILL at the parent's death; ends at once if it is dead already.
 
-    Nothing happens without SEAMLINE_PARENT. It is taken out of the environment: it is meant for this process alone.
+    Nothing happens without SEAMLINE_PARENT, which is taken out of the environment: it is meant for
+    this process alone.
     """
     parent = os.environ.pop(PARENT, "")
     if not parent.isdecimal():

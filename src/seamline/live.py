@@ -1,4 +1,4 @@
-"""Shows a running job: a live table on a terminal, plain lines elsewhere, nothing when asked for JSON."""
+"""Shows a running job: a live table on a terminal, lines elsewhere, nothing when JSON is asked."""
 
 from __future__ import annotations
 
@@ -28,7 +28,15 @@ class Show(Protocol):
     """A context manager that is told whenever something may have changed."""
 
     def __enter__(self) -> Show: ...
-    def __exit__(self, *_: object) -> None: ...
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+        /,
+    ) -> None: ...
+
     def update(self, progress: Progress) -> None: ...
 
 

@@ -1,4 +1,4 @@
-"""The layers of a job's network with what each puts out, and on which side of the seam it is. Needs PyTorch."""
+"""The layers of a job's network: what each puts out, on which side of the seam. Needs PyTorch."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from .runtime.config import Job
 
 
 def describe_network(job: Job) -> list[dict[str, Any]]:
-    """One row a module, in the order of execution: name, kind, shape [c, h, w] put out, parameters, side."""
+    """One row a module in order of execution: name, kind, shape [c, h, w], parameters, side."""
     import torch
     from torch import nn
 

@@ -125,7 +125,8 @@ class Progress:
         """One event of one tier. Unknown events are passed over."""
         self.now = now
         kind = event.get("event")
-        if kind in TOLD:
+        over = self.cloud_rounds >= self.job.train.cloud_rounds
+        if kind in TOLD and not (over and kind in ("zone_left", "left")):
             self.notes = [*self.notes, (self.seconds, f"{tier}: {describe(event)}")][-NOTES_KEPT:]
         device = self.devices.get(str(event.get("device")))
         if kind == "round":
@@ -225,7 +226,7 @@ def _device_event(device: DeviceView, tier: str, event: Event) -> None:
         device.steps = int(values.get("steps", device.steps))
         device.compute_s = float(values.get("compute_s", device.compute_s))
     elif kind in ("joined", "left", "late", "lost", "done"):
-        device.state = {"left": "lost"}.get(kind, kind)
+        device.state = "lost" if kind == "left" else str(kind)
 
 
 def _device_record(device: DeviceView) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""report.html: one self-contained page about a run, from its recorded history. Loads nothing from anywhere."""
+"""report.html: one self-contained page about a run, from its recorded history."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 
 INK = "#010203"  # stands for the page's text colour, which matplotlib cannot name
 DEVICE, EDGE, QUIET = "#2a9d8f", "#5b6ee1", "#8a94a6"  # readable on light and on dark
-STYLE = {
+STYLE: dict[str, Any] = {
     "svg.fonttype": "none",  # text stays text, in the page's font
     "font.size": 9.5,
     "font.family": "sans-serif",
@@ -39,6 +39,7 @@ STYLE = {
     "lines.linewidth": 1.9,
     "lines.solid_capstyle": "round",
 }
+LABEL_HEIGHT, LABEL_WIDTH = 6.5, 12.0  # percent points that a label takes in a chart
 SIZE = (4.6, 2.9)  # inches; the page scales it
 Draw = Callable[[Axes], None]
 
@@ -80,19 +81,20 @@ def byte_count(count: float) -> str:
 
 
 def control_rows(history: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Result and controls: title, accuracy, difference to the result in points, bytes and time where it ran."""
+    """Result and controls: title, accuracy, points to the result; bytes and time where it ran."""
     from .demo import BASELINES, TITLES, result_rows
 
     result, controls = history["result"], history["controls"]
     records = {TITLES[name]: controls[name] for name in BASELINES if name in controls}
-    rows = []
-    for title, accuracy in result_rows(result):
+    rows: list[dict[str, Any]] = []
+    found = result_rows(result)
+    for title, accuracy in found:
         record = records.get(title, history["record"] if not rows else None)
         rows.append(
             {
                 "title": title,
                 "accuracy": accuracy,
-                "points": None if not rows else 100 * (accuracy - rows[0]["accuracy"]),
+                "points": 100 * (accuracy - found[0][1]) if rows else None,
                 "up": record and record["bytes_up"],
                 "down": record and record["bytes_down"],
                 "seconds": record and record["seconds"],
@@ -102,7 +104,7 @@ def control_rows(history: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def flatten(settings: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Settings as (key, value), without the tables of zones and devices, which the page shows elsewhere."""
+    """Settings as (key, value), without zones and devices, which the page shows elsewhere."""
     rows = []
     for key, value in settings.items():
         if isinstance(value, Mapping):
@@ -185,7 +187,7 @@ def charts(history: Mapping[str, Any]) -> list[dict[str, Any]]:
             lambda axes: _accuracy(axes, seconds, points, "seconds", {}),
         )
     if history["record"]["losses"]:
-        add("Training loss", "mean over zones", lambda axes: _loss(axes, history))
+        add("Loss", "training: mean over zones", lambda axes: _loss(axes, history))
     devices = {i: d for i, d in history["record"]["devices"].items() if d["accuracy"] is not None}
     if devices:
         add(
@@ -213,16 +215,17 @@ def _accuracy(
     axes: Axes, x: Sequence[float], points: Sequence[Any], label: str, controls: Mapping[str, float]
 ) -> None:
     y = [100 * p["accuracy"] for p in points]
-    for name, value in controls.items():
-        axes.axhline(100 * value, color=QUIET, linewidth=1, linestyle=(0, (2, 3)))
+    for name, value, place in _apart(controls):
+        axes.axhline(value, color=QUIET, linewidth=1, linestyle=(0, (2, 3)))
         axes.annotate(
-            name,
-            (0, 100 * value),
-            (4, 2),
+            f"{name} {value:.1f}",
+            (1, place),
+            (4, 0),
             xycoords=axes.get_yaxis_transform(),
             textcoords="offset points",
+            va="center",
             fontsize=8,
-            alpha=0.8,
+            alpha=0.75,
         )
     axes.plot(x, y, color=DEVICE, marker="o", markersize=3.2)
     axes.annotate(
@@ -237,6 +240,15 @@ def _accuracy(
     axes.set_xlim(0, None)
     axes.set_ylabel("accuracy, %")
     axes.set_xlabel(label)
+
+
+def _apart(shares: Mapping[str, float]) -> list[tuple[str, float, float]]:
+    """(name, percent, place of its label): from the top down, no two labels on one another."""
+    rows: list[tuple[str, float, float]] = []
+    for name, share in sorted(shares.items(), key=lambda entry: -entry[1]):
+        highest = rows[-1][2] - LABEL_HEIGHT if rows else math.inf
+        rows.append((name, 100 * share, min(100 * share, highest)))
+    return rows
 
 
 def _loss(axes: Axes, history: Mapping[str, Any]) -> None:
@@ -263,14 +275,15 @@ def _bars(axes: Axes, devices: Mapping[str, Any]) -> None:
     places = range(len(values))
     axes.barh(places, values, color=DEVICE, height=0.62)
     for place, value in zip(places, values, strict=True):
+        inside = value > LABEL_WIDTH
         axes.annotate(
             f"{value:.1f}",
             (value, place),
-            (-4, 0),
+            (-4 if inside else 4, 0),
             textcoords="offset points",
-            ha="right",
+            ha="right" if inside else "left",
             va="center",
-            color="#ffffff",
+            color="#ffffff" if inside else INK,
             fontsize=8,
         )
     axes.set_yticks(list(places), list(devices))
@@ -281,8 +294,9 @@ def _bars(axes: Axes, devices: Mapping[str, Any]) -> None:
 
 
 def _svg(title: str, draw: Draw) -> Markup:
-    """An inline SVG in the page's colours. Its ids are salted with the title: several share one page."""
-    with mpl.rc_context({**STYLE, "svg.hashsalt": title}):
+    """An inline SVG in the page's colours; ids are salted with the title, as a page has many."""
+    style: dict[Any, Any] = {**STYLE, "svg.hashsalt": title}
+    with mpl.rc_context(style):
         figure = Figure(figsize=SIZE, layout="constrained")
         draw(figure.add_subplot())
         buffer = io.StringIO()
@@ -295,4 +309,4 @@ def _svg(title: str, draw: Draw) -> Markup:
     text = re.sub(r' id="(?!m|p|C)[^"]*"', "", text)  # only what is referred to keeps its id
     text = re.sub(r"<svg [^>]*(viewBox=\"[^\"]*\")[^>]*>", r'<svg \1 role="img">', text, count=1)
     text = re.sub(r"font: ([^;\"]*?)px '[^;\"]*", r"font-size: \1px", text)
-    return Markup(text.replace(INK, "currentColor"))  # noqa: S704  drawn by us, from numbers and names
+    return Markup(text.replace(INK, "currentColor"))  # matplotlib has escaped the names in it

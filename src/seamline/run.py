@@ -1,4 +1,4 @@
-"""Runs every tier of a job on this machine, each as a process of its own, and lets none of them outlive us."""
+"""Runs every tier of a job on this machine, each as a process; none of them outlives us."""
 
 from __future__ import annotations
 
@@ -23,7 +23,9 @@ from .lifeline import parent_environment
 from .runtime.config import (
     CLOUD,
     SERIAL,
+    CloudSection,
     Job,
+    ZoneSection,
     host_name,
     is_open_port,
     tier_names,
@@ -65,19 +67,20 @@ class Tier:
 class LocalRun:
     """A context manager: starts the tiers on entry, ends all of them on exit.
 
-    job: as read; its free ports, pseudo-terminals and folder for logs are set here. command: how a tier is started;
-    the arguments of `seamline` are added to it.
+    job: as read; free ports and pseudo-terminals are chosen here. search: folders where children
+    look for modules. command: how a tier is started; the arguments of `seamline` are added.
     """
 
     job: Job
     insecure: bool = False
-    search: list[str] = field(default_factory=list)  # folders where children look for modules
+    search: list[str] = field(default_factory=list)
     command: list[str] = field(default_factory=lambda: [sys.executable, "-m", "seamline"])
     tiers: dict[str, Tier] = field(default_factory=dict)
+    _selector: selectors.BaseSelector = field(default_factory=selectors.DefaultSelector)
+    _reserved: list[socket.socket] = field(default_factory=list)
+    _hosts_done: float | None = None  # when the last of cloud and edge hosts ended
 
     def __enter__(self) -> LocalRun:
-        self._selector = selectors.DefaultSelector()
-        self._hosts_done: float | None = None
         try:
             self._prepare()
             self._start_ready()
@@ -103,13 +106,13 @@ class LocalRun:
             (folder / "lines").mkdir(exist_ok=True)
         except OSError as error:
             raise UserError(f"cannot write to {folder}: {error.strerror}") from None
-        self.local, self._reserved, cables = localise(self.job)
+        local, self._reserved, cables = localise(self.job)
         if not self.insecure:
             from .runtime.keys import make_keys
 
             make_keys(self.job.keys.folder, tier_names(self.job))
         path = folder / "local-job.toml"
-        path.write_text(write_toml(self.local), encoding="utf-8")
+        path.write_text(write_toml(local), encoding="utf-8")
         self._list_tiers(str(path), cables)
 
     def _list_tiers(self, job: str, cables: list[tuple[str, str]]) -> None:
@@ -133,7 +136,7 @@ class LocalRun:
     # ---- processes ----
 
     def _start_ready(self) -> None:
-        """Starts every tier whose turn has come: a device that calls too early would wait longer than it must."""
+        """Starts the tiers whose turn has come; who calls too early waits longer than it must."""
         for tier in self.tiers.values():
             if tier.process is None and (not tier.after or self.tiers[tier.after].listening):
                 self._start(tier)
@@ -161,7 +164,7 @@ class LocalRun:
         return parent_environment(base)
 
     def events(self) -> Iterator[tuple[str, Event]]:
-        """(tier, event) as they come, and ("", {}) every TICK_S, until cloud, hosts and devices are done.
+        """(tier, event) as they come, and ("", {}) at least every TICK_S, until all are done.
 
         Raises UserError when a tier fails for good.
         """
@@ -210,7 +213,8 @@ class LocalRun:
         if tier.restarts >= RESTARTS:
             said = "\n".join(["", *_tail(tier.log)])
             raise UserError(
-                f"{tier.name} died {tier.restarts + 1} times, at last by {reason}; {tier.log} ends:{said}",
+                f"{tier.name} died {tier.restarts + 1} times, at last by {reason}; "
+                f"{tier.log} ends:{said}",
                 1,
             )
         tier.restarts += 1
@@ -224,7 +228,7 @@ class LocalRun:
         process.stdout.close()
 
     def stop(self) -> None:
-        """Ends what still runs: SIGTERM to all, SIGKILL to those that live after TERMINATE_S. Never leaves early."""
+        """Ends what still runs: SIGTERM to all, SIGKILL to those that live after TERMINATE_S."""
         with _ignoring(signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             running = [t.process for t in self.tiers.values() if t.process is not None]
             for process in running:
@@ -238,7 +242,7 @@ class LocalRun:
                 if process.stdout is not None:
                     process.stdout.close()
             self._selector.close()
-            for reserved in getattr(self, "_reserved", []):
+            for reserved in self._reserved:
                 reserved.close()
 
 
@@ -274,14 +278,16 @@ def _last_error(log: Path) -> str:
 
 
 def localise(job: Job) -> tuple[Job, list[socket.socket], list[tuple[str, str]]]:
-    """The job with every open choice made for this machine: (job, sockets that hold its ports, pairs of paths).
+    """The job with every open choice made: (job, sockets that hold its ports, pairs of paths).
 
-    Port 0 becomes a free one, held by a socket that is bound but does not listen until the tier has it. A serial
-    line whose ports are not here becomes a pair of pseudo-terminals, to be made by `seamline link-proxy`.
+    Port 0 becomes a free one, held by a socket that is bound but does not listen, so that nobody
+    else gets it. A serial line whose ports are not here becomes a pair of pseudo-terminals, to be
+    made by `seamline link-proxy`.
     """
     job = copy.deepcopy(job)
     reserved: list[socket.socket] = []
-    for section in (job.cloud, *job.zones):
+    places: list[CloudSection | ZoneSection] = [job.cloud, *job.zones]
+    for section in places:
         if is_open_port(section.address):
             section.address, held = _free_port(section.address)
             reserved.append(held)
@@ -309,7 +315,7 @@ def _free_port(address: str) -> tuple[str, socket.socket]:
 
 
 def _is_port(address: str) -> bool:
-    """Is there a real serial port (or a socket) behind the address, not a pseudo-terminal left by an earlier run?"""
+    """Is a real serial port (or a socket) there, not a pseudo-terminal left by an earlier run?"""
     found = SERIAL.fullmatch(address)
     if found is None:
         return bool(address)
@@ -327,7 +333,7 @@ def _baud(address: str) -> str:
 
 @contextmanager
 def ending_on_signals() -> Iterator[None]:
-    """SIGTERM and SIGHUP leave by an exception, so that every `with` on the way ends what it started."""
+    """SIGTERM and SIGHUP leave by an exception, so that each `with` ends what it started."""
 
     def leave(number: int, frame: FrameType | None) -> None:
         raise SystemExit(128 + number)
