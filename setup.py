@@ -1,4 +1,4 @@
-"""Maps the folders of the house to the packages of seamline and lists the C files of each compiled module."""
+"""Maps the folders of the house to packages and lists the C files of each compiled module."""
 
 import sys
 from glob import glob
@@ -7,10 +7,18 @@ from Cython.Build import cythonize
 from setuptools import Extension, setup
 
 PARTS = ["kernels", "runtime", "edge_host", "cloud", "firmware_bridge"]
-C_FLAGS = (
-    "-std=c99 -O3 -g0 -Wall -Wextra -ffp-contract=off -fno-strict-aliasing -fwrapv "
-    "-fno-math-errno -fvisibility=hidden"
-).split()
+C_FLAGS = [
+    "-std=c99",
+    "-O3",
+    "-g0",
+    "-Wall",
+    "-Wextra",
+    "-ffp-contract=off",
+    "-fno-strict-aliasing",
+    "-fwrapv",
+    "-fno-math-errno",
+    "-fvisibility=hidden",
+]
 
 
 def module(name: str, c_files: list[str]) -> Extension:
@@ -18,21 +26,22 @@ def module(name: str, c_files: list[str]) -> Extension:
         f"seamline.kernels.{name}",
         [f"kernels/{name}.pyx", *sorted(c_files)],
         include_dirs=["kernels/core"],
-        depends=glob("kernels/core/**/*.[ch]", recursive=True) + ["kernels/_seam.pxd"],
+        depends=[*glob("kernels/core/**/*.[ch]", recursive=True), "kernels/_seam.pxd"],
         extra_compile_args=C_FLAGS if sys.platform != "win32" else [],
     )
 
 
+KERNELS = ["add", "activation", "conv", "crc", "dense", "depthwise", "dispatch", "loss", "norm"]
+KERNELS += ["parcel", "pool", "round", "sgd", "status", "walk"]
 FACES = {
-    "_core": "add activation conv crc dense depthwise dispatch loss norm parcel pool round sgd status walk",
-    "_front": "add activation conv crc dense depthwise dispatch loss norm parcel pool round sgd status walk "
-    "plan front message session",
-    "_link": "crc status frame packet",
+    "_core": KERNELS,
+    "_front": [*KERNELS, "plan", "front", "message", "session"],
+    "_link": ["crc", "status", "frame", "packet"],
 }
 
 
 def core_files(face: str) -> list[str]:
-    files = [f"kernels/core/{stem}.c" for stem in FACES[face].split()]
+    files = [f"kernels/core/{stem}.c" for stem in FACES[face]]
     return files if face == "_link" else files + glob("kernels/core/arch/*.c")
 
 

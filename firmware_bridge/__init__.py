@@ -1,1 +1,1 @@
-"""Cortex-M firmware from the same C core (a later release), and what a host needs to build and reach it."""
+"""Cortex-M firmware from the same C core; this release has only the core it will be built from."""

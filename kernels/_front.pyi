@@ -1,8 +1,11 @@
-from collections.abc import Buffer
+"""Types of the compiled module; its own docstrings say the rest."""
+
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+Buffer = bytes | bytearray | memoryview
 
 _F = NDArray[np.float32]
 _Shape = tuple[int, int, int]

@@ -1,10 +1,10 @@
 # cython: language_level=3
-"""Faces of messages, plans, the front and the device's session: they check and call C without the GIL."""
+"""Faces of messages, plans, the front and the session: they check and call C without the GIL."""
 
 cimport cython
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
-from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t, uintptr_t
+from libc.stdint cimport int32_t, uint8_t, uint16_t, uint32_t, uint64_t, uintptr_t
 
 cimport _seam
 
@@ -151,7 +151,7 @@ cdef inline void _copy(uint8_t *to, const uint8_t *source, size_t size) noexcept
 
 
 def decode_message(object data):
-    """(kind, flags, session, round, step, body as a memoryview). Raises SeamError for anything else."""
+    """(kind, flags, session, round, step, body: a memoryview). SeamError for other bytes."""
     cdef Bytes b = Bytes(data)
     cdef seam_message m
     cdef int status = seam_message_parse(&m, b.data(), b.size())
@@ -164,7 +164,7 @@ def decode_message(object data):
 # ---- Plans ----
 
 def layer_scratch(uint8_t kind, uint16_t batch, tuple in_shape, tuple out_shape, tuple window):
-    """Scratch bytes a layer needs. window: kernel, stride, dilation (h, w each), pad top, bottom, left, right."""
+    """Scratch bytes of a layer. window: kernel, stride, dilation, pad (top, bottom, left, right)."""
     cdef seam_layer layer
     cdef _seam.seam_window *w = &layer.window
     layer.kind = kind
@@ -261,9 +261,9 @@ cdef class Front:
         shape = np.shape(x)
         if len(shape) != 4 or shape[1:] != self.input_shape or not 0 < shape[0] <= self.batch:
             raise ValueError(
-                f"x: expected [1..{self.batch}, {', '.join(map(str, self.input_shape))}], got {shape}")
+                f"x: expected [1..{self.batch}, {str(self.input_shape)[1:-1]}], got {shape}")
         if getattr(x, "dtype", None) != np.float32:
-            raise TypeError(f"x: expected dtype float32, got {getattr(x, 'dtype', type(x).__name__)}")
+            raise TypeError(f"x: expected dtype float32, got {getattr(x, 'dtype', type(x))}")
         n = shape[0]
         self.inputs[:n] = x
         with nogil:
@@ -313,7 +313,8 @@ cdef class Front:
 cdef class Session:
     """The device's side of the conversation. Feed messages to `receive`; do what it says.
 
-    device_id: at most 63 bytes of UTF-8. boot_id: 8 random bytes. memory_limit: bytes a plan may take, 0: no limit.
+    device_id: at most 63 bytes of UTF-8. boot_id: 8 random bytes. memory_limit: bytes a plan may
+    take, 0: no limit.
     """
 
     cdef seam_session s
@@ -355,7 +356,7 @@ cdef class Session:
         return PyBytes_FromStringAndSize(<char *>self.s.answer, self.s.answer_size)
 
     def receive(self, object data):
-        """An action: NOTHING, SEND, TRAIN, TEST, END or FAIL. Raises SeamError for bytes to drop."""
+        """An action: NOTHING, SEND, TRAIN, TEST, END, FAIL. Raises SeamError for bytes to drop."""
         cdef Bytes b = Bytes(data)
         cdef int action
         self.last = b

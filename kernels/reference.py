@@ -4,7 +4,6 @@ Names and arguments are those of `f32`, `parcel` and the package. Every sum take
 order of the loops here; what is vectorised are independent results. Arguments are taken as they
 come: `f32` checks them.
 """
-# ruff: noqa: PLR0917 - the arguments of `f32`
 
 from __future__ import annotations
 

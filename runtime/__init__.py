@@ -1,1 +1,1 @@
-"""The device program and what every program shares above C: job file, links, messages, keys. No torch."""
+"""The device program, and what all programs share above C: job file, links, messages, keys."""

@@ -33,7 +33,7 @@ STATUS_DATA, STATUS_NOT_FINITE = -14, -10
 
 
 class BatchOrder:
-    """Which samples are in which batch: an endless sequence through `samples`, in a new order each epoch (SPEC.md)."""
+    """Which samples are in which batch: an endless walk through all, in a new order each epoch."""
 
     def __init__(self, samples: int, seed: int) -> None:
         self.samples, self.seed = samples, seed
@@ -172,7 +172,7 @@ class _Program:
             self.tell(now)
 
     def save(self, now: float) -> None:
-        """The front as it is, written whole and renamed; a full disk is told and does not stop the training."""
+        """The front as it is, written whole and renamed. A full disk is told; training goes on."""
         self.saved, session = now, self.session
         if session.plan is None or not self.changed:
             return
@@ -232,7 +232,7 @@ def run_device(
     insecure: bool = False,
     emit: Emit,
 ) -> int:
-    """Serve the edge host until it says BYE; 0 then. Raises UserError for what a person must mend."""
+    """Serves the edge host until it says BYE; 0 then. UserError for what a person must mend."""
     section = find_device(job, device_id)
     zone = find_zone(job, section.zone)
     address = link_address or section.link or zone.address

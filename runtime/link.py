@@ -140,11 +140,11 @@ def open_link(address: str, *, name: str, keys: Keys | None, host: str = "") -> 
     port.
     """
     if is_serial(address):
-        from .serial_link import SerialLink  # noqa: PLC0415 (no pyserial without a line)
+        from .serial_link import SerialLink
 
         return SerialLink(address)
     if address.startswith("tcp://"):
-        from .zmq_link import ZmqLink  # noqa: PLC0415 (no ZeroMQ with a line)
+        from .zmq_link import ZmqLink
 
         return ZmqLink(address, name=name, keys=keys, host=host)
     raise LinkError(
@@ -162,6 +162,6 @@ def open_listener(address: str, lines: dict[str, str], *, name: str, keys: Keys 
     (`--insecure`). Raises LinkError: address in use or not ours, no such serial port, encryption
     that does not refuse strangers.
     """
-    from .zmq_link import ZmqListener  # noqa: PLC0415
+    from .zmq_link import ZmqListener
 
     return ZmqListener(address, lines, name=name, keys=keys)

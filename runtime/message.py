@@ -1,4 +1,4 @@
-"""Names for the messages of SPEC.md, and their bodies as the edge host and the cloud write and read them."""
+"""Names for the messages of SPEC.md, and their bodies as edge host and cloud write them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..kernels import WIRE_VERSION, SeamError, parcel
+from ..kernels import WIRE_VERSION, parcel
 from ..kernels.front import decode_message, encode_message
 
 Array = NDArray[Any]
@@ -70,9 +70,7 @@ class Message:
 
     def encode(self) -> bytes:
         """Raises SeamError if the body is over the limit."""
-        return encode_message(
-            self.kind, self.session, self.round, self.step, self.flags, self.body
-        )
+        return encode_message(self.kind, self.session, self.round, self.step, self.flags, self.body)
 
     @classmethod
     def decode(cls, data: bytes) -> Message:
@@ -114,7 +112,7 @@ class Hello:
 
 def read_hello(body: Body) -> Hello:
     fields = _unpack("<BBH8sIIIIIIB", body, "HELLO")
-    return Hello(*fields[:-1], device_id=_text(body, 37, fields[-1], "HELLO"))
+    return Hello(*fields[:-1], _text(body, 37, fields[-1], "HELLO"))
 
 
 def welcome_body() -> bytes:
@@ -241,7 +239,7 @@ def _flat_parcel(array: Array) -> bytes:
 
 
 def read_zone(body: Body) -> tuple[dict[str, Any], dict[str, NDArray[np.float32]]]:
-    """(meta, arrays by name). Raises ProtocolError or SeamError for anything that does not add up."""
+    """(meta, arrays by name). ProtocolError or SeamError for anything that does not add up."""
     (size,) = _unpack("<I", body, "ZONE")
     try:
         meta = json.loads(_text(body, 4, size, "ZONE"))
@@ -274,5 +272,3 @@ def _shaped(flat: NDArray[np.float32], shape: Any, name: str) -> NDArray[np.floa
     if int(np.prod(shape, dtype=np.int64)) != flat.size:
         raise ProtocolError(f"ZONE: {name} has {flat.size} values, its shape is {shape}")
     return flat.reshape(shape)
-
-

@@ -1,4 +1,4 @@
-"""Plans: from layer specifications to the bytes a device loads, with every array's place in the arena."""
+"""Plans: from layer specifications to the bytes a device loads; every array gets its place."""
 
 from __future__ import annotations
 
@@ -143,13 +143,15 @@ class _Planner:
         return [i for i, layer in enumerate(self.layers) if tensor in layer.inputs()]
 
     def lifetimes(self) -> None:
-        """Forward runs layer i at time i, the output is taken at time L, backward runs layer i at 2L - i."""
+        """Layer i runs forward at time i, backward at 2L - i; the output is taken at L."""
         count = len(self.layers)
         for tensor, shape in enumerate(self.shapes):
             size = _round16(4 * self.batch * math.prod(shape))
             made, readers = max(tensor - 1, 0), self.readers(tensor)
             value = _Buffer(size, made, max([made, *readers]))
-            gradient = _Buffer(size, self.back_time(max(readers, default=count)), self.back_time(made))
+            gradient = _Buffer(
+                size, self.back_time(max(readers, default=count)), self.back_time(made)
+            )
             if tensor == count:
                 value.live(made, count)
             self.values.append(value)
@@ -181,7 +183,11 @@ class _Planner:
 
     def place(self, base: int) -> int:
         """Largest first, each at the lowest place free during its life; returns the arena's end."""
-        buffers = [*self.values, *(g for g in self.gradients if g is not None), *self.saved.values()]
+        buffers = [
+            *self.values,
+            *(g for g in self.gradients if g is not None),
+            *self.saved.values(),
+        ]
         distinct = list({id(b): b for b in buffers}.values())
         placed: list[_Buffer] = []
         for buffer in sorted(distinct, key=lambda b: (-b.size, b.start)):

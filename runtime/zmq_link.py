@@ -579,7 +579,7 @@ class ZmqListener:
     # -- the serial lines --
 
     def _open_lines(self, lines: dict[str, str]) -> None:
-        from .serial_link import Bell, SerialLine  # noqa: PLC0415 (as in link.py)
+        from .serial_link import Bell, SerialLine
 
         bell = self._bell = Bell()
         self._poller.register(bell.fileno(), zmq.POLLIN)

@@ -8,8 +8,10 @@ static float *at(const seam_front *f, uint32_t offset) {
 }
 
 int seam_front_init(seam_front *front, const seam_plan *plan, void *arena, size_t arena_size) {
-    if (arena_size < plan->arena_size) return SEAM_E_SPACE;
-    if ((uintptr_t)arena % 16u != 0) return SEAM_E_ARGUMENT;
+    if (arena_size < plan->arena_size)
+        return SEAM_E_SPACE;
+    if ((uintptr_t)arena % 16u != 0)
+        return SEAM_E_ARGUMENT;
     size_t array = ((size_t)plan->parameters * 4u + 15u) & ~(size_t)15u;
     front->plan = *plan;
     front->arena = arena;
@@ -33,8 +35,12 @@ static float *gradient(const seam_front *f, uint32_t tensor) {
     return at(f, t.gradient_offset);
 }
 
-float *seam_front_input(const seam_front *front) { return value(front, 0); }
-float *seam_front_output(const seam_front *front) { return value(front, front->plan.output); }
+float *seam_front_input(const seam_front *front) {
+    return value(front, 0);
+}
+float *seam_front_output(const seam_front *front) {
+    return value(front, front->plan.output);
+}
 float *seam_front_output_gradient(const seam_front *front) {
     return gradient(front, front->plan.output);
 }
@@ -107,7 +113,8 @@ static void forward(const seam_front *f, uint32_t index) {
                             l->constant);
         break;
     default: /* flatten: the same values under another shape */
-        if (s.y != s.x) memcpy(s.y, s.x, s.count * sizeof(float));
+        if (s.y != s.x)
+            memcpy(s.y, s.x, s.count * sizeof(float));
         break;
     }
 }
@@ -117,7 +124,8 @@ static int is_last_reader(const seam_front *f, uint32_t tensor, uint32_t index) 
     seam_layer l;
     for (uint32_t i = index + 1; i < f->plan.layers; i++) {
         seam_plan_layer(&l, &f->plan, i);
-        if (l.input == tensor || (l.kind == SEAM_LAYER_ADD && l.second == tensor)) return 0;
+        if (l.input == tensor || (l.kind == SEAM_LAYER_ADD && l.second == tensor))
+            return 0;
     }
     return 1;
 }
@@ -154,12 +162,14 @@ static void backward(const seam_front *f, uint32_t index) {
         return;
     case SEAM_LAYER_ADD:
         second = open_gradient(f, l->second, index, dy);
-        if (second != NULL) seam_f32_accumulate(second, dy, s.count);
+        if (second != NULL)
+            seam_f32_accumulate(second, dy, s.count);
         break;
     default:
         break;
     }
-    if (dx == NULL) return;
+    if (dx == NULL)
+        return;
     if (l->kind == SEAM_LAYER_RELU)
         seam_f32_relu_backward(dx, dy, s.y, l->constant, s.count);
     else if (l->kind == SEAM_LAYER_MAX_POOL)
@@ -172,12 +182,14 @@ static void backward(const seam_front *f, uint32_t index) {
 
 void seam_front_forward(seam_front *front, int32_t n) {
     front->batch = n;
-    for (uint32_t i = 0; i < front->plan.layers; i++) forward(front, i);
+    for (uint32_t i = 0; i < front->plan.layers; i++)
+        forward(front, i);
 }
 
 void seam_front_backward(seam_front *front) {
     memset(front->gradients, 0, (size_t)front->plan.parameters * sizeof(float));
-    for (uint32_t i = front->plan.layers; i-- > 0;) backward(front, i);
+    for (uint32_t i = front->plan.layers; i-- > 0;)
+        backward(front, i);
 }
 
 void seam_front_update(seam_front *front, float rate, float momentum, float decay) {
@@ -194,15 +206,17 @@ int seam_front_loss(seam_front *front, float *loss_sum, uint32_t *correct, const
     *loss_sum = 0.0f;
     *correct = 0;
     for (int32_t i = 0; i < front->batch; i++) {
-        if (labels[i] < 0 || labels[i] >= classes) return SEAM_E_DATA;
+        if (labels[i] < 0 || labels[i] >= classes)
+            return SEAM_E_DATA;
         const float *row = logits + (size_t)i * out.values;
         int32_t best = 0;
         for (int32_t k = 1; k < classes; k++)
-            if (row[k] > row[best]) best = k;
+            if (row[k] > row[best])
+                best = k;
         *correct += best == labels[i];
         float loss;
-        seam_f32_softmax_cross_entropy(&loss, gradient_out + (size_t)i * out.values, row, labels + i,
-                                       1, classes, 1.0f / (float)front->batch);
+        seam_f32_softmax_cross_entropy(&loss, gradient_out + (size_t)i * out.values, row,
+                                       labels + i, 1, classes, 1.0f / (float)front->batch);
         *loss_sum += loss;
     }
     return *loss_sum <= 3.4e38f ? SEAM_OK : SEAM_E_NOT_FINITE; /* false for NaN too */

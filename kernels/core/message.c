@@ -17,10 +17,14 @@ void seam_message_header(uint8_t *out, const seam_message *message) {
 }
 
 int seam_message_parse(seam_message *message, const uint8_t *bytes, size_t size) {
-    if (size < SEAM_MESSAGE_HEADER) return SEAM_E_SHORT;
-    if (seam_get16(bytes) != MAGIC) return SEAM_E_MAGIC;
-    if (bytes[2] != SEAM_WIRE_VERSION) return SEAM_E_VERSION;
-    if (size > SEAM_MESSAGE_MAX) return SEAM_E_LIMIT;
+    if (size < SEAM_MESSAGE_HEADER)
+        return SEAM_E_SHORT;
+    if (seam_get16(bytes) != MAGIC)
+        return SEAM_E_MAGIC;
+    if (bytes[2] != SEAM_WIRE_VERSION)
+        return SEAM_E_VERSION;
+    if (size > SEAM_MESSAGE_MAX)
+        return SEAM_E_LIMIT;
     message->kind = bytes[3];
     message->flags = seam_get16(bytes + 4);
     message->session = seam_get32(bytes + 8);
@@ -29,7 +33,9 @@ int seam_message_parse(seam_message *message, const uint8_t *bytes, size_t size)
     message->body_size = seam_get32(bytes + 20);
     message->body = bytes + SEAM_MESSAGE_HEADER;
     size_t body = size - SEAM_MESSAGE_HEADER;
-    if (message->body_size > body) return SEAM_E_SHORT;
-    if (message->body_size < body) return SEAM_E_LIMIT;
+    if (message->body_size > body)
+        return SEAM_E_SHORT;
+    if (message->body_size < body)
+        return SEAM_E_LIMIT;
     return SEAM_OK;
 }

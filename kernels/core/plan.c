@@ -1,4 +1,5 @@
-/* Plans: reading the layer table, and the one check of everything a plan from outside can get wrong. */
+/* Plans: reading the layer table, and the one check of everything a plan from outside can get
+ * wrong. */
 #include "bytes.h"
 #include "seam_front.h"
 
@@ -38,12 +39,23 @@ void seam_plan_layer(seam_layer *layer, const seam_plan *plan, uint32_t index) {
     layer->has_bias = p[36];
     seam_plan_tensor(&in, plan, layer->input);
     seam_plan_tensor(&out, plan, layer->output);
-    layer->window = (seam_window){
-        .batch = plan->batch, .in_h = in.h, .in_w = in.w, .in_c = in.c,
-        .out_h = out.h, .out_w = out.w, .out_c = out.c,
-        .kernel_h = p[8], .kernel_w = p[9], .stride_h = p[10], .stride_w = p[11],
-        .dilation_h = p[12], .dilation_w = p[13],
-        .pad_top = p[14], .pad_bottom = p[15], .pad_left = p[16], .pad_right = p[17]};
+    layer->window = (seam_window){.batch = plan->batch,
+                                  .in_h = in.h,
+                                  .in_w = in.w,
+                                  .in_c = in.c,
+                                  .out_h = out.h,
+                                  .out_w = out.w,
+                                  .out_c = out.c,
+                                  .kernel_h = p[8],
+                                  .kernel_w = p[9],
+                                  .stride_h = p[10],
+                                  .stride_w = p[11],
+                                  .dilation_h = p[12],
+                                  .dilation_w = p[13],
+                                  .pad_top = p[14],
+                                  .pad_bottom = p[15],
+                                  .pad_left = p[16],
+                                  .pad_right = p[17]};
 }
 
 size_t seam_layer_scratch(const seam_layer *layer) {
@@ -69,13 +81,18 @@ static int in_arena(const seam_plan *plan, uint32_t offset, uint64_t size) {
 static int check_tensor(const seam_plan *plan, uint32_t index) {
     seam_tensor t;
     seam_plan_tensor(&t, plan, index);
-    if (t.h == 0 || t.w == 0 || t.c == 0) return SEAM_E_SHAPE;
+    if (t.h == 0 || t.w == 0 || t.c == 0)
+        return SEAM_E_SHAPE;
     uint64_t values = (uint64_t)t.h * t.w * t.c;
-    if (values * plan->batch > SEAM_PARCEL_VALUES_MAX) return SEAM_E_LIMIT;
-    if (values != t.values) return SEAM_E_SHAPE;
+    if (values * plan->batch > SEAM_PARCEL_VALUES_MAX)
+        return SEAM_E_LIMIT;
+    if (values != t.values)
+        return SEAM_E_SHAPE;
     uint64_t size = values * plan->batch * 4u;
-    if (!in_arena(plan, t.value_offset, size)) return SEAM_E_LIMIT;
-    if (t.gradient_offset == SEAM_PLAN_NONE) return index == 0 ? SEAM_OK : SEAM_E_ARGUMENT;
+    if (!in_arena(plan, t.value_offset, size))
+        return SEAM_E_LIMIT;
+    if (t.gradient_offset == SEAM_PLAN_NONE)
+        return index == 0 ? SEAM_OK : SEAM_E_ARGUMENT;
     return in_arena(plan, t.gradient_offset, size) ? SEAM_OK : SEAM_E_LIMIT;
 }
 
@@ -97,14 +114,16 @@ static uint64_t check_shapes(const seam_plan *plan, const seam_layer *l, int *st
         *status = w->out_c % w->in_c ? SEAM_E_SHAPE : seam_window_check(w);
         return taps * (uint64_t)w->out_c + bias;
     case SEAM_LAYER_DENSE:
-        if (out.h != 1 || out.w != 1) *status = SEAM_E_SHAPE;
+        if (out.h != 1 || out.w != 1)
+            *status = SEAM_E_SHAPE;
         return (uint64_t)in.values * out.values + bias;
     case SEAM_LAYER_MAX_POOL:
     case SEAM_LAYER_AVERAGE_POOL:
         *status = in.c != out.c ? SEAM_E_SHAPE : seam_window_check(w);
         return 0;
     case SEAM_LAYER_RELU:
-        if (!same || !(l->constant > 0.0f)) *status = SEAM_E_SHAPE;
+        if (!same || !(l->constant > 0.0f))
+            *status = SEAM_E_SHAPE;
         return 0;
     case SEAM_LAYER_ADD:
         if (l->second >= l->output) {
@@ -122,7 +141,8 @@ static uint64_t check_shapes(const seam_plan *plan, const seam_layer *l, int *st
             *status = SEAM_E_LIMIT;
         return 2u * (uint64_t)in.c;
     case SEAM_LAYER_FLATTEN:
-        if (in.values != out.values || out.h != 1 || out.w != 1) *status = SEAM_E_SHAPE;
+        if (in.values != out.values || out.h != 1 || out.w != 1)
+            *status = SEAM_E_SHAPE;
         return 0;
     default:
         *status = SEAM_E_KIND;
@@ -134,13 +154,17 @@ static int check_layer(const seam_plan *plan, uint32_t index) {
     seam_layer l;
     const uint8_t *p = layer_at(plan, index);
     /* Tensor i + 1 is what layer i makes: execution order needs no further proof. */
-    if (seam_get16(p + 6) != index + 1 || seam_get16(p + 2) > index) return SEAM_E_ARGUMENT;
+    if (seam_get16(p + 6) != index + 1 || seam_get16(p + 2) > index)
+        return SEAM_E_ARGUMENT;
     seam_plan_layer(&l, plan, index);
     int status;
     uint64_t parameters = check_shapes(plan, &l, &status);
-    if (status != SEAM_OK) return status;
-    if (parameters != l.parameter_count) return SEAM_E_SHAPE;
-    if ((uint64_t)l.parameter_offset + parameters > plan->parameters) return SEAM_E_LIMIT;
+    if (status != SEAM_OK)
+        return status;
+    if (parameters != l.parameter_count)
+        return SEAM_E_SHAPE;
+    if ((uint64_t)l.parameter_offset + parameters > plan->parameters)
+        return SEAM_E_LIMIT;
     return seam_layer_scratch(&l) <= plan->scratch_size ? SEAM_OK : SEAM_E_LIMIT;
 }
 
@@ -153,10 +177,14 @@ static int check_crc(const uint8_t *bytes, size_t size) {
 }
 
 int seam_plan_open(seam_plan *plan, const uint8_t *bytes, size_t size) {
-    if (size < SEAM_PLAN_HEADER) return SEAM_E_SHORT;
-    if (seam_get32(bytes) != MAGIC) return SEAM_E_MAGIC;
-    if (seam_get16(bytes + 4) != SEAM_WIRE_VERSION) return SEAM_E_VERSION;
-    if (bytes[6] != 0) return SEAM_E_KIND; /* q8 has no code in this version */
+    if (size < SEAM_PLAN_HEADER)
+        return SEAM_E_SHORT;
+    if (seam_get32(bytes) != MAGIC)
+        return SEAM_E_MAGIC;
+    if (seam_get16(bytes + 4) != SEAM_WIRE_VERSION)
+        return SEAM_E_VERSION;
+    if (bytes[6] != 0)
+        return SEAM_E_KIND; /* q8 has no code in this version */
     *plan = (seam_plan){.bytes = bytes,
                         .layers = seam_get16(bytes + 8),
                         .tensors = seam_get16(bytes + 10),
@@ -166,20 +194,32 @@ int seam_plan_open(seam_plan *plan, const uint8_t *bytes, size_t size) {
                         .arena_size = seam_get32(bytes + 24),
                         .scratch_offset = seam_get32(bytes + 28),
                         .scratch_size = seam_get32(bytes + 32)};
-    if (plan->layers == 0 || plan->layers > SEAM_PLAN_LAYERS_MAX) return SEAM_E_LIMIT;
-    if (plan->tensors != plan->layers + 1u) return SEAM_E_ARGUMENT;
-    if (plan->batch == 0 || plan->batch > SEAM_BATCH_MAX) return SEAM_E_LIMIT;
-    if (plan->parameters > SEAM_PARCEL_VALUES_MAX) return SEAM_E_LIMIT;
-    size_t table = (size_t)plan->tensors * SEAM_PLAN_TENSOR + (size_t)plan->layers * SEAM_PLAN_LAYER;
-    if (size < SEAM_PLAN_HEADER + table) return SEAM_E_SHORT;
-    if (size > SEAM_PLAN_HEADER + table) return SEAM_E_LIMIT;
+    if (plan->layers == 0 || plan->layers > SEAM_PLAN_LAYERS_MAX)
+        return SEAM_E_LIMIT;
+    if (plan->tensors != plan->layers + 1u)
+        return SEAM_E_ARGUMENT;
+    if (plan->batch == 0 || plan->batch > SEAM_BATCH_MAX)
+        return SEAM_E_LIMIT;
+    if (plan->parameters > SEAM_PARCEL_VALUES_MAX)
+        return SEAM_E_LIMIT;
+    size_t table =
+        (size_t)plan->tensors * SEAM_PLAN_TENSOR + (size_t)plan->layers * SEAM_PLAN_LAYER;
+    if (size < SEAM_PLAN_HEADER + table)
+        return SEAM_E_SHORT;
+    if (size > SEAM_PLAN_HEADER + table)
+        return SEAM_E_LIMIT;
     int status = check_crc(bytes, size);
-    if (status != SEAM_OK) return status;
-    if (seam_get16(bytes + 14) != 0 || plan->output != plan->layers) return SEAM_E_ARGUMENT;
-    if (!in_arena(plan, plan->scratch_offset, plan->scratch_size)) return SEAM_E_LIMIT;
+    if (status != SEAM_OK)
+        return status;
+    if (seam_get16(bytes + 14) != 0 || plan->output != plan->layers)
+        return SEAM_E_ARGUMENT;
+    if (!in_arena(plan, plan->scratch_offset, plan->scratch_size))
+        return SEAM_E_LIMIT;
     for (uint32_t i = 0; i < plan->tensors; i++)
-        if ((status = check_tensor(plan, i)) != SEAM_OK) return status;
+        if ((status = check_tensor(plan, i)) != SEAM_OK)
+            return status;
     for (uint32_t i = 0; i < plan->layers; i++)
-        if ((status = check_layer(plan, i)) != SEAM_OK) return status;
+        if ((status = check_layer(plan, i)) != SEAM_OK)
+            return status;
     return SEAM_OK;
 }

@@ -1,4 +1,5 @@
-/* The device above the kernels: messages, plans, the front they describe, and the session that trains it. */
+/* The device above the kernels: messages, plans, the front they describe, and the session that
+ * trains it. */
 #ifndef SEAM_FRONT_H
 #define SEAM_FRONT_H
 
@@ -79,7 +80,7 @@ typedef struct {
     uint8_t kind, has_bias;
     uint16_t input, second, output, groups;
     uint32_t parameter_offset, parameter_count, saved_offset;
-    float constant; /* ceiling of an activation, epsilon of a norm */
+    float constant;     /* ceiling of an activation, epsilon of a norm */
     seam_window window; /* batch is the plan's largest */
 } seam_layer;
 
@@ -101,7 +102,8 @@ typedef struct {
 /* Zeroes parameters and momentum. */
 SEAM_MUST_USE int seam_front_init(seam_front *front, const seam_plan *plan, void *arena,
                                   size_t arena_size);
-/* Where the caller puts the input [n][h][w][c], n <= plan.batch; and where forward leaves the output. */
+/* Where the caller puts the input [n][h][w][c], n <= plan.batch; and where forward leaves the
+ * output. */
 float *seam_front_input(const seam_front *front);
 float *seam_front_output(const seam_front *front);
 /* Where the gradient of the output goes before backward. */
@@ -110,8 +112,9 @@ void seam_front_forward(seam_front *front, int32_t n);
 /* Fills `gradients` from the output gradient of the last forward. */
 void seam_front_backward(seam_front *front);
 void seam_front_update(seam_front *front, float rate, float momentum, float decay);
-/* Softmax cross-entropy on the output (classes = its values): sum of losses and number right; the output
- * gradient becomes that of the mean. SEAM_E_DATA if a label is no class, NOT_FINITE if the loss is not. */
+/* Softmax cross-entropy on the output (classes = its values): sum of losses and number right; the
+ * output gradient becomes that of the mean. SEAM_E_DATA if a label is no class, NOT_FINITE if the
+ * loss is not. */
 SEAM_MUST_USE int seam_front_loss(seam_front *front, float *loss_sum, uint32_t *correct,
                                   const int32_t *labels);
 
@@ -130,8 +133,10 @@ typedef enum {
     SEAM_DO_NOTHING = 0,
     SEAM_DO_SEND,   /* answer, answer_size */
     SEAM_DO_MEMORY, /* give need_bytes by seam_session_memory */
-    SEAM_DO_TRAIN,  /* put batch number need_first (plan batch samples) in place, then seam_session_batch */
-    SEAM_DO_TEST,   /* put need_count test samples from need_first in place, then seam_session_batch */
+    SEAM_DO_TRAIN,  /* put batch number need_first (plan batch samples) in place, then
+                       seam_session_batch */
+    SEAM_DO_TEST,   /* put need_count test samples from need_first in place, then seam_session_batch
+                     */
     SEAM_DO_END,    /* the host said BYE */
     SEAM_DO_FAIL    /* the host sent an ERROR: failed_code, failed_text */
 } seam_action;

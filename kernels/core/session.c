@@ -1,4 +1,5 @@
-/* The device's session: one state machine for Linux and firmware. Bytes in, an action out; it never waits. */
+/* The device's session: one state machine for Linux and firmware. Bytes in, an action out; it never
+ * waits. */
 #include "bytes.h"
 #include "seam_front.h"
 
@@ -18,8 +19,13 @@ enum { STATE_HELLO, STATE_WELCOMED, STATE_MEMORY, STATE_READY, STATE_TRAIN, STAT
 /* ---- Answers ---- */
 
 static int answer(seam_session *s, uint8_t *bytes, uint8_t kind, uint32_t body_size) {
-    seam_message m = {.kind = kind, .flags = 0, .session = s->number, .round = s->round,
-                      .step = s->step, .body_size = body_size, .body = NULL};
+    seam_message m = {.kind = kind,
+                      .flags = 0,
+                      .session = s->number,
+                      .round = s->round,
+                      .step = s->step,
+                      .body_size = body_size,
+                      .body = NULL};
     seam_message_header(bytes, &m);
     s->answer = bytes;
     s->answer_size = H + body_size;
@@ -37,7 +43,8 @@ static int error(seam_session *s, int status, uint8_t kind) {
     memcpy(body + 6, text, size);
     s->answered = 0;
     s->act_open = 0;
-    if (s->state > STATE_READY) s->state = STATE_READY;
+    if (s->state > STATE_READY)
+        s->state = STATE_READY;
     return answer(s, s->small, SEAM_ERROR, (uint32_t)(6u + size));
 }
 
@@ -61,11 +68,13 @@ static int weights(seam_session *s) {
     uint32_t count = s->front.plan.parameters;
     seam_put32(body, s->facts.training_samples);
     seam_put_float(body + 4, s->local_done ? s->loss_sum / (float)s->local_done : 0.0f);
-    if (count == 0) return error(s, SEAM_E_SHAPE, s->kind);
-    int64_t size = seam_parcel_pack(body + WEIGHTS_BODY, s->out_space - H - WEIGHTS_BODY,
-                                    s->front.parameters, SEAM_CODEC_F32, SEAM_ROUND_NEAREST, 0, 1,
-                                    &count);
-    if (size < 0) return error(s, (int)size, s->kind);
+    if (count == 0)
+        return error(s, SEAM_E_SHAPE, s->kind);
+    int64_t size =
+        seam_parcel_pack(body + WEIGHTS_BODY, s->out_space - H - WEIGHTS_BODY, s->front.parameters,
+                         SEAM_CODEC_F32, SEAM_ROUND_NEAREST, 0, 1, &count);
+    if (size < 0)
+        return error(s, (int)size, s->kind);
     return answered(s, SEAM_WEIGHTS, WEIGHTS_BODY + (uint32_t)size);
 }
 
@@ -78,15 +87,18 @@ static int activation(seam_session *s, uint8_t kind) {
     seam_put16(body, n);
     seam_put16(body + 2, 0);
     for (uint32_t i = 0; i < n; i++) {
-        if (s->labels[i] < 0 || s->labels[i] > 0xFFFF) return error(s, SEAM_E_DATA, s->kind);
+        if (s->labels[i] < 0 || s->labels[i] > 0xFFFF)
+            return error(s, SEAM_E_DATA, s->kind);
         seam_put16(body + 4 + 2 * i, (uint32_t)s->labels[i]);
     }
     uint32_t shape[4] = {n, t.h, t.w, t.c};
     uint32_t seed = seam_random(s->seed, s->round * 2654435761u + kind, s->step);
     uint32_t head = 4 + 2 * n;
-    int64_t size = seam_parcel_pack(body + head, s->out_space - H - head, seam_front_output(&s->front),
-                                    s->codec_up, s->rounding, seed, 4, shape);
-    if (size < 0) return error(s, (int)size, s->kind);
+    int64_t size =
+        seam_parcel_pack(body + head, s->out_space - H - head, seam_front_output(&s->front),
+                         s->codec_up, s->rounding, seed, 4, shape);
+    if (size < 0)
+        return error(s, (int)size, s->kind);
     return answered(s, kind, head + (uint32_t)size);
 }
 
@@ -96,8 +108,10 @@ static int activation(seam_session *s, uint8_t kind) {
 static int take(float *x, size_t values, const uint8_t *bytes, size_t size) {
     seam_parcel parcel;
     int status = seam_parcel_parse(&parcel, bytes, size);
-    if (status != SEAM_OK) return status;
-    if (parcel.values != values || parcel.size != size) return SEAM_E_SHAPE;
+    if (status != SEAM_OK)
+        return status;
+    if (parcel.values != values || parcel.size != size)
+        return SEAM_E_SHAPE;
     return seam_parcel_unpack(x, values, &parcel);
 }
 
@@ -113,19 +127,24 @@ static int need(seam_session *s, uint8_t state, uint32_t first, uint32_t count) 
 }
 
 static int welcome(seam_session *s, const seam_message *m) {
-    if (m->body_size < 4) return SEAM_E_SHORT;
-    if (m->body[0] != SEAM_WIRE_VERSION) return SEAM_E_VERSION;
+    if (m->body_size < 4)
+        return SEAM_E_SHORT;
+    if (m->body[0] != SEAM_WIRE_VERSION)
+        return SEAM_E_VERSION;
     s->number = m->session;
     s->state = STATE_WELCOMED;
     s->answered = s->act_open = s->has_trained = 0;
     return SEAM_DO_NOTHING;
 }
 
-static uint64_t round16(uint64_t size) { return (size + 15u) & ~(uint64_t)15u; }
+static uint64_t round16(uint64_t size) {
+    return (size + 15u) & ~(uint64_t)15u;
+}
 
 static int plan(seam_session *s, const seam_message *m) {
     seam_plan opened;
-    if (m->body_size < PLAN_BODY) return error(s, SEAM_E_SHORT, m->kind);
+    if (m->body_size < PLAN_BODY)
+        return error(s, SEAM_E_SHORT, m->kind);
     const uint8_t *b = m->body;
     s->seed = seam_get32(b);
     s->batch = seam_get16(b + 4);
@@ -134,12 +153,15 @@ static int plan(seam_session *s, const seam_message *m) {
     s->momentum = seam_get_float(b + 12);
     s->decay = seam_get_float(b + 16);
     s->plan_size = seam_get32(b + 20);
-    if (s->plan_size != m->body_size - PLAN_BODY) return error(s, SEAM_E_SHORT, m->kind);
+    if (s->plan_size != m->body_size - PLAN_BODY)
+        return error(s, SEAM_E_SHORT, m->kind);
     if (s->codec_up > SEAM_CODEC_INT4 || s->rounding > SEAM_ROUND_STOCHASTIC)
         return error(s, SEAM_E_KIND, m->kind);
     int status = seam_plan_open(&opened, b + PLAN_BODY, s->plan_size);
-    if (status == SEAM_OK && (s->batch == 0 || s->batch > opened.batch)) status = SEAM_E_LIMIT;
-    if (status != SEAM_OK) return error(s, status, m->kind);
+    if (status == SEAM_OK && (s->batch == 0 || s->batch > opened.batch))
+        status = SEAM_E_LIMIT;
+    if (status != SEAM_OK)
+        return error(s, status, m->kind);
     seam_tensor out;
     seam_plan_tensor(&out, &opened, opened.output);
     uint32_t shape[4] = {opened.batch, out.h, out.w, out.c};
@@ -155,13 +177,16 @@ static int plan(seam_session *s, const seam_message *m) {
 }
 
 int seam_session_memory(seam_session *s, void *memory) {
-    if (s->state != STATE_MEMORY) return SEAM_E_STATE;
+    if (s->state != STATE_MEMORY)
+        return SEAM_E_STATE;
     s->state = STATE_WELCOMED;
-    if (memory == NULL) return error(s, SEAM_E_MEMORY, SEAM_PLAN);
+    if (memory == NULL)
+        return error(s, SEAM_E_MEMORY, SEAM_PLAN);
     seam_plan opened;
     uint8_t *next = memory;
     int status = seam_plan_open(&opened, s->pending_plan, s->plan_size);
-    if (status != SEAM_OK) return status;
+    if (status != SEAM_OK)
+        return status;
     uint8_t *arena = next;
     next += round16(opened.arena_size);
     memcpy(next, s->pending_plan, s->plan_size);
@@ -171,13 +196,15 @@ int seam_session_memory(seam_session *s, void *memory) {
     next += round16((uint64_t)opened.batch * 4u);
     s->out = next;
     status = seam_front_init(&s->front, &opened, arena, opened.arena_size);
-    if (status != SEAM_OK) return status;
+    if (status != SEAM_OK)
+        return status;
     s->local_done = 0;
     return ready(s);
 }
 
 static int train_step(seam_session *s, const seam_message *m) {
-    if (m->body_size < STEP_BODY) return error(s, SEAM_E_SHORT, m->kind);
+    if (m->body_size < STEP_BODY)
+        return error(s, SEAM_E_SHORT, m->kind);
     s->rate = seam_get_float(m->body);
     s->next_batch = seam_get32(m->body + 4);
     s->local_steps = seam_get16(m->body + 8);
@@ -186,7 +213,8 @@ static int train_step(seam_session *s, const seam_message *m) {
     s->act_open = 0;
     if (m->flags & SEAM_FLAG_WEIGHTS) {
         int status = take_weights(s, m, STEP_BODY);
-        if (status != SEAM_OK) return error(s, status, m->kind);
+        if (status != SEAM_OK)
+            return error(s, status, m->kind);
     }
     if ((m->flags & SEAM_FLAG_LOCAL) && s->local_steps == 0)
         return error(s, SEAM_E_ARGUMENT, m->kind);
@@ -196,34 +224,39 @@ static int train_step(seam_session *s, const seam_message *m) {
 }
 
 static int train_gradient(seam_session *s, const seam_message *m) {
-    if (m->body_size < GRAD_BODY) return error(s, SEAM_E_SHORT, m->kind);
+    if (m->body_size < GRAD_BODY)
+        return error(s, SEAM_E_SHORT, m->kind);
     s->rate = seam_get_float(m->body);
     if (!(m->flags & SEAM_FLAG_FROZEN)) {
         seam_tensor t;
         seam_plan_tensor(&t, &s->front.plan, s->front.plan.output);
         int status = take(seam_front_output_gradient(&s->front), (size_t)s->front.batch * t.values,
                           m->body + GRAD_BODY, m->body_size - GRAD_BODY);
-        if (status != SEAM_OK) return error(s, status, m->kind);
+        if (status != SEAM_OK)
+            return error(s, status, m->kind);
         seam_front_backward(&s->front);
         seam_front_update(&s->front, s->rate, s->momentum, s->decay);
     }
     s->act_open = 0;
     s->loss_sum = seam_get_float(m->body + 4);
     s->local_done = 1;
-    if (m->flags & SEAM_FLAG_LAST) return m->flags & SEAM_FLAG_PERSONAL ? ready(s) : weights(s);
+    if (m->flags & SEAM_FLAG_LAST)
+        return m->flags & SEAM_FLAG_PERSONAL ? ready(s) : weights(s);
     s->next_batch++;
     return need(s, STATE_TRAIN, s->next_batch, s->batch);
 }
 
 static int evaluate(seam_session *s, const seam_message *m) {
-    if (m->body_size < EVAL_BODY) return error(s, SEAM_E_SHORT, m->kind);
+    if (m->body_size < EVAL_BODY)
+        return error(s, SEAM_E_SHORT, m->kind);
     uint32_t first = seam_get32(m->body), count = seam_get16(m->body + 4);
     if (count == 0 || count > s->front.plan.batch || first >= s->facts.test_samples ||
         count > s->facts.test_samples - first)
         return error(s, SEAM_E_ARGUMENT, m->kind);
     if (m->flags & SEAM_FLAG_WEIGHTS) {
         int status = take_weights(s, m, EVAL_BODY);
-        if (status != SEAM_OK) return error(s, status, m->kind);
+        if (status != SEAM_OK)
+            return error(s, status, m->kind);
     }
     return need(s, STATE_TEST, first, count);
 }
@@ -237,15 +270,19 @@ static int set_weights(seam_session *s, const seam_message *m) {
 static int request(seam_session *s, const seam_message *m) {
     int training = m->kind == SEAM_STEP || m->kind == SEAM_GRAD;
     if (training && m->kind == s->kind && m->round == s->round && m->step == s->step) {
-        if (s->answered) return SEAM_DO_SEND; /* the answer kept */
-        if (s->state != STATE_READY) return SEAM_DO_NOTHING; /* in work */
+        if (s->answered)
+            return SEAM_DO_SEND; /* the answer kept */
+        if (s->state != STATE_READY)
+            return SEAM_DO_NOTHING; /* in work */
     }
-    if (s->state != STATE_READY) return error(s, SEAM_E_STATE, m->kind);
+    if (s->state != STATE_READY)
+        return error(s, SEAM_E_STATE, m->kind);
     if (training && s->has_trained &&
         (m->round < s->trained_round || (m->kind == SEAM_STEP && m->round == s->trained_round)))
         return SEAM_DO_NOTHING; /* older than what was applied */
     if (m->kind == SEAM_GRAD) {
-        if (m->round == s->trained_round && m->step < s->act_step) return SEAM_DO_NOTHING;
+        if (m->round == s->trained_round && m->step < s->act_step)
+            return SEAM_DO_NOTHING;
         if (!s->act_open || m->round != s->trained_round || m->step != s->act_step)
             return error(s, SEAM_E_STATE, m->kind);
     }
@@ -276,7 +313,8 @@ static int request(seam_session *s, const seam_message *m) {
 static int probe(seam_session *s, const seam_message *m) {
     uint8_t *bytes = s->state >= STATE_READY ? s->out : s->small;
     uint32_t space = s->state >= STATE_READY ? s->out_space : (uint32_t)sizeof s->small;
-    if (m->body_size > space - H) return error(s, SEAM_E_SPACE, m->kind);
+    if (m->body_size > space - H)
+        return error(s, SEAM_E_SPACE, m->kind);
     memcpy(bytes + H, m->body, m->body_size);
     s->answered = 0; /* the answer kept was in this buffer */
     seam_message echo = *m;
@@ -289,9 +327,11 @@ static int probe(seam_session *s, const seam_message *m) {
 }
 
 static int failed(seam_session *s, const seam_message *m) {
-    if (m->body_size < 6) return SEAM_E_SHORT;
+    if (m->body_size < 6)
+        return SEAM_E_SHORT;
     uint32_t size = seam_get16(m->body + 4);
-    if (size > m->body_size - 6 || size > SEAM_TEXT_MAX) return SEAM_E_LIMIT;
+    if (size > m->body_size - 6 || size > SEAM_TEXT_MAX)
+        return SEAM_E_LIMIT;
     s->failed_code = seam_get16(m->body);
     s->failed_size = (uint16_t)size;
     s->failed_text = m->body + 6;
@@ -301,14 +341,22 @@ static int failed(seam_session *s, const seam_message *m) {
 int seam_session_receive(seam_session *s, const uint8_t *bytes, size_t size) {
     seam_message m;
     int status = seam_message_parse(&m, bytes, size);
-    if (status != SEAM_OK) return status;
-    if (m.kind == SEAM_ERROR) return failed(s, &m);
-    if (m.kind == SEAM_WELCOME) return s->state == STATE_HELLO ? welcome(s, &m) : SEAM_DO_NOTHING;
-    if (s->state == STATE_HELLO || m.session != s->number) return SEAM_E_SESSION;
-    if (m.kind == SEAM_BYE) return SEAM_DO_END;
-    if (m.kind == SEAM_PROBE) return probe(s, &m);
-    if (m.kind == SEAM_PLAN) return s->state == STATE_WELCOMED ? plan(s, &m) : SEAM_DO_NOTHING;
-    if (s->state < STATE_READY) return error(s, SEAM_E_STATE, m.kind);
+    if (status != SEAM_OK)
+        return status;
+    if (m.kind == SEAM_ERROR)
+        return failed(s, &m);
+    if (m.kind == SEAM_WELCOME)
+        return s->state == STATE_HELLO ? welcome(s, &m) : SEAM_DO_NOTHING;
+    if (s->state == STATE_HELLO || m.session != s->number)
+        return SEAM_E_SESSION;
+    if (m.kind == SEAM_BYE)
+        return SEAM_DO_END;
+    if (m.kind == SEAM_PROBE)
+        return probe(s, &m);
+    if (m.kind == SEAM_PLAN)
+        return s->state == STATE_WELCOMED ? plan(s, &m) : SEAM_DO_NOTHING;
+    if (s->state < STATE_READY)
+        return error(s, SEAM_E_STATE, m.kind);
     return request(s, &m);
 }
 
@@ -318,18 +366,21 @@ static int batch_local(seam_session *s) {
     float loss;
     uint32_t correct;
     int status = seam_front_loss(&s->front, &loss, &correct, s->labels);
-    if (status != SEAM_OK) return error(s, status, s->kind);
+    if (status != SEAM_OK)
+        return error(s, status, s->kind);
     seam_front_backward(&s->front);
     seam_front_update(&s->front, s->rate, s->momentum, s->decay);
     s->loss_sum += loss / (float)s->batch;
     s->local_done++;
     s->next_batch++;
-    if (s->local_done < s->local_steps) return need(s, STATE_TRAIN, s->next_batch, s->batch);
+    if (s->local_done < s->local_steps)
+        return need(s, STATE_TRAIN, s->next_batch, s->batch);
     return s->flags & SEAM_FLAG_PERSONAL ? ready(s) : weights(s);
 }
 
 static int batch_train(seam_session *s) {
-    if (s->kind == SEAM_STEP && (s->flags & SEAM_FLAG_LOCAL)) return batch_local(s);
+    if (s->kind == SEAM_STEP && (s->flags & SEAM_FLAG_LOCAL))
+        return batch_local(s);
     /* A gradient asks for the next step; the request keeps its own, by which a repeat is known. */
     uint32_t asked = s->step;
     s->act_step = s->kind == SEAM_GRAD ? asked + 1 : asked;
@@ -341,11 +392,13 @@ static int batch_train(seam_session *s) {
 }
 
 static int batch_test(seam_session *s) {
-    if (!(s->flags & SEAM_FLAG_LOCAL)) return activation(s, SEAM_RESULT);
+    if (!(s->flags & SEAM_FLAG_LOCAL))
+        return activation(s, SEAM_RESULT);
     float loss;
     uint32_t correct;
     int status = seam_front_loss(&s->front, &loss, &correct, s->labels);
-    if (status != SEAM_OK) return error(s, status, s->kind);
+    if (status != SEAM_OK)
+        return error(s, status, s->kind);
     uint8_t *body = s->out + H;
     seam_put32(body, correct);
     seam_put32(body + 4, (uint32_t)s->front.batch);
@@ -354,13 +407,15 @@ static int batch_test(seam_session *s) {
 }
 
 int seam_session_batch(seam_session *s) {
-    if (s->state != STATE_TRAIN && s->state != STATE_TEST) return SEAM_E_STATE;
+    if (s->state != STATE_TRAIN && s->state != STATE_TEST)
+        return SEAM_E_STATE;
     seam_front_forward(&s->front, (int32_t)s->need_count);
     return s->state == STATE_TRAIN ? batch_train(s) : batch_test(s);
 }
 
 int seam_session_refuse(seam_session *s, int status) {
-    if (status >= 0) return SEAM_E_ARGUMENT;
+    if (status >= 0)
+        return SEAM_E_ARGUMENT;
     return error(s, status, s->kind);
 }
 

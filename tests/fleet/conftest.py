@@ -50,7 +50,7 @@ class Tier:
     def wait_for(
         self, wanted: Callable[[Event], bool], timeout: float = 60.0, after: int = 0
     ) -> Event:
-        """The first event from number `after` on that is wanted; fails with what was seen instead."""
+        """The first wanted event from number `after` on; fails with what was seen instead."""
         end = time.monotonic() + timeout
         with self.news:
             while True:
@@ -59,7 +59,9 @@ class Tier:
                         return event
                 left = end - time.monotonic()
                 if left <= 0 or (self.process.poll() is not None and not self.reader.is_alive()):
-                    pytest.fail(f"not seen in {timeout} s; last events {self.events[-5:]}; {self.said()}")
+                    pytest.fail(
+                        f"not seen in {timeout} s; last events {self.events[-5:]}; {self.said()}"
+                    )
                 self.news.wait(min(left, 0.2))
 
     def said(self) -> str:
@@ -117,7 +119,7 @@ def write_waves(path: Path, seed: int, samples: int = 96) -> None:
 
 @pytest.fixture
 def job(tmp_path: Path) -> Callable[..., Path]:
-    """Writes a job of small devices, two a zone by default, and its data and keys; returns the job's path."""
+    """Writes a job of small devices, its data and keys; returns the job's path."""
 
     def write(
         zones: int = 1,
@@ -128,7 +130,13 @@ def job(tmp_path: Path) -> Callable[..., Path]:
         **train: Any,
     ) -> Path:
         settings = {"edge_rounds": 5, "cloud_rounds": 4, "evaluate_every": 2, **train}
-        lines = [f'mode = "{mode}"', f'out = "{tmp_path / "out"}"', top, "[model]", 'name = "watch"']
+        lines = [
+            f'mode = "{mode}"',
+            f'out = "{tmp_path / "out"}"',
+            top,
+            "[model]",
+            'name = "watch"',
+        ]
         lines += ["[train]", *(f"{k} = {json.dumps(v)}" for k, v in settings.items())]
         lines += ["[keys]", f'folder = "{tmp_path / "keys"}"']
         lines += ["[cloud]", f'address = "tcp://127.0.0.1:{free_port()}"']

@@ -10,7 +10,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
 from seamline.kernels import SeamError
 from seamline.kernels.front import Front, check_plan
 from seamline.runtime.plan import LayerSpec, PlanError, build_plan, read_plan
@@ -97,7 +96,9 @@ def test_momentum_and_decay_follow_torchs_sgd():
 def test_nothing_of_a_poisoned_arena_reaches_a_result():
     clean, rng = filled(RESIDUAL, (8, 8, 3), 4)
     dirty, _ = filled(RESIDUAL, (8, 8, 3), 4)
-    dirty.arena[2 * ((4 * len(dirty.params) + 15) & ~15) :] = 0xFF  # all but weights and momentum: NaN
+    dirty.arena[2 * ((4 * len(dirty.params) + 15) & ~15) :] = (
+        0xFF  # all but weights and momentum: NaN
+    )
     x = rng.normal(size=(3, 8, 8, 3)).astype(np.float32)
     results = []
     for front in (clean, dirty):

@@ -1,12 +1,13 @@
-"""The device's session: its conversation as a table of named cases, and split training that equals unsplit training."""
+"""The device's session: its conversation as named cases; split training equals unsplit training."""
 
 from __future__ import annotations
+
+import contextlib
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
 from seamline.kernels import SeamError, parcel, reference
 from seamline.kernels.front import END, FAIL, NOTHING, SEND, TEST, TRAIN, Front, Session
 from seamline.runtime import message as wire
@@ -18,7 +19,11 @@ FRONT = [
     LayerSpec("conv2d", 0, (1, 10, 4), kernel=(1, 3), stride=(1, 2), padding=((0, 0), (1, 1))),
     LayerSpec("relu", 1, (1, 10, 4)),
 ]
-BACK = [LayerSpec("dense", 0, (1, 1, 8)), LayerSpec("relu", 1, (1, 1, 8)), LayerSpec("dense", 2, (1, 1, 3))]
+BACK = [
+    LayerSpec("dense", 0, (1, 1, 8)),
+    LayerSpec("relu", 1, (1, 1, 8)),
+    LayerSpec("dense", 2, (1, 1, 3)),
+]
 WHOLE = [
     *FRONT,
     LayerSpec("dense", 2, (1, 1, 8)),
@@ -67,9 +72,7 @@ class Device:
 
     def step(self, round_=1, flags=Flag.WEIGHTS, first=0, local=0, params=START):
         weights = parcel.pack(params, "f32") if flags & Flag.WEIGHTS else None
-        return self.tell(
-            Kind.STEP, round_, 0, flags, wire.step_body(RATE, first, local, weights)
-        )
+        return self.tell(Kind.STEP, round_, 0, flags, wire.step_body(RATE, first, local, weights))
 
     def gradient(self, step, dy, flags=0, round_=1):
         packed = parcel.pack(dy, "f32") if isinstance(dy, np.ndarray) else dy
@@ -94,7 +97,12 @@ def code(answer):
 
 def test_hello_says_who_it_is_and_what_it_can():
     hello = wire.read_hello(Message.decode(Session("watch-3", b"12345678", 9, 4).hello()).body)
-    assert (hello.device_id, hello.boot_id, hello.samples, hello.tests) == ("watch-3", b"12345678", 9, 4)
+    assert (hello.device_id, hello.boot_id, hello.samples, hello.tests) == (
+        "watch-3",
+        b"12345678",
+        9,
+        4,
+    )
     assert hello.codecs == 0b111
 
 
@@ -102,7 +110,9 @@ def test_a_plan_is_answered_with_the_memory_it_takes():
     _, ready = Device().join()
     assert ready.kind == Kind.READY
     assert ready.session == NUMBER
-    assert wire.read_ready(ready.body).arena_bytes == Front(build_plan(FRONT, SHAPE, BATCH)).arena_size
+    assert (
+        wire.read_ready(ready.body).arena_bytes == Front(build_plan(FRONT, SHAPE, BATCH)).arena_size
+    )
 
 
 def test_a_plan_over_the_memory_limit_is_refused():
@@ -171,7 +181,11 @@ def test_a_personal_front_stays_on_the_device():
         ("weights of another size", lambda d: d.step(params=START[:5]), -9),
         ("a step cut short", lambda d: d.tell(Kind.STEP, 1, body=b"123"), -3),
         ("local with no steps", lambda d: d.step(flags=Flag.LOCAL), -1),
-        ("tests that do not exist", lambda d: d.tell(Kind.EVAL, body=wire.eval_body(10, 4, None)), -1),
+        (
+            "tests that do not exist",
+            lambda d: d.tell(Kind.EVAL, body=wire.eval_body(10, 4, None)),
+            -1,
+        ),
         ("an empty test", lambda d: d.tell(Kind.EVAL, body=wire.eval_body(0, 0, None)), -1),
         ("a kind a device never gets", lambda d: d.tell(Kind.HELLO), -8),
     ],
@@ -256,10 +270,9 @@ def test_damaged_messages_never_break_a_session(data):
     body = data.draw(st.binary(max_size=200))
     kind = data.draw(st.sampled_from(list(Kind)))
     flags = data.draw(st.integers(0, 31))
-    try:
-        device.tell(kind, data.draw(st.integers(0, 3)), data.draw(st.integers(0, 3)), flags, body)
-    except SeamError:
-        pass
+    round_, step = data.draw(st.integers(0, 3)), data.draw(st.integers(0, 3))
+    with contextlib.suppress(SeamError):
+        device.tell(kind, round_, step, flags, body)
     device.join()
     assert device.tell(Kind.WEIGHTS_GET)[1].kind in (Kind.WEIGHTS, Kind.ERROR)
 
@@ -308,16 +321,14 @@ def test_split_training_equals_unsplit_training_and_the_definition_bit_for_bit()
 
 
 def back_step(back, activation, labels):
-    """The back as a Front of its own; the gradient of its input by the definition of a dense layer."""
+    """The back as a Front of its own; the gradient of its input by the definition."""
     back.forward(activation)
     back.loss(labels)
     w2 = back.params[:320].reshape(8, 40).copy()
     w3 = back.params[328:352].reshape(3, 8).copy()
     flat = activation.reshape(len(labels), -1)
     h = reference.relu(reference.dense(flat, w2, back.params[320:328]))
-    _, dz = reference.softmax_cross_entropy(
-        reference.dense(h, w3, back.params[352:]), labels
-    )
+    _, dz = reference.softmax_cross_entropy(reference.dense(h, w3, back.params[352:]), labels)
     dh, _, _ = reference.dense_backward(dz, h, w3)
     dflat, _, _ = reference.dense_backward(reference.relu_backward(dh, h), flat, w2)
     back.backward()
