@@ -306,7 +306,8 @@ def _svg(title: str, draw: Draw) -> Markup:
     text = text[text.index("<svg") :]
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
     text = re.sub(r' xmlns(:\w+)?="[^"]*"', "", text)  # HTML knows what an svg is
-    text = re.sub(r' id="(?!m|p|C)[^"]*"', "", text)  # only what is referred to keeps its id
+    wanted = set(re.findall(r"#([^\s\"')]+)", text))  # of the ids, only what is referred to stays
+    text = re.sub(r' id="([^"]*)"', lambda found: found[0] if found[1] in wanted else "", text)
     text = re.sub(r"<svg [^>]*(viewBox=\"[^\"]*\")[^>]*>", r'<svg \1 role="img">', text, count=1)
     text = re.sub(r"font: ([^;\"]*?)px '[^;\"]*", r"font-size: \1px", text)
     return Markup(text.replace(INK, "currentColor"))  # matplotlib has escaped the names in it
