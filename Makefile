@@ -1,82 +1,128 @@
-# Build, try, test and check seamline in one .venv; `make help` lists the targets.
+# One door to everything: build and demo, tests, checks. What it makes lies in .venv, build and dist; `make clean` removes it.
+#
+# PYTHON     the Python that makes .venv (>= 3.10)                              make demo PYTHON=python3.12
+# PIP_FLAGS  more options for pip, say PyTorch's index of builds without CUDA   make demo PIP_FLAGS="--extra-index-url URL"
+# ARGS       more options for the demo or for pytest                            make test ARGS="-k packet -x"
+
 PYTHON ?= python3
+PIP_FLAGS ?=
+ARGS ?=
+
 VENV := .venv
 BIN := $(VENV)/bin
-PIP := $(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt
-SOURCES := pyproject.toml setup.py $(shell find kernels -name '*.pyx' -o -name '*.pxd' -o -name '*.[ch]' | grep -v '^kernels/_[a-z]*\.c$$')
-CORE := $(wildcard kernels/core/*.c kernels/core/arch/*.c)
-CFLAGS_STRICT := -std=c99 -Wall -Wextra -Wpedantic -Wconversion -Wmissing-prototypes -Werror \
-	-ffp-contract=off -fno-strict-aliasing -fwrapv -ffreestanding -O2
-export OMP_NUM_THREADS := 1
-export OPENBLAS_NUM_THREADS := 1
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+INSTALL = $(PIP) install --constraint constraints.txt $(PIP_FLAGS)
 
-.PHONY: help install demo test check lint types imports strict-c wheel wheel-demo clean
+CORE := $(wildcard kernels/core/*.[ch] kernels/core/arch/*.[ch])
+FACES := $(wildcard kernels/*.pyx kernels/*.pxd)
+# An install is repeated when one of these is younger than its stamp; a wheel also when a Python file is.
+SOURCES := pyproject.toml setup.py constraints.txt $(CORE) $(FACES)
+PARTS := src/seamline kernels runtime edge_host cloud firmware_bridge
+PACKAGE := $(SOURCES) MANIFEST.in README.md $(wildcard src/seamline/* $(PARTS:=/*.py) kernels/*.pyi)
+
+# A tier does its work in one thread; threads of BLAS only get in each other's way.
+export OMP_NUM_THREADS ?= 1
+export OPENBLAS_NUM_THREADS ?= 1
+
+.PHONY: help install demo test check format lint cython-lint c-format spelling strict-c types imports sizes wheel \
+	wheel-demo clean
+.DELETE_ON_ERROR:
+
 help:
-	@echo "make demo        build, install into .venv, fetch the smartwatch data, train a fleet"
-	@echo "make test        install the test extras and run the tests"
-	@echo "make check       format, lint, types, import direction, strict C, wheel"
+	@echo "make demo        build, install into .venv, fetch the smartwatch data, train a fleet (ARGS=... for the demo)"
+	@echo "make test        install the test extras and run the tests (ARGS=... for pytest)"
+	@echo "make check       format, lint, types, import direction, strict C, what the wheel holds"
 	@echo "make wheel-demo  the wheel in an empty environment runs a small demo"
 	@echo "make clean       remove .venv and everything built"
 
-$(VENV)/made:
-	@command -v $(PYTHON) >/dev/null || { echo "no $(PYTHON): install Python >= 3.10, or say make PYTHON=..."; exit 1; }
-	@command -v cc >/dev/null || { echo "no C compiler: install gcc (Debian: apt-get install gcc)"; exit 1; }
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { echo "$(PYTHON) is older than 3.10"; exit 1; }
-	@$(PYTHON) -c 'import os, sys, sysconfig; h = sysconfig.get_paths()["include"]; sys.exit(not os.path.exists(h + "/Python.h"))' \
-		|| { echo "no Python headers: install python3-dev (Debian: apt-get install python3-dev)"; exit 1; }
-	@$(PYTHON) -m venv $(VENV) || { echo "no venv module: install python3-venv (Debian: apt-get install python3-venv)"; exit 1; }
-	$(BIN)/python -m pip install -q --disable-pip-version-check --upgrade pip
-	@touch $@
-
-$(VENV)/installed: $(VENV)/made constraints.txt $(SOURCES)
-	$(PIP) -e '.[edge,cloud]'
-	@touch $@
-
-$(VENV)/tested: $(VENV)/installed
-	$(PIP) -e '.[dev]'
-	@touch $@
-
-install: $(VENV)/installed
+# ---- the two commands of the README ----
 
 demo: $(VENV)/installed
 	$(BIN)/seamline data get watch
-	$(BIN)/seamline demo
+	$(BIN)/seamline demo $(ARGS)
 
 test: $(VENV)/tested
-	$(BIN)/python -m pytest
+	$(BIN)/pytest $(ARGS)
 
-check: lint strict-c wheel types imports
+# ---- the environment ----
+
+install: $(VENV)/installed
+
+$(VENV)/made:
+	@sh .ci/tools $(PYTHON)
+	@echo "making $(VENV)"
+	@$(PYTHON) -m venv $(VENV)
+	@touch $@
+
+$(VENV)/installed: $(VENV)/made $(SOURCES)
+	@echo "building and installing seamline[edge,cloud] into $(VENV) (the first time takes minutes: PyTorch is large)"
+	@$(INSTALL) --editable ".[edge,cloud]"
+	@touch $@
+
+$(VENV)/tested: $(VENV)/made $(SOURCES)
+	@echo "building and installing seamline[dev] into $(VENV) (the first time takes minutes: PyTorch is large)"
+	@$(INSTALL) --editable ".[dev]"
+	@touch $(VENV)/installed $@
+
+# ---- checks ----
+
+check: format lint cython-lint c-format spelling strict-c types imports sizes
+	@echo "all checks passed"
+
+format: $(VENV)/tested
+	$(BIN)/ruff format --check --quiet --diff .
 
 lint: $(VENV)/tested
-	$(BIN)/ruff format --check .
-	$(BIN)/ruff check .
-	$(BIN)/cython-lint kernels/*.pyx kernels/*.pxd
-	$(BIN)/clang-format --dry-run --Werror kernels/core/*.[ch] kernels/core/arch/*.[ch]
+	$(BIN)/ruff check --quiet .
+
+# It starts pycodestyle by name.
+cython-lint: $(VENV)/tested
+	PATH="$(CURDIR)/$(BIN):$$PATH" cython-lint $(FACES)
+
+c-format: $(VENV)/tested
+	$(BIN)/clang-format --dry-run --Werror $(CORE)
+
+spelling: $(VENV)/tested
 	$(BIN)/codespell
 
-# Both look at the package as users get it: the wheel, laid out flat.
-types: wheel
-	MYPYPATH=build/flat $(BIN)/mypy -p seamline
-
-imports: wheel
-	PYTHONPATH=build/flat $(BIN)/lint-imports
+STRICT := -std=c99 -Wall -Wextra -Wpedantic -Wconversion -Wmissing-prototypes -Werror \
+	-ffp-contract=off -fno-strict-aliasing -fwrapv -ffreestanding -O2
 
 strict-c:
-	@for f in $(CORE); do $(CC) $(CFLAGS_STRICT) -Ikernels/core -c $$f -o /dev/null || exit 1; done; echo "C: strict, no warning"
+	@sh .ci/tools $(PYTHON)
+	@for file in $(filter %.c,$(CORE)); do \
+		$(CC) $(STRICT) -Ikernels/core -c $$file -o /dev/null || exit 1; \
+	done; echo "strict C: $(words $(filter %.c,$(CORE))) files without a warning"
 
-wheel: $(VENV)/tested
-	rm -rf dist
-	$(BIN)/python -m build -q
-	rm -rf build/flat && $(BIN)/python -m zipfile -e dist/*.whl build/flat
-	@ls -l dist | awk 'NF > 5 {print $$9, $$5, "bytes"}'
+# mypy and import-linter read what a user gets: the wheel, laid out flat. An editable install keeps the parts in folders
+# of their own, which neither of them follows.
+types: build/flat/made
+	MYPYPATH=build/flat $(BIN)/mypy --package seamline
 
-wheel-demo: wheel
-	rm -rf build/wheel-demo && $(PYTHON) -m venv build/wheel-demo
-	build/wheel-demo/bin/python -m pip install -q --disable-pip-version-check -c constraints.txt "$$(ls dist/*.whl)[edge,cloud]"
-	build/wheel-demo/bin/seamline data get watch
-	cd build/wheel-demo && bin/seamline demo --devices 2 --rounds 1 --out demo
+imports: build/flat/made
+	PYTHONPATH=build/flat $(BIN)/lint-imports --no-logo --no-cache
+
+sizes: dist/made
+	$(BIN)/python .ci/sizes.py dist
+
+# ---- packages ----
+
+wheel: dist/made
+
+dist/made: $(VENV)/tested $(PACKAGE)
+	@echo "building the source distribution, and the wheel from it"
+	@rm -rf dist && mkdir -p build
+	@$(BIN)/python -m build . > build/log 2>&1 || { tail -40 build/log; exit 1; }
+	@touch $@
+
+build/flat/made: dist/made
+	@rm -rf build/flat && $(BIN)/python -m zipfile -e dist/*.whl build/flat
+	@touch $@
+
+wheel-demo: dist/made
+	bash .ci/wheel-demo $(PYTHON) $(PIP_FLAGS)
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
-	find kernels -name '*.so' -delete
-	rm -f kernels/_core.c kernels/_front.c kernels/_link.c
+	rm -f kernels/*.so kernels/_core.c kernels/_front.c kernels/_link.c
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
