@@ -73,7 +73,7 @@ format: $(VENV)/tested
 	$(BIN)/ruff format --check --quiet --diff .
 
 lint: $(VENV)/tested
-	$(BIN)/ruff check --quiet .
+	$(BIN)/ruff check --quiet --output-format concise .
 
 # It starts pycodestyle by name.
 cython-lint: $(VENV)/tested

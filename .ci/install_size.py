@@ -1,4 +1,7 @@
-"""Prints what the distributions in this environment weigh on disk, pip's own aside. Usage: install_size.py LIMIT_MB"""
+"""Prints what the distributions in this environment weigh on disk, pip's own aside.
+
+Usage: install_size.py LIMIT_MB
+"""
 
 from __future__ import annotations
 
@@ -20,7 +23,10 @@ def main(limit_mb: float) -> None:
     sizes = {name: size for name, size in sizes.items() if name.lower() not in TOOLS}
     total = sum(sizes.values()) / 1e6
     largest = sorted(sizes.items(), key=lambda item: -item[1])[:5]
-    print(f"{total:.1f} MB installed: " + ", ".join(f"{name} {size / 1e6:.1f}" for name, size in largest))
+    print(
+        f"{total:.1f} MB installed: "
+        + ", ".join(f"{name} {size / 1e6:.1f}" for name, size in largest)
+    )
     if total > limit_mb:
         sys.exit(f"error: a device may take {limit_mb:g} MB")
 

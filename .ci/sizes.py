@@ -1,4 +1,7 @@
-"""Checks what the built wheel and source distribution hold, and prints what the wheel weighs. Usage: sizes.py FOLDER"""
+"""Checks what the built wheel and source distribution hold, and prints what the wheel weighs.
+
+Usage: sizes.py FOLDER
+"""
 
 from __future__ import annotations
 
@@ -15,31 +18,50 @@ MODULES = ("_core", "_front", "_link")
 def wheel_faults(names: list[str]) -> list[str]:
     """What is wrong with the list of files of a wheel."""
     faults = [f"{name} is outside of seamline/" for name in names if not _ours(name)]
-    faults += [f"{name} must not be installed" for name in names if "/tests/" in name or "_cache" in name]
+    faults += [
+        f"{name} must not be installed" for name in names if "/tests/" in name or "_cache" in name
+    ]
     wanted = ["seamline/kernels/core/seam.h", "seamline/kernels/core/conv.c", "seamline/py.typed"]
     wanted += ["seamline/kernels/core/arch/generic.c", "seamline/kernels/_seam.pxd"]
     wanted += [f"seamline/kernels/{module}.pyi" for module in MODULES]
     faults += [f"{name} is missing" for name in wanted if name not in names]
     for module in MODULES:
-        built = [n for n in names if n.startswith(f"seamline/kernels/{module}.") and n.endswith(".so")]
+        built = [
+            n for n in names if n.startswith(f"seamline/kernels/{module}.") and n.endswith(".so")
+        ]
         if len(built) != 1:
             faults.append(f"expected one compiled seamline.kernels.{module}, got {built}")
     return faults
 
 
 def _ours(name: str) -> bool:
-    top = name.split("/")[0]
+    top = name.partition("/")[0]
     return top == "seamline" or (top.startswith("seamline-") and top.endswith(".dist-info"))
 
 
 def sdist_faults(names: list[str]) -> list[str]:
-    """What is wrong with the list of files of a source distribution (paths below its top folder)."""
-    wanted = ["setup.py", "pyproject.toml", "README.md", "LICENSE", "Makefile", "constraints.txt", "SPEC.md"]
-    wanted += ["kernels/core/seam.h", "kernels/core/arch/generic.c", "kernels/_seam.pxd", "src/seamline/py.typed"]
+    """What is wrong with the files of a source distribution (paths below its top folder)."""
+    wanted = [
+        "setup.py",
+        "pyproject.toml",
+        "README.md",
+        "LICENSE",
+        "Makefile",
+        "constraints.txt",
+        "SPEC.md",
+    ]
+    wanted += [
+        "kernels/core/seam.h",
+        "kernels/core/arch/generic.c",
+        "kernels/_seam.pxd",
+        "src/seamline/py.typed",
+    ]
     wanted += [f"kernels/{module}.pyx" for module in MODULES]
     faults = [f"{name} is missing" for name in wanted if name not in names]
     made = [f"kernels/{module}.c" for module in MODULES]
-    return faults + [f"{name} is made by a build" for name in names if name in made or name.endswith(".so")]
+    return faults + [
+        f"{name} is made by a build" for name in names if name in made or name.endswith(".so")
+    ]
 
 
 def weigh(wheel: Path) -> None:
@@ -50,7 +72,13 @@ def weigh(wheel: Path) -> None:
             path = Path(entry.filename)
             compiled = path.suffix == ".so"
             core = "core" in path.parts
-            part = path.name.split(".")[0] if compiled else "C core, sources" if core else path.parts[-2]
+            part = (
+                path.name.split(".")[0]
+                if compiled
+                else "C core, sources"
+                if core
+                else path.parts[-2]
+            )
             parts[part] += entry.file_size
     size = wheel.stat().st_size
     print(f"{wheel.name}: {size / 1e3:.0f} kB, unpacked {sum(parts.values()) / 1e3:.0f} kB")

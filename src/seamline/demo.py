@@ -271,7 +271,7 @@ def write_report(
     folder = Path(job.out)
     network: list[Event] = []
     if find_spec("torch") is not None:
-        from .network import describe_network
+        from .edge_host.network import describe_network
 
         network = describe_network(job)
     history = {

@@ -1,19 +1,18 @@
-"""The layers of a job's network: what each puts out, on which side of the seam. Needs PyTorch."""
+"""The layers of a job's network with what each puts out, and on which side of the seam it is."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from .runtime.config import Job
+import torch
+from torch import nn
+
+from ..runtime.config import Job
+from .host import cut_model
 
 
 def describe_network(job: Job) -> list[dict[str, Any]]:
-    """One row a module in order of execution: name, kind, shape [c, h, w], parameters, side."""
-    import torch
-    from torch import nn
-
-    from .edge_host.host import cut_model
-
+    """One row a module, in the order of execution: name, kind, shape [c, h, w] put out, parameters, side."""
     torch.set_num_threads(1)
     cut = cut_model(job)
     rows: list[dict[str, Any]] = []
