@@ -1,4 +1,4 @@
-"""The layers of a job's network with what each puts out, and on which side of the seam it is."""
+"""The layers of a job's network, what each puts out, and on which side of the seam it is."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .host import cut_model
 
 
 def describe_network(job: Job) -> list[dict[str, Any]]:
-    """One row a module, in the order of execution: name, kind, shape [c, h, w] put out, parameters, side."""
+    """A row a module, as executed: name, kind, shape [c, h, w] put out, parameters, side."""
     torch.set_num_threads(1)
     cut = cut_model(job)
     rows: list[dict[str, Any]] = []

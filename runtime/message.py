@@ -112,7 +112,7 @@ class Hello:
 
 def read_hello(body: Body) -> Hello:
     fields = _unpack("<BBH8sIIIIIIB", body, "HELLO")
-    return Hello(*fields[:-1], _text(body, 37, fields[-1], "HELLO"))
+    return Hello(*(*fields[:-1], _text(body, 37, fields[-1], "HELLO")))
 
 
 def welcome_body() -> bytes:

@@ -179,7 +179,7 @@ class _Planner:
             a, b = buffers[first], buffers[second]
             if a is not None and b is not None:
                 a.live(b.start, b.end)
-                buffers[second] = a  # type: ignore[call-overload]
+                buffers[second] = a
 
     def place(self, base: int) -> int:
         """Largest first, each at the lowest place free during its life; returns the arena's end."""
