@@ -1,230 +1,317 @@
-"""`seamline check JOB`: looks for what would stop a job before it starts, one line for each."""
+"""`seamline check`: what would stop a job, before anything starts."""
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import socket
 import sys
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from .runtime.config import CLOUD, SERIAL, Job, host_name, is_open_port, tier_names
-from .runtime.data import Data, device_data
+from .runtime.config import (
+    CLOUD,
+    LOCAL_MODES,
+    SERIAL,
+    DeviceSection,
+    Job,
+    find_device,
+    find_zone,
+    host_name,
+    is_network,
+)
 from .runtime.errors import UserError
+
+if TYPE_CHECKING:
+    from .edge_host.split import Split
+    from .runtime.data import Data
+
+Shape = tuple[int, ...]
+PROGRAM_MB = 32  # a device program without data and plan: Python, NumPy, ZeroMQ
 
 
 @dataclass(frozen=True)
-class Finding:
-    """status: ok, fail, or skip (it cannot be looked at here)."""
+class Roles:
+    """Which tiers this machine is to be: what has to be there for each. whole: all, by `seamline
+    run`, which makes missing keys and serial lines itself."""
 
-    status: str
-    what: str
-    text: str
-    exit_code: int = 0
+    cloud: bool
+    zones: list[str]
+    devices: list[DeviceSection]
+    whole: bool = False
+
+    def names(self) -> list[str]:
+        return [
+            *([CLOUD] if self.cloud else []),
+            *(host_name(zone) for zone in self.zones),
+            *(device.id for device in self.devices),
+        ]
+
+
+def _roles(job: Job, only: str | None) -> Roles:
+    """Raises JobError if the job has no tier of that name."""
+    if only is None:
+        return Roles(True, [zone.name for zone in job.zones], job.devices, True)
+    if only == CLOUD:
+        return Roles(True, [], [])
+    if only.startswith(host_name("")):
+        return Roles(False, [find_zone(job, only.removeprefix(host_name(""))).name], [])
+    return Roles(False, [], [find_device(job, only)])
+
+
+class Report:
+    """Prints a line per check as it is made; keeps the exit code of the first that failed."""
+
+    def __init__(self, form: str) -> None:
+        self.form, self.exit_code = form, 0
+
+    def say(self, name: str, text: str, exit_code: int = 0, **values: Any) -> None:
+        self.exit_code = self.exit_code or exit_code
+        ok = exit_code == 0
+        if self.form == "json":
+            event = {"event": "check", "name": name, "ok": ok, "text": text, **values}
+            line = json.dumps(event)
+        else:
+            line = f"{'ok' if ok else 'fail':<6}{name:<16}{text}"
+        sys.stdout.write(line + "\n")
+        sys.stdout.flush()
+
+    def failed(self, name: str, error: UserError) -> None:
+        self.say(name, " ".join(str(error).splitlines()), error.exit_code)
 
 
 def run_check(job: Job, *, only: str | None, insecure: bool, format_: str) -> int:
-    """Prints the findings; returns 0, or the exit code of the first that failed.
+    """Checks what the tier `only` (cloud, host-A, watch-3) needs on this machine; None: all tiers.
 
-    only: name of the tier that this machine will run, None for all (UserError for an unknown one).
+    Prints a line per check; returns 0 or the exit code of the first that failed. Raises JobError
+    if the job has no such tier.
     """
-    names = tier_names(job)
-    if only is not None and only not in names:
-        raise UserError(f"--only {only}: the job has {', '.join(names)}")
-    tiers = [only] if only else names
-    findings = []
-    for finding in _all(job, tiers, insecure):
-        findings.append(finding)
-        if format_ != "json":
-            print(f"{finding.status:<5} {finding.what:<16} {finding.text}", flush=True)
-    failed = [finding.exit_code for finding in findings if finding.status == "fail"]
-    if format_ == "json":
-        document = {"ok": not failed, "findings": [asdict(finding) for finding in findings]}
-        sys.stdout.write(json.dumps(document) + "\n")
-    elif failed:
-        print(f"{len(failed)} of {len(findings)} checks failed")
-    return failed[0] if failed else 0
+    roles = _roles(job, only)
+    report = Report(format_)
+    report.say("job", f"{job.name}: {job.mode}, {len(job.zones)} zones, {len(job.devices)} devices")
+    if not insecure:
+        _check_keys(job, roles, report)
+    _check_addresses(job, roles, report)
+    data = _check_data(job, roles, report)
+    if roles.zones:
+        _check_model(job, data, report)
+    return report.exit_code
 
 
-def _all(job: Job, tiers: list[str], insecure: bool) -> Iterator[Finding]:
-    devices = {device.id for device in job.devices}
-    yield Finding(
-        "ok", "job file", f"{len(job.zones)} zones, {len(job.devices)} devices, {job.mode}"
-    )
-    if insecure:
-        yield Finding("skip", "keys", "--insecure: clear text, anyone can join")
-    else:
-        yield from _keys(job, tiers)
-    yield from _addresses(job, tiers)
-    yield from _folder(job)
-    samples: dict[str, Data] = {}
-    for name in tiers:
-        if name in devices:
-            yield _data(job, name, samples)
-    yield from _model(job, samples)
+# ---- keys ----
 
 
-# ---- keys, addresses, folder ----
-
-
-def _keys(job: Job, tiers: list[str]) -> Iterator[Finding]:
-    folder = Path(job.keys.folder)
-    if not any(folder.glob("*.secret")):
-        text = f"none in {folder}: run `seamline keys new JOB` (`seamline run` makes them itself)"
-        yield Finding("fail", "keys", text, 3)
-        return
-    zones = {device.id: host_name(device.zone) for device in job.devices}
-    for name in tiers:
-        if name == CLOUD:
-            peers = [host_name(zone.name) for zone in job.zones]
-        elif name in zones:
-            peers = [zones[name]]
-        else:
-            peers = [CLOUD, *(device for device, host in zones.items() if host == name)]
-        yield _key(folder, name, peers)
-
-
-def _key(folder: Path, name: str, peers: list[str]) -> Finding:
+def _check_keys(job: Job, roles: Roles, report: Report) -> None:
     from .runtime.keys import load_keys
 
-    try:
-        known = load_keys(folder, name).peers
-    except UserError as error:
-        return Finding("fail", f"key {name}", str(error), error.exit_code)
-    missing = [f"{peer}.public" for peer in peers if peer not in known]
-    if missing:
-        return Finding("fail", f"key {name}", f"{folder} lacks {', '.join(missing)}", 3)
-    return Finding("ok", f"key {name}", f"own pair; its peers: {', '.join(peers)}")
-
-
-def _addresses(job: Job, tiers: list[str]) -> Iterator[Finding]:
-    if CLOUD in tiers:
-        yield _bindable("cloud.address", job.cloud.address)
-    for zone in job.zones:
-        if host_name(zone.name) in tiers:
-            yield _bindable(f"zone {zone.name}", zone.address)
-    for device in job.devices:
-        for owner, address in (
-            (device.id, device.link),
-            (host_name(device.zone), device.host_link),
-        ):
-            found = SERIAL.fullmatch(address)
-            if found and owner in tiers:
-                here = Path(found[1]).exists()
-                text = "is here" if here else "is not here (`seamline run` uses a pseudo-terminal)"
-                yield Finding(
-                    "ok" if here else "skip", f"port of {device.id}", f"{found[1]} {text}"
+    folder = Path(job.keys.folder)
+    wired = {device.id for device in job.devices if device.host_link}
+    found = []
+    for name in roles.names():
+        if name in wired:
+            continue  # the line itself says who is at its end
+        if roles.whole and not (folder / f"{name}.secret").exists():
+            continue
+        try:
+            peers = load_keys(folder, name).peers
+            missing = [peer for peer in _peers(job, name, wired) if peer not in peers]
+            if missing and not roles.whole:
+                raise UserError(
+                    f"{folder} lacks {', '.join(f'{peer}.public' for peer in missing)}: {name} "
+                    "lets nobody in without it; copy it there, or run `seamline keys new`",
+                    3,
                 )
+        except UserError as error:
+            report.failed("keys", error)
+            return
+        found.append(name)
+    new = [name for name in roles.names() if name not in found and name not in wired]
+    if found:
+        report.say("keys", f"{folder}: {', '.join(found)}")
+    if new:
+        report.say("keys", f"not there yet: {', '.join(new)}; `seamline run` makes them")
 
 
-def _bindable(what: str, address: str) -> Finding:
+def _peers(job: Job, name: str, wired: set[str]) -> list[str]:
+    """Whom the tier `name` must know by key."""
+    hosts = {host_name(zone.name): zone.name for zone in job.zones}
+    if name == CLOUD:
+        return list(hosts)
+    if name in hosts:
+        own = [d.id for d in job.devices if d.zone == hosts[name] and d.id not in wired]
+        return [CLOUD, *own]
+    return [host_name(find_device(job, name).zone)]
+
+
+# ---- addresses ----
+
+
+def _check_addresses(job: Job, roles: Roles, report: Report) -> None:
+    for key, address in _own_addresses(job, roles):
+        try:
+            try_address(address)
+        except UserError as error:
+            report.failed("address", UserError(f"{key}: {error}", error.exit_code))
+        else:
+            report.say("address", f"{key} {address}")
+
+
+def _own_addresses(job: Job, roles: Roles) -> Iterator[tuple[str, str]]:
+    """(key, address) of all that the tiers here open on this machine."""
+    if roles.cloud:
+        yield "cloud.address", job.cloud.address
+    for i, zone in enumerate(job.zones):
+        if zone.name in roles.zones:
+            yield f"zones[{i}].address", zone.address
+    for i, device in enumerate(job.devices):
+        if roles.whole:
+            continue  # `seamline run` joins the ends that are not here by pseudo-terminals
+        if device.zone in roles.zones and device.host_link:
+            yield f"devices[{i}].host_link", device.host_link
+        if device in roles.devices and SERIAL.fullmatch(device.link):
+            yield f"devices[{i}].link", device.link
+
+
+def try_address(address: str) -> None:
+    """Looks whether an address can be opened here; raises UserError (exit 4) if not."""
+    serial = SERIAL.fullmatch(address)
+    if serial:
+        _try_port(serial[1])
+    elif is_network(address):
+        _try_bind(address)
+
+
+def _try_port(path: str) -> None:
+    if not os.path.exists(path):
+        raise UserError(f"there is no serial port {path}", 4)
+    if not os.access(path, os.R_OK | os.W_OK):
+        raise UserError(f"{path} may not be opened by this user", 4)
+
+
+def _try_bind(address: str) -> None:
     host, _, port = address.removeprefix("tcp://").rpartition(":")
-    if is_open_port(address):
-        return Finding(
-            "skip", what, f"{address}: `seamline run` chooses a port; across machines name one"
-        )
+    place = (None if host == "*" else host.strip("[]"), "0" if port == "*" else port)
     try:
-        place = (host.strip("[]").replace("*", "0.0.0.0"), int(port))
-        family, kind, _, _, where = socket.getaddrinfo(*place, type=socket.SOCK_STREAM)[0]
-        with socket.socket(family, kind) as tried:
-            tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            tried.bind(where)
-            tried.listen()
-    except socket.gaierror as error:
-        return Finding("fail", what, f"{address}: {error.strerror}", 4)
+        found = socket.getaddrinfo(*place, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        family, kind, *_, where = found[0]
+        with socket.socket(family, kind) as trial:
+            trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as ZeroMQ does
+            trial.bind(where)
     except OSError as error:
-        if error.errno == errno.EADDRNOTAVAIL:
-            return Finding("skip", what, f"{address} belongs to another machine")
-        return Finding("fail", what, f"{address}: {error.strerror}", 4)
-    return Finding("ok", what, f"{address} is free")
+        raise UserError(f"{address} cannot be opened here: {error.strerror or error}", 4) from None
 
 
-def _folder(job: Job) -> Iterator[Finding]:
-    """Can results be written, without leaving anything behind?"""
-    folder = Path(job.out)
-    while not folder.exists():
-        folder = folder.parent
-    if folder.is_dir() and os.access(folder, os.W_OK | os.X_OK):
-        yield Finding("ok", "out", job.out)
-    else:
-        yield Finding("fail", "out", f"{job.out}: cannot write to {folder}", 2)
+# ---- data ----
 
 
-# ---- data and model ----
+def _check_data(job: Job, roles: Roles, report: Report) -> dict[str, tuple[Shape, int, int]]:
+    """Loads each device's data, one after the other; (shape of a sample, classes, bytes) by id."""
+    from .runtime.data import device_data
+
+    found: dict[str, tuple[Shape, int, int]] = {}
+    for device in roles.devices:
+        try:
+            data = device_data(job, device.id)
+        except UserError as error:
+            report.failed("data", UserError(f"{device.id}: {error}", error.exit_code))
+            continue
+        shape = data.x_train.shape[1:]
+        found[device.id] = (shape, data.classes, _bytes(data))
+        report.say(
+            "data",
+            f"{device.id}: {len(data.x_train)} train, {len(data.x_test)} test samples of "
+            f"{_times(shape)}, {data.classes} classes",
+            device=device.id,
+            train=len(data.x_train),
+            test=len(data.x_test),
+        )
+    return found
 
 
-def _data(job: Job, device: str, samples: dict[str, Data]) -> Finding:
-    """Loads the device's data and adds it to `samples`."""
-    try:
-        data = samples[device] = device_data(job, device)
-    except UserError as error:
-        return Finding("fail", f"data {device}", str(error), error.exit_code)
-    shape = data.x_train.shape[1:]
-    size = data.x_train.nbytes + data.x_test.nbytes
-    text = (
-        f"{len(data.x_train)} training and {len(data.x_test)} test samples of "
-        f"{'x'.join(map(str, shape))}, {data.classes} classes, {size / 1e6:.1f} MB"
-    )
-    return Finding("ok", f"data {device}", text)
+def _bytes(data: Data) -> int:
+    return sum(a.nbytes for a in (data.x_train, data.y_train, data.x_test, data.y_test))
 
 
-def _model(job: Job, samples: dict[str, Data]) -> Iterator[Finding]:
-    """Legal seams, the cut, whether the data fits it, memory and traffic."""
+def _times(shape: Shape) -> str:
+    return "x".join(str(side) for side in shape)
+
+
+# ---- model ----
+
+
+def _check_model(job: Job, data: dict[str, tuple[Shape, int, int]], report: Report) -> None:
     if find_spec("torch") is None:
-        text = "PyTorch is not installed here: pip install 'seamline[edge]'"
-        yield Finding("skip", "model", text)
+        report.say("model", "an edge host needs PyTorch: pip install 'seamline[edge]'", 7)
         return
-    from .edge_host.host import cut_model, make_plan
-    from .edge_host.models import input_shape, load_model
-    from .edge_host.split import list_seams
-    from .runtime.plan import read_plan
-
     try:
+        from .edge_host.host import cut_model, make_plan
+        from .edge_host.models import input_shape, load_model
+        from .edge_host.split import list_seams
+
         model = load_model(job.model.name, job.model.args, job.seed)
-        for seam in list_seams(model, input_shape(model)):
-            shape = "x".join(map(str, seam.shape))
-            text = f"behind {seam.name}: {shape} cross, {seam.parameters} parameters on the device"
-            yield Finding("ok", f"seam {seam.weighted}", text)
+        if job.mode not in LOCAL_MODES:
+            for seam in list_seams(model, input_shape(model)):
+                text = (
+                    f"{seam.weighted}: behind {seam.name}, {seam.parameters} parameters, "
+                    f"{_times(seam.shape)} values a sample cross"
+                )
+                report.say("legal seam", text, seam=seam.weighted, values=seam.values)
         cut = cut_model(job)
-        plan = read_plan(make_plan(job, cut))
+        plan = make_plan(job, cut)
     except UserError as error:
-        yield Finding("fail", "model", str(error), error.exit_code)
+        report.failed("model", error)
         return
-    yield Finding("ok", "model", f"{job.model.name} cut behind {cut.seam}, {cut.classes} classes")
-    for device, data in samples.items():
-        text = _misfit(data, cut.input_shape, cut.classes)
-        if text:
-            yield Finding("fail", f"data {device}", text, 5)
-    text = f"{plan.arena_bytes / 1000:.1f} kB on a device to train its front, beside its data"
-    yield Finding("ok", "memory", text)
-    if job.mode not in ("federated", "isolated"):
-        yield Finding("ok", "traffic", _traffic(job, cut.shape))
+    report.say("model", f"{job.model.name} is cut behind {cut.seam}")
+    _check_fit(cut, data, report)
+    _estimate(job, cut, plan, max((size for *_, size in data.values()), default=0), report)
 
 
-def _misfit(data: Data, shape: tuple[int, ...], classes: int) -> str:
-    """Why the model cannot learn from the data, or ""."""
-    found = data.x_train.shape[1:]
-    if found != shape:
-        return f"a sample is {found}, the model takes {shape} (height, width, channels)"
-    if data.classes > classes:
-        return f"there are labels up to {data.classes - 1}, the model has {classes} classes"
-    return ""
+def _check_fit(cut: Split, data: dict[str, tuple[Shape, int, int]], report: Report) -> None:
+    """Do the samples go into the model, and their labels out of it?"""
+    for device, (shape, classes, _) in data.items():
+        if shape != cut.input_shape:
+            text = f"the model takes samples of {_times(cut.input_shape)}"
+            wrong = f"{device}: {text}, its data has {_times(shape)} (height x width x channels)"
+            report.say("data and model", wrong, 3)
+        elif classes > cut.classes:
+            wrong = f"{device}: the model tells {cut.classes} classes apart, its data has {classes}"
+            report.say("data and model", wrong, 3)
 
 
-def _traffic(job: Job, shape: tuple[int, ...]) -> str:
-    """Exact: the messages of a step without weights, packed from zeros."""
+def _estimate(job: Job, cut: Split, plan: bytes, data_bytes: int, report: Report) -> None:
+    """RAM of a device and bytes on its link, from the plan and from real parcels."""
     import numpy as np
 
-    from .kernels import parcel
+    from .kernels.parcel import pack
+    from .runtime.plan import read_plan
 
-    x = np.zeros((job.train.batch, *shape), np.float32)
-    header = 24
-    up = header + 4 + 2 * job.train.batch + len(parcel.pack(x, job.codec.up))
-    down = header + 8
-    if not job.train.freeze_front:
-        down += len(parcel.pack(x, job.codec.down))
-    return f"{up} bytes up and {down} bytes down a device step, before the link's own"
+    found = read_plan(plan)
+    memory = PROGRAM_MB + (found.arena_bytes + data_bytes) / 2**20
+    report.say(
+        "memory",
+        f"a device: about {memory:.0f} MB, of it {found.arena_bytes / 1024:.0f} KiB for the front "
+        f"({found.parameters} parameters, batch {found.batch}) and {data_bytes / 2**20:.1f} MiB "
+        "of data",
+        arena_bytes=found.arena_bytes,
+        data_bytes=data_bytes,
+    )
+    weights = 4 * found.parameters
+    text = f"{weights} bytes of parameters each way"
+    if job.mode in LOCAL_MODES:
+        report.say("link", f"an edge round: {text}", round_bytes=weights)
+        return
+    batch = np.zeros((job.train.batch, *cut.shape), np.float32)
+    up, down = (len(pack(batch, codec)) for codec in (job.codec.up, job.codec.down))
+    up += 2 * job.train.batch  # labels, u16
+    down = 0 if job.train.freeze_front else down
+    report.say(
+        "link",
+        f"a step: {up} bytes up, {down} bytes down; an edge round: {job.train.device_steps} x this "
+        f"and {text}",
+        up_bytes=up,
+        down_bytes=down,
+        round_bytes=weights,
+    )
