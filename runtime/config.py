@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from .data import check_source, local_source
+from .data import absolute, check_source, local_source
 from .errors import UserError
 
 if sys.version_info >= (3, 11):
@@ -211,8 +211,8 @@ def _read_toml(path: Path) -> dict[str, Any]:
 
 
 def _resolve_paths(job: Job, folder: Path) -> None:
-    job.out = str(folder / Path(job.out).expanduser())
-    job.keys.folder = str(folder / Path(job.keys.folder).expanduser())
+    job.out = absolute(job.out, folder)
+    job.keys.folder = absolute(job.keys.folder, folder)
     job.data.source = local_source(job.data.source, folder)
     for device in job.devices:
         device.link = _local_port(device.link, folder)
@@ -221,7 +221,7 @@ def _resolve_paths(job: Job, folder: Path) -> None:
 
 def _local_port(address: str, folder: Path) -> str:
     found = SERIAL.fullmatch(address)
-    return f"serial:{folder / found[1]}:{found[2]}" if found else address
+    return f"serial:{absolute(found[1], folder)}:{found[2]}" if found else address
 
 
 # ---- mistakes of shape: what msgspec found, in the words of the file ----

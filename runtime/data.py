@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import re
 import zipfile
 import zlib
@@ -57,7 +58,12 @@ def check_source(source: str) -> str:
 
 def local_source(source: str, folder: Path) -> str:
     """The source with an .npz path made absolute; relative paths start at `folder`."""
-    return str(folder / Path(source).expanduser()) if source.endswith(".npz") else source
+    return absolute(source, folder) if source.endswith(".npz") else source
+
+
+def absolute(path: str, folder: Path) -> str:
+    """A path of a job file, made absolute: `~` is the user's home, `..` is resolved."""
+    return os.path.normpath(folder / Path(path).expanduser())
 
 
 def device_data(job: Job, device_id: str) -> Data:

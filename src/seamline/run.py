@@ -36,7 +36,8 @@ from .runtime.errors import UserError
 LINES = "lines"  # name of the process that holds the pseudo-terminals
 RESTARTS = 3  # times a tier that died by accident is started again
 USER_ERRORS = range(2, 8)  # exit codes that a restart would not mend
-TERMINATE_S = 2.0  # between SIGTERM and SIGKILL
+GOODBYE_S = 0.5  # between SIGTERM and a second one
+TERMINATE_S = 2.0  # between the first SIGTERM and SIGKILL
 FAREWELL_S = 10.0  # devices may take this long to end after their edge host
 
 TICK_S = 0.25  # an idle wait ends after this, so that a table can be drawn
@@ -231,19 +232,27 @@ class LocalRun:
         """Ends what still runs: SIGTERM to all, SIGKILL to those that live after TERMINATE_S."""
         with _ignoring(signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             running = [t.process for t in self.tiers.values() if t.process is not None]
+            _end_all(running)
             for process in running:
-                if process.poll() is None:
-                    process.terminate()
-            end = time.monotonic() + TERMINATE_S
-            for process in running:
-                with suppress(subprocess.TimeoutExpired):
-                    process.wait(max(0.0, end - time.monotonic()))
-                _kill(process)
                 if process.stdout is not None:
                     process.stdout.close()
             self._selector.close()
             for reserved in self._reserved:
                 reserved.close()
+
+
+def _end_all(processes: list[subprocess.Popen[bytes]]) -> None:
+    """SIGTERM; to those that say goodbye slowly a second one, which ends at once; then SIGKILL."""
+    for wait in (GOODBYE_S, TERMINATE_S - GOODBYE_S):
+        for process in processes:
+            if process.poll() is None:
+                process.terminate()
+        end = time.monotonic() + wait
+        for process in processes:
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(max(0.0, end - time.monotonic()))
+    for process in processes:
+        _kill(process)
 
 
 def _kill(process: subprocess.Popen[bytes]) -> int:
