@@ -322,7 +322,7 @@ def _print_results(document: dict[str, Any], runs: dict[str, Progress]) -> None:
     memory = document["device_vmhwm_mb"]
     print(
         f"\n{document['wall_s']:.1f} s wall, {megabytes(document['bytes_up'])} up, "
-        f"{megabytes(document['bytes_down'])} down, {document['cloud_rounds']} cloud rounds"
+        f"{megabytes(document['bytes_down'])} down, cloud rounds {document['cloud_rounds']}"
         + (f", a device took at most {memory:.1f} MB of memory" if memory else "")
     )
 
