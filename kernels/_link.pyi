@@ -5,6 +5,7 @@ MESSAGE: int
 SENT: int
 SILENT: int
 RESTARTED: int
+STUCK: int
 PACKET_MAX: int
 
 def encode_frame(packet: bytes) -> bytes: ...

@@ -12,7 +12,7 @@ cdef extern from "seam_link.h" nogil:
         SEAM_OK, SEAM_E_STATE, SEAM_E_BUSY, SEAM_E_LIMIT
         SEAM_FRAME_CHECK, SEAM_PACKET_MAX, SEAM_MESSAGE_MAX
         SEAM_EVENT_NONE, SEAM_EVENT_JOINED, SEAM_EVENT_MESSAGE, SEAM_EVENT_SENT
-        SEAM_EVENT_SILENT, SEAM_EVENT_RESTARTED
+        SEAM_EVENT_SILENT, SEAM_EVENT_RESTARTED, SEAM_EVENT_STUCK
     const char *seam_status_text(int status)
     size_t SEAM_FRAME_WIRE(size_t size)
     int64_t seam_frame_encode(uint8_t *out, size_t space, const uint8_t *packet, size_t size)
@@ -49,6 +49,7 @@ MESSAGE = SEAM_EVENT_MESSAGE
 SENT = SEAM_EVENT_SENT
 SILENT = SEAM_EVENT_SILENT
 RESTARTED = SEAM_EVENT_RESTARTED
+STUCK = SEAM_EVENT_STUCK
 PACKET_MAX = SEAM_PACKET_MAX
 
 
@@ -162,7 +163,7 @@ cdef class PacketEnd:
 
     def events(self):
         """What has happened since the last call, in order: a list of (JOINED | MESSAGE | SENT |
-        SILENT | RESTARTED, bytes of the message or None). SILENT and RESTARTED: the peer is lost,
+        SILENT | RESTARTED | STUCK, bytes of the message or None). The last three: the peer is lost,
         and what was being sent with it.
         """
         cdef uint32_t size = 0

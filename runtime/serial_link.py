@@ -21,7 +21,7 @@ from pathlib import Path
 import serial
 from serial.tools import list_ports
 
-from ..kernels._link import JOINED, MESSAGE, RESTARTED, SENT, SILENT, PacketEnd
+from ..kernels._link import JOINED, MESSAGE, RESTARTED, SENT, SILENT, STUCK, PacketEnd
 from .link import JOIN_TIMEOUT, LinkError, LinkLost, check_size
 
 _READ = 65536
@@ -30,6 +30,11 @@ _REOPEN_S = (0.05, 1.0)  # between two tries to open a port that is gone, doubli
 _FIRST_OPEN_S = 2.0  # a cable that is started beside us may need a moment
 _STUCK_S = 0.4  # a line that takes no byte for so long: give up what was to be written
 _LINGER_S = 0.5
+_LOSSES = {
+    SILENT: "nothing was heard from {} for 3 s",
+    RESTARTED: "the other end started again",
+    STUCK: "{} carries no message any more, though the other end answers",
+}
 
 
 @dataclass(frozen=True)
@@ -304,12 +309,9 @@ class SerialLine:
                 self._inbox.put(data)
             elif kind == JOINED:
                 self._inbox.put(LineEvent(False))
-            elif kind in (SILENT, RESTARTED):
+            elif kind in _LOSSES:
                 self._life += 1
-                silent = f"nothing was heard from {self._target} for 3 s"
-                self._inbox.put(
-                    LineEvent(True, silent if kind == SILENT else "the other end started again")
-                )
+                self._inbox.put(LineEvent(True, _LOSSES[kind].format(self._target)))
         while self._outbox and self._outbox[0][0] != self._life:
             self._outbox.popleft()
         if self._outbox and self._end.joined and not self._end.busy:
@@ -360,6 +362,7 @@ class SerialLink:
             turn = deadline if self._joined else min(deadline, self._waiting_since + JOIN_TIMEOUT)
             event = self._line.next_event(turn - now)
             if isinstance(event, bytes):
+                self._joined = True
                 self._sent["messages_received"] += 1
                 self._sent["bytes_received"] += len(event)
                 return event

@@ -6,6 +6,7 @@
 
 enum { TYPE_OPEN = 1, TYPE_DATA = 2, TYPE_ACK = 3 };
 enum { FLAG_LAST = 1, FLAG_ACK_NOW = 2 };
+enum { BACKOFF_HEARD = 3, BACKOFF_MOST = 8 }; /* doublings of the time-out */
 enum { SLOT_FREE = 0, SLOT_FLIGHT = 1, SLOT_AGAIN = 2 };
 
 #define TYPE_BYTE(type) ((uint8_t)((SEAM_PACKET_VERSION << 4) | (type)))
@@ -57,7 +58,7 @@ static void sender_reset(seam_packet_end *end) {
     end->tx_size = end->tx_next = end->tx_acked = end->tx_limit = 0u;
     end->tx_message = 0u;
     end->tx_number = end->config.first_number;
-    end->tx_busy = end->backoff = end->stalled = 0u;
+    end->tx_busy = end->tx_fresh = end->backoff = end->stalled = 0u;
     end->srtt_us = end->rttvar_us = 0u;
     end->rto_ms = SEAM_PACKET_RTO_START;
     end->probe_ms = NEVER;
@@ -288,8 +289,22 @@ static void data_input(seam_packet_end *end, const uint8_t *packet, size_t size,
 /* ---- Sender ---- */
 
 static uint64_t rto_us(const seam_packet_end *end) {
-    const uint64_t ms = (uint64_t)end->rto_ms << (end->backoff < 8u ? end->backoff : 8u);
+    const uint64_t ms = (uint64_t)end->rto_ms << end->backoff;
     return 1000u * (ms < SEAM_PACKET_RTO_CEILING ? ms : SEAM_PACKET_RTO_CEILING);
+}
+
+/* The peer is heard: the line is bad, not busy or cut, and a long time-out mends nothing. */
+static void backoff_shorten(seam_packet_end *end, uint64_t now_ms) {
+    if (end->backoff <= BACKOFF_HEARD) {
+        return;
+    }
+    end->backoff = BACKOFF_HEARD;
+    const uint64_t soon = now_ms * 1000u + rto_us(end);
+    for (unsigned i = 0; i < SEAM_PACKET_SLOTS; i++) {
+        if (end->slots[i].deadline_us > soon) {
+            end->slots[i].deadline_us = soon;
+        }
+    }
 }
 
 /* Jacobson's smoothed round trip and variation (RFC 6298), in microseconds. */
@@ -310,6 +325,14 @@ static void rtt_sample(seam_packet_end *end, uint64_t us) {
     end->counters.rtt_ms = end->srtt_us / 1000u;
 }
 
+static unsigned slots_in(const seam_packet_end *end, uint8_t state) {
+    unsigned count = 0;
+    for (unsigned i = 0; i < SEAM_PACKET_SLOTS; i++) {
+        count += end->slots[i].state == state;
+    }
+    return count;
+}
+
 /* Everything the acknowledgement says of the packets in flight. The line keeps their order, so a
  * packet older than the newest received one that is not in the bitmap is lost for sure. */
 static void slots_acked(seam_packet_end *end, uint16_t largest, uint32_t bitmap, uint64_t now_ms) {
@@ -328,6 +351,7 @@ static void slots_acked(seam_packet_end *end, uint16_t largest, uint32_t bitmap,
             }
             slot->state = SLOT_FREE;
             end->backoff = 0u;
+            end->progress_ms = now_ms;
         } else if (slot->state == SLOT_FLIGHT && behind > 0) {
             slot->state = SLOT_AGAIN;
         }
@@ -362,20 +386,15 @@ static void ack_input(seam_packet_end *end, const uint8_t *packet, size_t size, 
     } else if (ahead == 0u && offset <= end->tx_next) {
         end->tx_acked = offset > end->tx_acked ? offset : end->tx_acked;
         slots_acked(end, (uint16_t)get(packet + 18, 2u), (uint32_t)get(packet + 20, 4u), now_ms);
+        if (end->tx_next < end->tx_size && slots_in(end, SLOT_FREE) == SEAM_PACKET_SLOTS) {
+            end->progress_ms = now_ms; /* it has no room: that may last */
+        }
     } else {
         end->counters.malformed++;
         return;
     }
     end->tx_limit = limit < end->peer_space ? limit : end->peer_space;
     end->probe_ms = NEVER;
-}
-
-static unsigned slots_in(const seam_packet_end *end, uint8_t state) {
-    unsigned count = 0;
-    for (unsigned i = 0; i < SEAM_PACKET_SLOTS; i++) {
-        count += end->slots[i].state == state;
-    }
-    return count;
 }
 
 /* Size of the next new piece, or -1: window, credit or the receiver's span allow none now. */
@@ -491,7 +510,7 @@ static void timers_run(seam_packet_end *end, uint64_t now_ms) {
         return;
     }
     end->counters.timeouts++;
-    end->backoff++;
+    end->backoff = (uint8_t)(end->backoff < BACKOFF_MOST ? end->backoff + 1u : BACKOFF_MOST);
     due->state = SLOT_AGAIN;
     for (unsigned i = 0; i < SEAM_PACKET_SLOTS; i++) {
         if (end->slots[i].state == SLOT_FLIGHT) {
@@ -561,7 +580,7 @@ int seam_packet_send(seam_packet_end *end, const uint8_t *message, uint32_t size
     end->tx = message;
     end->tx_size = size;
     end->tx_next = end->tx_acked = 0u;
-    end->tx_busy = 1u;
+    end->tx_busy = end->tx_fresh = 1u;
     return SEAM_OK;
 }
 
@@ -585,6 +604,7 @@ void seam_packet_input(seam_packet_end *end, const uint8_t *packet, size_t size,
     }
     end->heard_ms = now_ms;
     end->confirmed = 1u;
+    backoff_shorten(end, now_ms);
     if (packet[0] == TYPE_BYTE(TYPE_DATA)) {
         data_input(end, packet, size, now_ms);
     } else if (packet[0] == TYPE_BYTE(TYPE_ACK)) {
@@ -642,6 +662,13 @@ int64_t seam_packet_output(seam_packet_end *end, uint8_t *out, size_t space, uin
     if (end->peer_epoch != 0u && now_ms - end->heard_ms >= SEAM_PACKET_DEAD) {
         connection_lose(end, SEAM_EVENT_SILENT, now_ms);
     }
+    if (end->tx_fresh) {
+        end->tx_fresh = 0u;
+        end->progress_ms = now_ms;
+    }
+    if (end->tx_busy && now_ms - end->progress_ms >= SEAM_PACKET_STUCK) {
+        connection_lose(end, SEAM_EVENT_STUCK, now_ms);
+    }
     const int64_t size = packet_choose(end, out, now_ms);
     if (size > 0) {
         const uint64_t now_us = now_ms * 1000u;
@@ -661,10 +688,13 @@ uint32_t seam_packet_wait(const seam_packet_end *end, uint64_t now_ms) {
         const uint64_t open = end->reply_to != 0u ? now_ms : end->open_ms;
         return open > now_ms ? (uint32_t)(open - now_ms) : 0u;
     }
-    if (end->reply_to != 0u || end->ack_now) {
+    if (end->reply_to != 0u || end->ack_now || end->tx_fresh) {
         return 0u;
     }
     uint64_t next = end->heard_ms + SEAM_PACKET_DEAD;
+    if (end->tx_busy && end->progress_ms + SEAM_PACKET_STUCK < next) {
+        next = end->progress_ms + SEAM_PACKET_STUCK;
+    }
     next = !end->confirmed && end->open_ms < next ? end->open_ms : next;
     next = ping_due(end) < next ? ping_due(end) : next;
     next = end->ack_ms < next ? end->ack_ms : next;

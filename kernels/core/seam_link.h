@@ -61,6 +61,7 @@ uint32_t seam_frame_decode(seam_frame_decoder *decoder, uint8_t byte);
 #define SEAM_PACKET_HUSH 1250u /* nothing heard for so long: ask .. */
 #define SEAM_PACKET_ASK 250u   /* .. so often */
 #define SEAM_PACKET_DEAD 3000u
+#define SEAM_PACKET_STUCK 10000u /* the peer answers, but takes in nothing it has room for */
 
 typedef enum {
     SEAM_EVENT_NONE = 0,
@@ -68,7 +69,8 @@ typedef enum {
     SEAM_EVENT_MESSAGE = 2, /* one message lies in rx: seam_packet_message, then seam_packet_take */
     SEAM_EVENT_SENT = 3,    /* the peer has the whole message: its bytes are the caller's again */
     SEAM_EVENT_SILENT = 4,  /* LOST: nothing heard for SEAM_PACKET_DEAD */
-    SEAM_EVENT_RESTARTED = 5 /* LOST: the peer has started anew, or had lost us */
+    SEAM_EVENT_RESTARTED = 5, /* LOST: the peer has started anew, or had lost us */
+    SEAM_EVENT_STUCK = 6 /* LOST: the peer is there, but for SEAM_PACKET_STUCK nothing got on */
 } seam_packet_event_kind;
 
 typedef struct {
@@ -110,9 +112,9 @@ typedef struct {
     const uint8_t *tx;
     uint32_t tx_size, tx_next, tx_acked, tx_limit;
     uint16_t tx_message, tx_number, ack_seen;
-    uint8_t tx_busy, backoff, stalled;
+    uint8_t tx_busy, tx_fresh, backoff, stalled;
     uint32_t srtt_us, rttvar_us, rto_ms, probe_wait_ms;
-    uint64_t probe_ms;
+    uint64_t probe_ms, progress_ms;
     seam_packet_slot slots[SEAM_PACKET_SLOTS];
     /* receiver: one message at a time, put together in rx */
     uint32_t rx_base, rx_size, rx_have, rx_bitmap;

@@ -13,13 +13,28 @@ from seamline.kernels._link import (
     RESTARTED,
     SENT,
     SILENT,
+    STUCK,
     FrameDecoder,
     PacketEnd,
     encode_frame,
 )
 
-LOST = (SILENT, RESTARTED)
+LOST = (SILENT, RESTARTED, STUCK)
 Harm = Callable[[random.Random, bytes], bytes]
+
+
+class Held:
+    """An end whose owner looks at its events only later."""
+
+    def __init__(self, end: PacketEnd) -> None:
+        self.end = end
+        self.held = True
+
+    def events(self) -> list[tuple[int, bytes | None]]:
+        return [] if self.held else self.end.events()
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self.end, name)
 
 
 class Pair:
@@ -287,6 +302,62 @@ def test_a_silent_peer_is_lost_after_three_seconds_and_not_before() -> None:
     assert 1900 <= pair.now - start <= 3100
 
 
+def test_a_message_that_came_before_a_restart_is_given_before_its_news() -> None:
+    pair = Pair().joined()
+    end = pair.ends[0]
+    assert end is not None
+    assert pair.send(1, b"last words")
+    pair.turn()
+    pair.events[0].clear()
+    held = Held(end)
+    pair.ends[0] = held  # type: ignore[assignment]
+    pair.until(lambda: (SENT, None) in pair.events[1])
+    pair.boot(1)
+    pair.joined().turn()
+    held.held = False
+    pair.turn()
+    pair.until(lambda: len(pair.events[0]) >= 3)
+    assert pair.events[0] == [(MESSAGE, b"last words"), (RESTARTED, None), (JOINED, None)]
+
+
+def test_a_lost_answer_to_a_restarted_end_costs_no_three_seconds() -> None:
+    """The restarted end holds the connection, the other one still the old one: it is told again."""
+    pair = Pair().joined()
+    pair.boot(1)
+    fresh, real = pair.ends[1], pair.flush
+    assert fresh is not None
+    deaf_until = [0]
+
+    def deaf(side: int) -> bool:
+        sent = real(side)
+        if side == 1 and fresh.joined:
+            deaf_until[0] = deaf_until[0] or pair.now + 50
+            if pair.now < deaf_until[0]:
+                pair.line[0].clear()
+        return sent
+
+    pair.flush = deaf  # type: ignore[method-assign]
+    assert pair.until(lambda: (RESTARTED, None) in pair.events[0]) < 500
+    assert deaf_until[0] > 0
+
+
+def test_a_lost_packet_is_sent_again_as_soon_as_a_newer_one_is_acknowledged() -> None:
+    count = 0
+
+    def third(_: random.Random, data: bytes) -> bytes:
+        nonlocal count
+        count += len(data) > 1000
+        return b"" if count == 3 and len(data) > 1000 else data
+
+    pair = Pair(harm=third).joined()
+    message = bytes(range(256)) * 80
+    assert pair.send(0, message)
+    pair.until(lambda: pair.messages(1) == [message])
+    sender = pair.ends[0]
+    assert sender is not None
+    assert (sender.counters["retransmits"], sender.counters["timeouts"]) == (1, 0)
+
+
 def test_one_way_silence_is_told_at_both_ends() -> None:
     pair = Pair().joined()
     for side in (0, 1):
@@ -373,18 +444,7 @@ def test_a_receiver_that_does_not_take_its_message_stops_the_sender_and_then_let
     assert end is not None
     real, pair.events[1] = end, []
 
-    class Slow:
-        """An owner that looks at its events only later."""
-
-        held = True
-
-        def events(self) -> list[tuple[int, bytes | None]]:
-            return [] if self.held else real.events()
-
-        def __getattr__(self, name: str) -> object:
-            return getattr(real, name)
-
-    slow = Slow()
+    slow = Held(real)
     pair.ends[1] = slow  # type: ignore[assignment]
     assert pair.send(0, b"one" * 500)
     pair.until(lambda: (SENT, None) in pair.events[0])
@@ -400,13 +460,16 @@ def test_a_receiver_that_does_not_take_its_message_stops_the_sender_and_then_let
 
 def test_a_clean_paced_line_is_used_well_and_nothing_is_sent_twice() -> None:
     """115200 baud, told to the end: 1024 bytes last 91 ms, over the floor of the time-out."""
-    pair = Pair(rate=12, delay=1, bytes_per_second=11_520).joined()
+    pair = Pair(rate=12, delay=1, bytes_per_second=12_000).joined()
     message = random.Random(0).randbytes(100_000)
     assert pair.send(0, message)
     start = pair.wire[0]
     pair.until(lambda: pair.messages(1) == [message])
     assert pair.ends[0] is not None and pair.ends[0].counters["retransmits"] == 0
     assert len(message) / (pair.wire[0] - start) > 0.97
+    assert (
+        pair.ends[0].counters["rtt_ms"] < 20
+    )  # from when a packet has left, not from when it began
 
 
 @pytest.mark.parametrize("seed", range(40))
@@ -422,7 +485,7 @@ def test_packets_of_any_content_are_survived(seed: int) -> None:
         return data
 
     pair = Pair(seed, keep).joined()
-    pair.until(lambda: pair.now > 3000)
+    talk(pair, rng, 3)
     real = [packet for data in seen for packet in FrameDecoder().feed(data)]
     for _ in range(300):
         packet = bytearray(rng.choice(real))
@@ -431,6 +494,7 @@ def test_packets_of_any_content_are_survived(seed: int) -> None:
         if rng.random() < 0.3:
             packet = packet[: rng.randrange(1, len(packet) + 1)]
         pair.line[rng.randrange(2)].append((pair.now, encode_frame(bytes(packet))))
+        pair.send(rng.randrange(2), rng.randbytes(rng.randrange(30_000)))
         pair.turn()
     pair.line = [[], []]
     pair.until(lambda: pair.now > 20_000)
@@ -438,6 +502,40 @@ def test_packets_of_any_content_are_survived(seed: int) -> None:
     for side in (0, 1):
         pair.events[side].clear()
     talk_fresh(pair)
+
+
+def test_a_piece_that_does_not_fit_is_dropped_and_harms_no_message() -> None:
+    """Each malformed piece has the right connection and message number; rx takes 4096 bytes."""
+    seen: list[bytes] = []
+
+    def keep(_: random.Random, data: bytes) -> bytes:
+        seen.append(data)
+        return data
+
+    pair = Pair(harm=keep, rx_space=4096).joined()
+    message = bytes(range(256)) * 16
+    assert pair.send(0, message)
+    while not any(len(data) > 1000 for data in seen):
+        pair.turn()
+    header = bytearray(FrameDecoder().feed(seen[-1])[0][:14])
+    receiver = pair.ends[1]
+    assert receiver is not None
+    pair.line[1].clear()
+    pieces = [
+        (4096, 64, 0),
+        (4032, 128, 0),
+        (2**32 - 64, 64, 0),
+        (32, 64, 0),
+        (0, 63, 0),
+        (0, 0, 0),
+    ]
+    for number, (offset, size, flags) in enumerate([*pieces, (8192, 1, 1), (4096, 1, 1)]):
+        header[1] = flags
+        struct.pack_into("<H", header, 2, 100 + number)
+        struct.pack_into("<I", header, 10, offset)
+        receiver.feed(encode_frame(bytes(header) + bytes(size)), pair.now)
+        assert receiver.counters["malformed"] == number + 1, (offset, size, flags)
+    pair.until(lambda: pair.messages(1) == [message])
 
 
 def test_figures_out_of_range_are_refused() -> None:

@@ -4,6 +4,7 @@ stopped ends.
 
 import os
 import random
+import select
 import signal
 import socket
 import subprocess
@@ -11,10 +12,11 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import pytest
+from seamline.kernels._link import PacketEnd
 from seamline.runtime import serial_link
 from seamline.runtime.link import (
     Link,
@@ -182,7 +184,8 @@ def test_noise_on_the_line_harms_no_message(cable: Cable, cleanup: ExitStack) ->
     for i in range(30):
         data = rng.randbytes(20_000)
         link.send(data)
-        os.write(intruder, rng.randbytes(rng.randrange(1, 200)))
+        with suppress(BlockingIOError):  # the line is full of our own message
+            os.write(intruder, rng.randbytes(rng.randrange(1, 200)))
         assert wait_for(listener, is_received) == [Received("watch-1", data)], i
     assert listener.counters["watch-1"]["frames_damaged"] > 0
 
@@ -269,6 +272,17 @@ def test_a_host_that_goes_is_told_and_its_successor_found(cable: Cable, cleanup:
     assert wait_for(second, is_received) == [Received("watch-1", b"hello again")]
 
 
+def test_a_message_said_again_before_there_is_a_host_arrives_once(
+    cable: Cable, cleanup: ExitStack
+) -> None:
+    link = dial(cleanup, cable.address_b)
+    for data in (b"hello", b"hello", b"hello", b"end"):
+        link.send(data)
+    listener = listen(cleanup, {"watch-1": cable.address_a})
+    found = wait_for(listener, lambda event: event == Received("watch-1", b"end"))
+    assert found == [Received("watch-1", b"hello"), Received("watch-1", b"end")]
+
+
 def test_a_cable_pulled_and_plugged_again_is_only_a_delay(cable: Cable, cleanup: ExitStack) -> None:
     listener = listen(cleanup, {"watch-1": cable.address_a})
     link = dial(cleanup, cable.address_b)
@@ -291,6 +305,30 @@ def test_liveness_goes_on_while_the_program_computes(cable: Cable, cleanup: Exit
         sum(range(10_000))
     link.send(b"two")
     assert wait_for(listener, is_received) == [Received("watch-1", b"two")]
+
+
+def test_a_line_that_takes_no_byte_any_more_is_a_loss_and_no_hang(cleanup: ExitStack) -> None:
+    """The other end joins, then reads nothing more, and the driver's buffer is full."""
+    master, slave = os.openpty()
+    cleanup.callback(os.close, master)
+    cleanup.callback(os.close, slave)
+    link = dial(cleanup, f"serial:{os.ttyname(slave)}:921600")
+    peer = PacketEnd(1 << 40, 0, window=32)
+    start = time.monotonic()
+    while not peer.joined or link.counters["joins"] == 0:
+        now = int((time.monotonic() - start) * 1000)
+        if select.select([master], [], [], 0.01)[0]:
+            peer.feed(os.read(master, 4096), now)
+        os.write(master, peer.output(now))
+    noise = os.open(os.ttyname(slave), os.O_WRONLY | os.O_NOCTTY | os.O_NONBLOCK)
+    with suppress(BlockingIOError):
+        while True:
+            os.write(noise, bytes(4096))
+    os.close(noise)
+    link.send(bytes(1 << 20))
+    start = time.monotonic()
+    assert "for 3 s" in lost_reason(link)
+    assert time.monotonic() - start < 4.5
 
 
 def test_nobody_at_the_other_end_is_told_after_the_join_time(
