@@ -9,10 +9,7 @@ and files without a row are rubbish.
 from __future__ import annotations
 
 import fcntl
-import hashlib
-import io
 import json
-import os
 import sqlite3
 import time
 import zipfile
@@ -22,11 +19,11 @@ from pathlib import Path
 from typing import IO, Any
 from urllib.parse import quote
 
-import msgspec
 import numpy as np
 
-from ..runtime.config import Job
+from ..runtime.config import Job, job_digest
 from ..runtime.errors import UserError
+from ..runtime.files import npz_bytes, write_whole
 from .aggregate import Array, Model, Update, model_hash
 from .rounds import Close, Keep, Report, State
 
@@ -45,54 +42,13 @@ CREATE TABLE reports (zone TEXT PRIMARY KEY, metrics TEXT NOT NULL);
 """
 
 
-def job_digest(job: Job) -> str:
-    """Names what the model depends on: rounds of a job with another digest must not be mixed with
-    these."""
-    parts = [job.name, job.seed, job.mode, job.model, job.train, job.codec, job.data]
-    parts.append(sorted(zone.name for zone in job.zones))
-    parts.append(sorted((device.id, device.zone) for device in job.devices))
-    return hashlib.sha256(msgspec.json.encode(parts)).hexdigest()
-
-
 # ---- files ----
-
-
-def npz_bytes(arrays: Mapping[str, Array]) -> bytes:
-    """An .npz that is the same bytes for the same arrays; any name is allowed (np.savez takes some
-    for arguments)."""
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w") as archive:
-        for name in sorted(arrays):
-            with archive.open(zipfile.ZipInfo(f"{name}.npy"), "w", force_zip64=True) as file:
-                np.lib.format.write_array(
-                    file, np.ascontiguousarray(arrays[name]), allow_pickle=False
-                )
-    return buffer.getvalue()
 
 
 def read_npz(path: Path) -> Model:
     """Raises OSError, ValueError, KeyError or BadZipFile for a file that is not whole."""
     with np.load(path, allow_pickle=False) as file:
         return {name: file[name] for name in file.files}
-
-
-def write_whole(path: Path, data: bytes) -> None:
-    """The file is either the old one or the new one, also when the power goes. Raises OSError."""
-    draft = path.with_name(f".{path.name}.new")
-    try:
-        with open(draft, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(draft, path)
-    except OSError:
-        draft.unlink(missing_ok=True)
-        raise
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)  # or the new name may be lost with the power
-    finally:
-        os.close(folder)
 
 
 def write_model(path: Path, model: Mapping[str, Array]) -> None:

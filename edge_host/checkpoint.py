@@ -4,45 +4,28 @@ Written whole, then renamed.
 
 from __future__ import annotations
 
-import hashlib
 import io
 import json
-import os
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from ..runtime.config import Job
+from ..runtime.config import Job, job_digest
 from ..runtime.errors import UserError
+from ..runtime.files import npz_bytes, write_whole
 from .models import load_model
 from .split import Split
 from .trainer import Trainer
 
 Array = NDArray[np.float32]
 META = "meta"  # name of the JSON in a zone's file
-
-
-def write_whole(path: Path, data: bytes) -> None:
-    """The file is either the old one or the new one, also when the power goes."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    new = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with open(new, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(new, path)
-    except OSError:
-        new.unlink(missing_ok=True)
-        raise
 
 
 # ---- the zone between cloud rounds ----
@@ -60,13 +43,6 @@ class ZoneState:
     update: bytes = b""
 
 
-def job_digest(job: Job) -> str:
-    """Names what training depends on: a zone's state is of no use to a job with another digest."""
-    devices = [(device.id, device.zone) for device in job.devices]
-    parts = (job.seed, job.mode, job.model, job.train, job.codec, job.data, devices)
-    return hashlib.sha256(msgspec.json.encode(parts)).hexdigest()
-
-
 def zone_file(job: Job, zone: str) -> Path:
     return Path(job.out) / "zones" / zone / "state.npz"
 
@@ -79,9 +55,7 @@ def save_zone(job: Job, zone: str, state: ZoneState) -> None:
         "update": np.frombuffer(state.update, np.uint8),
         **state.arrays,
     }
-    buffer = io.BytesIO()
-    np.savez(buffer, **arrays)  # type: ignore[arg-type]
-    write_whole(zone_file(job, zone), buffer.getvalue())
+    write_whole(zone_file(job, zone), npz_bytes(arrays))
 
 
 def load_zone(job: Job, zone: str) -> ZoneState | None:
@@ -154,9 +128,7 @@ def save_model(job: Job, cut: Split, state: Mapping[str, Array]) -> Path:
     torch.save(checkpoint, buffer)
     path = folder / "model.pt"
     write_whole(path, buffer.getvalue())
-    fronts = io.BytesIO()
-    np.savez(fronts, **{name: state[name] for name in cut.front_names})  # type: ignore[arg-type]
-    write_whole(folder / "front.npz", fronts.getvalue())
+    write_whole(folder / "front.npz", npz_bytes({name: state[name] for name in cut.front_names}))
     return path
 
 

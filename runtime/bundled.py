@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .data import ARRAYS, BUNDLED, TRAIN_SHARE, DataError, split_by_time
+from .files import npz_bytes, write_whole
 
 Arrays = dict[str, NDArray[Any]]
 
@@ -318,19 +319,10 @@ def cut_recording(recording: NDArray[Any]) -> dict[str, NDArray[np.float32]]:
 
 
 def _keep(people: Mapping[int, Arrays]) -> Path:
-    """Each file written whole, then renamed into the cache."""
     folder = watch_folder()
     try:
-        folder.mkdir(parents=True, exist_ok=True)
         for person, arrays in people.items():
-            handle, draft = tempfile.mkstemp(dir=folder, prefix=".draft-")
-            try:
-                with os.fdopen(handle, "wb") as file:
-                    np.savez(file, **arrays)  # type: ignore[arg-type]
-                os.replace(draft, _person_file(person))
-            except BaseException:
-                os.unlink(draft)
-                raise
+            write_whole(_person_file(person), npz_bytes(arrays))
     except OSError as error:
         raise DataError(f"cannot write to the cache {folder}: {error.strerror or error}") from None
     return folder

@@ -159,8 +159,9 @@ def job_digest(job: Job) -> str:
     another digest left is of no use."""
     import hashlib  # 3 MB of OpenSSL that a device has no use for
 
-    parts: list[Any] = [job.seed, job.mode, job.model, job.train, job.codec, job.data]
-    parts.append([(device.id, device.zone, device.data) for device in job.devices])
+    parts: list[Any] = [job.name, job.seed, job.mode, job.model, job.train, job.codec, job.data]
+    parts.append(sorted(zone.name for zone in job.zones))
+    parts.append(sorted((device.id, device.zone, device.data) for device in job.devices))
     return hashlib.sha256(msgspec.json.encode(parts)).hexdigest()
 
 

@@ -18,6 +18,7 @@ from ..kernels.front import END, FAIL, SEND, TEST, TRAIN, Session
 from .config import Job, find_device, find_zone
 from .data import Data, device_data
 from .errors import UserError
+from .files import npz_bytes, write_whole
 from .keys import load_keys
 from .link import Link, LinkLost, is_serial, open_link
 from .message import Kind, Message, bye_body, read_error
@@ -177,18 +178,14 @@ class _Program:
         if session.plan is None or not self.changed:
             return
         self.changed = False
-        part = self.checkpoint.with_suffix(".part")
+        kept = {
+            "params": session.params,
+            "momentum": session.momentum,
+            "round": np.uint32(session.trained_round),
+            "plan": np.frombuffer(session.plan, np.uint8),
+        }
         try:
-            self.checkpoint.parent.mkdir(parents=True, exist_ok=True)
-            with part.open("wb") as file:
-                np.savez(
-                    file,
-                    params=session.params,
-                    momentum=session.momentum,
-                    round=np.uint32(session.trained_round),
-                    plan=np.frombuffer(session.plan, np.uint8),
-                )
-            os.replace(part, self.checkpoint)
+            write_whole(self.checkpoint, npz_bytes(kept), sync=False)
         except OSError as error:
             reason = f"cannot write {self.checkpoint}: {error.strerror}; training goes on"
             self.emit({"event": "error", "device": self.device_id, "reason": reason})

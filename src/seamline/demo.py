@@ -24,6 +24,7 @@ from .run import LocalRun, ending_on_signals
 from .runtime.config import LOCAL_MODES, CodecSection, Job, make_job, write_toml
 from .runtime.data import Data, device_data
 from .runtime.errors import UserError
+from .runtime.files import write_whole
 
 PEOPLE = 10
 ZONES = "ABCDEFGHIJ"
@@ -288,9 +289,7 @@ def write_report(
     from .report import render
 
     path = folder / "report.html"
-    part = folder / ".report.part"
-    part.write_text(render(history), encoding="utf-8")
-    os.replace(part, path)
+    write_whole(path, render(history).encode())
     return path
 
 

@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 from seamline.cloud.aggregate import Update, model_hash
 from seamline.cloud.rounds import Close, Keep, Report
-from seamline.cloud.store import Store, npz_bytes, write_model
+from seamline.cloud.store import Store, write_model
 from seamline.runtime.errors import UserError
+from seamline.runtime.files import npz_bytes
 
 
 def model(*values):

@@ -1,0 +1,50 @@
+"""Files that are whole or not there: arrays as bytes, and writing that no crash cuts in half."""
+
+from __future__ import annotations
+
+import io
+import os
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+def npz_bytes(arrays: Mapping[str, NDArray[Any]]) -> bytes:
+    """An .npz that is the same bytes for the same arrays; any name is allowed (np.savez takes some
+    for arguments)."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for name in sorted(arrays):
+            with archive.open(zipfile.ZipInfo(f"{name}.npy"), "w", force_zip64=True) as file:
+                np.lib.format.write_array(
+                    file, np.asarray(arrays[name], order="C"), allow_pickle=False
+                )
+    return buffer.getvalue()
+
+
+def write_whole(path: Path, data: bytes, *, sync: bool = True) -> None:
+    """The file is either the old one or the new one; with sync also when the power goes. Makes the
+    folder. Raises OSError."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(f".{path.name}.new")
+    try:
+        with open(draft, "wb") as file:
+            file.write(data)
+            file.flush()
+            if sync:
+                os.fsync(file.fileno())
+        os.replace(draft, path)
+    except OSError:
+        draft.unlink(missing_ok=True)
+        raise
+    if not sync:
+        return
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)  # or the new name may be lost with the power
+    finally:
+        os.close(folder)
