@@ -164,7 +164,7 @@ def decode_message(object data):
 # ---- Plans ----
 
 def layer_scratch(uint8_t kind, uint16_t batch, tuple in_shape, tuple out_shape, tuple window):
-    """Scratch bytes of a layer. window: kernel, stride, dilation, pad (top, bottom, left, right)."""
+    """Scratch bytes of a layer. window: kernel, stride, dilation, pads (top to right)."""
     cdef seam_layer layer
     cdef _seam.seam_window *w = &layer.window
     layer.kind = kind
