@@ -178,10 +178,10 @@ class _Program:
         if session.plan is None or not self.changed:
             return
         self.changed = False
-        kept = {
+        kept: dict[str, NDArray[Any]] = {
             "params": session.params,
             "momentum": session.momentum,
-            "round": np.uint32(session.trained_round),
+            "round": np.array(session.trained_round, np.uint32),
             "plan": np.frombuffer(session.plan, np.uint8),
         }
         try:
