@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from ..runtime.config import Job
+from ..runtime.config import Job, find_zone
 from ..runtime.errors import UserError
 from ..runtime.keys import load_keys
 from ..runtime.link import Link, LinkLost, Listener, Received, open_link, open_listener
@@ -54,9 +54,7 @@ class Host:
 
     def __init__(self, job: Job, zone: str, emit: Emit, now: float, first_session: int = 1) -> None:
         """Raises UserError if the zone or the model is not usable."""
-        if zone not in [section.name for section in job.zones]:
-            names = ", ".join(section.name for section in job.zones)
-            raise UserError(f"there is no zone {zone!r} in the job; it has {names}")
+        self.address = find_zone(job, zone).address
         check_batch(job)
         self.job, self.zone, self.emit = job, zone, emit
         self.cut = cut_model(job)
@@ -219,9 +217,8 @@ def run_host(
     host = Host(job, zone, emit, time.monotonic(), random.SystemRandom().randrange(1, 1 << 31))
     name = f"host-{zone}"
     keys = None if insecure else load_keys(Path(job.keys.folder), name)
-    address = next(section.address for section in job.zones if section.name == zone)
     lines = {d.id: d.host_link for d in job.devices if d.zone == zone and d.host_link}
-    listener = open_listener(address, lines, name=name, keys=keys)
+    listener = open_listener(host.address, lines, name=name, keys=keys)
     try:
         host.link_kind = listener.link_kind
         emit({"event": "listening", "zone": zone, "address": listener.address()})

@@ -1,22 +1,12 @@
 /* Parcels: a tensor as bytes, exact or affine in 8 or 4 bits. SPEC.md has the layout. */
 #include "arch/arch.h"
+#include "bytes.h"
 #include "round.h"
 #include "seam_math.h"
 
 #define HEADER 16u         /* bytes before the shape */
 #define STREAM 0x50415243u /* of the random bits that round */
 #define BLOCK 256 /* values quantised at a time; even, so that blocks of nibbles end on bytes */
-
-static void put_u32(uint8_t *out, uint32_t v) {
-    out[0] = (uint8_t)v;
-    out[1] = (uint8_t)(v >> 8);
-    out[2] = (uint8_t)(v >> 16);
-    out[3] = (uint8_t)(v >> 24);
-}
-
-static uint32_t get_u32(const uint8_t *in) {
-    return (uint32_t)in[0] | (uint32_t)in[1] << 8 | (uint32_t)in[2] << 16 | (uint32_t)in[3] << 24;
-}
 
 static int is_finite(float x) {
     return x - x == 0.0f;
@@ -98,7 +88,7 @@ static int affine(float *scale, int32_t *zero, float low, float high, int bits) 
 
 static void put_f32(uint8_t *out, const float *x, uint32_t count) {
     for (uint32_t i = 0; i < count; i++)
-        put_u32(out + 4 * (size_t)i, seam_to_bits(x[i]));
+        seam_put_float(out + 4 * (size_t)i, x[i]);
 }
 
 static void put_affine(uint8_t *out, const float *x, int codec, seam_quantiser *how,
@@ -142,11 +132,11 @@ int64_t seam_parcel_pack(uint8_t *out, size_t space, const float *x, int codec, 
     out[1] = (uint8_t)rounding;
     out[2] = (uint8_t)ndim;
     out[3] = 0;
-    put_u32(out + 4, seed);
-    put_u32(out + 8, seam_to_bits(scale));
-    put_u32(out + 12, (uint32_t)zero);
+    seam_put32(out + 4, seed);
+    seam_put_float(out + 8, scale);
+    seam_put32(out + 12, (uint32_t)zero);
     for (uint32_t d = 0; d < ndim; d++)
-        put_u32(out + HEADER + 4 * d, shape[d]);
+        seam_put32(out + HEADER + 4 * d, shape[d]);
     uint8_t *payload = out + HEADER + 4 * ndim;
     seam_quantiser how = {.inv = 1.0f / scale,
                           .zero = (float)zero,
@@ -179,9 +169,9 @@ int seam_parcel_parse(seam_parcel *parcel, const uint8_t *bytes, size_t size) {
     *parcel = (seam_parcel){.codec = bytes[0],
                             .rounding = bytes[1],
                             .ndim = bytes[2],
-                            .seed = get_u32(bytes + 4),
-                            .scale = seam_from_bits(get_u32(bytes + 8)),
-                            .zero = (int32_t)get_u32(bytes + 12)};
+                            .seed = seam_get32(bytes + 4),
+                            .scale = seam_get_float(bytes + 8),
+                            .zero = (int32_t)seam_get32(bytes + 12)};
     if (!codec_known(parcel->codec))
         return SEAM_E_KIND;
     if (parcel->rounding > SEAM_ROUND_STOCHASTIC || bytes[3] != 0)
@@ -192,7 +182,7 @@ int seam_parcel_parse(seam_parcel *parcel, const uint8_t *bytes, size_t size) {
     if (size < header)
         return SEAM_E_SHORT;
     for (uint32_t d = 0; d < parcel->ndim; d++)
-        parcel->shape[d] = get_u32(bytes + HEADER + 4 * d);
+        parcel->shape[d] = seam_get32(bytes + HEADER + 4 * d);
     parcel->values = value_count(parcel->ndim, parcel->shape);
     if (parcel->values == 0)
         return SEAM_E_LIMIT;
@@ -210,7 +200,7 @@ int seam_parcel_parse(seam_parcel *parcel, const uint8_t *bytes, size_t size) {
 static int get_f32(float *x, const uint8_t *in, uint32_t count) {
     float low, high;
     for (uint32_t i = 0; i < count; i++)
-        x[i] = seam_from_bits(get_u32(in + 4 * (size_t)i));
+        x[i] = seam_get_float(in + 4 * (size_t)i);
     return value_range(&low, &high, x, count);
 }
 
