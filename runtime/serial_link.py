@@ -31,7 +31,7 @@ _FIRST_OPEN_S = 2.0  # a cable that is started beside us may need a moment
 _STUCK_S = 0.4  # a line that takes no byte for so long: give up what was to be written
 _LINGER_S = 0.5
 _LOSSES = {
-    SILENT: "nothing was heard from {} for 3 s",
+    SILENT: "nothing was heard from {} for 2.75 s",
     RESTARTED: "the other end started again",
     STUCK: "{} carries no message any more, though the other end answers",
 }

@@ -192,7 +192,7 @@ SIZES = (0, 1, 63, 64, 65, 1023, 1024, 1025, 5000, 20_000)
 
 def talk(pair: Pair, rng: random.Random, count: int) -> None:
     """Both ends say `count` messages each; all arrive byte-exact and in order (the line is never
-    dead for 3 s).
+    dead for 2.75 s).
     """
     sizes = [[rng.choice(SIZES) for _ in range(count)] for _ in range(2)]
     said = [[rng.randbytes(size) for size in sizes[side]] for side in range(2)]
@@ -290,7 +290,7 @@ def test_a_restart_is_told_as_lost_then_joined() -> None:
     assert took < 500
 
 
-def test_a_silent_peer_is_lost_after_three_seconds_and_not_before() -> None:
+def test_a_silent_peer_is_lost_within_three_seconds_and_not_at_once() -> None:
     pair = Pair().joined()
     pair.until(lambda: pair.now > 10_000)
     assert not any(
@@ -299,7 +299,7 @@ def test_a_silent_peer_is_lost_after_three_seconds_and_not_before() -> None:
     pair.ends[1] = None
     start = pair.now
     pair.until(lambda: (SILENT, None) in pair.events[0])
-    assert 1900 <= pair.now - start <= 3100
+    assert 1700 <= pair.now - start <= 3000
 
 
 def test_a_message_that_came_before_a_restart_is_given_before_its_news() -> None:
