@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
 import io
 import os
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,19 +30,19 @@ def npz_bytes(arrays: Mapping[str, NDArray[Any]]) -> bytes:
 
 def write_whole(path: Path, data: bytes, *, sync: bool = True) -> None:
     """The file is either the old one or the new one; with sync also when the power goes. Makes the
-    folder. Raises OSError."""
+    folder. Several programs may write the same file at once. Raises OSError."""
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f".{path.name}.new")
-    try:
-        with open(draft, "wb") as file:
+    with _alone(draft) as file:
+        try:
             file.write(data)
             file.flush()
             if sync:
                 os.fsync(file.fileno())
-        os.replace(draft, path)
-    except OSError:
-        draft.unlink(missing_ok=True)
-        raise
+            os.replace(draft, path)
+        except OSError:
+            draft.unlink(missing_ok=True)
+            raise
     if not sync:
         return
     folder = os.open(path.parent, os.O_RDONLY)
@@ -48,3 +50,24 @@ def write_whole(path: Path, data: bytes, *, sync: bool = True) -> None:
         os.fsync(folder)  # or the new name may be lost with the power
     finally:
         os.close(folder)
+
+
+@contextmanager
+def _alone(draft: Path) -> Iterator[IO[bytes]]:
+    """The empty file `draft`, which no other program writes or renames meanwhile: it waits. What a
+    crash left there is used again."""
+    while True:
+        with open(draft, "ab") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            if not _is_at(file, draft):  # renamed by the program that we waited for
+                continue
+            file.truncate(0)
+            yield file
+            return
+
+
+def _is_at(file: IO[bytes], path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), os.stat(path))
+    except FileNotFoundError:
+        return False
