@@ -58,9 +58,9 @@ uint32_t seam_frame_decode(seam_frame_decoder *decoder, uint8_t byte);
 #define SEAM_PACKET_OPEN_FIRST 100u /* between two OPENs, doubling */
 #define SEAM_PACKET_OPEN_LAST 1000u
 #define SEAM_PACKET_PING 1000u
-#define SEAM_PACKET_HUSH 1250u /* nothing heard for so long: ask .. */
-#define SEAM_PACKET_ASK 250u   /* .. so often */
-#define SEAM_PACKET_DEAD 2750u /* so that a dead peer is known in 3 s */
+#define SEAM_PACKET_HUSH 1250u   /* nothing heard for so long: ask .. */
+#define SEAM_PACKET_ASK 250u     /* .. so often */
+#define SEAM_PACKET_DEAD 2750u   /* so that a dead peer is known in 3 s */
 #define SEAM_PACKET_STUCK 10000u /* the peer answers, but takes in nothing it has room for */
 
 typedef enum {

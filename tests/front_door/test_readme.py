@@ -1,4 +1,4 @@
-"""The README's story holds: its job is one, its commands exist, its exit codes are those of the code."""
+"""The README's story holds: its job is one, its commands exist, its exit codes are the code's."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import sys
 from pathlib import Path
 
 import numpy as np
-
 from seamline.kernels import f32
 from seamline.runtime.config import read_job
 from seamline.runtime.errors import EXIT_CODES
