@@ -35,7 +35,7 @@ def test_the_kernel_example_runs() -> None:
     x = rng.normal(size=(2, 1, 20, 3)).astype(np.float32)
     w = rng.normal(size=(4, 1, 5, 3)).astype(np.float32)
     names = {"f32": f32, "x": x, "w": w, "b": np.zeros(4, np.float32)}
-    lines = block("python").splitlines()
+    lines = [line for line in block("python").splitlines() if line]
     exec(lines[1], names)
     names["dy"] = np.ones_like(names["y"])
     exec(lines[2], names)
