@@ -14,7 +14,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 INSTALL = $(PIP) install --constraint constraints.txt $(PIP_FLAGS)
 
 CORE := $(wildcard kernels/core/*.[ch] kernels/core/arch/*.[ch])
-FACES := $(wildcard kernels/*.pyx kernels/*.pxd)
+FACES := $(wildcard kernels/*.pyx kernels/*.pxd kernels/*.pxi)
 # An install is repeated when one of these is younger than its stamp; a wheel also when a Python file is.
 SOURCES := pyproject.toml setup.py constraints.txt $(CORE) $(FACES)
 PARTS := src/seamline kernels runtime edge_host cloud firmware_bridge

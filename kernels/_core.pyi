@@ -109,3 +109,100 @@ def parcel_unpack(data: Any, offset: int = 0) -> tuple[_F32, int]: ...
 def variant() -> str: ...
 def choose_variant(name: str | None = None) -> None: ...
 def variants() -> list[str]: ...
+
+_Q8 = NDArray[np.int8]
+_I32 = NDArray[np.int32]
+
+def q8_conv2d(
+    x: _Q8,
+    w: _Q8,
+    bias: _I32 | None = None,
+    *,
+    x_zero: int,
+    y_zero: int,
+    multiplier: _I32,
+    shift: _I32,
+    stride: _Pair = (1, 1),
+    padding: _Padding = ((0, 0), (0, 0)),
+    dilation: _Pair = (1, 1),
+    groups: int = 1,
+    y_min: int = -128,
+    y_max: int = 127,
+) -> _Q8: ...
+def q8_depthwise_conv2d(
+    x: _Q8,
+    w: _Q8,
+    bias: _I32 | None = None,
+    *,
+    x_zero: int,
+    y_zero: int,
+    multiplier: _I32,
+    shift: _I32,
+    stride: _Pair = (1, 1),
+    padding: _Padding = ((0, 0), (0, 0)),
+    dilation: _Pair = (1, 1),
+    y_min: int = -128,
+    y_max: int = 127,
+) -> _Q8: ...
+def q8_dense(
+    x: _Q8,
+    w: _Q8,
+    bias: _I32 | None = None,
+    *,
+    x_zero: int,
+    y_zero: int,
+    multiplier: _I32,
+    shift: _I32,
+    y_min: int = -128,
+    y_max: int = 127,
+) -> _Q8: ...
+def q8_max_pool2d(
+    x: _Q8,
+    kernel: _Pair = (2, 2),
+    stride: _Pair | None = None,
+    padding: _Padding = ((0, 0), (0, 0)),
+    dilation: _Pair = (1, 1),
+    *,
+    y_min: int = -128,
+    y_max: int = 127,
+) -> _Q8: ...
+def q8_average_pool2d(
+    x: _Q8,
+    kernel: _Pair = (2, 2),
+    stride: _Pair | None = None,
+    padding: _Padding = ((0, 0), (0, 0)),
+    dilation: _Pair = (1, 1),
+    *,
+    y_min: int = -128,
+    y_max: int = 127,
+) -> _Q8: ...
+def q8_pad(x: _Q8, padding: _Padding, zero: int) -> _Q8: ...
+def q8_add(
+    a: _Q8,
+    b: _Q8,
+    *,
+    a_zero: int,
+    a_multiplier: int,
+    a_shift: int,
+    b_zero: int,
+    b_multiplier: int,
+    b_shift: int,
+    y_zero: int,
+    y_multiplier: int,
+    y_shift: int,
+    y_min: int = -128,
+    y_max: int = 127,
+) -> _Q8: ...
+def q8_softmax(x: _Q8, *, multiplier: int, shift: int) -> _Q8: ...
+def q8_quantise(x: _F32, scale: float, zero: int, rounding: str = "half_away") -> _Q8: ...
+def q8_dequantise(q: _Q8, scale: float, zero: int) -> _F32: ...
+def q8_requantise(
+    x: _Q8,
+    *,
+    x_zero: int,
+    y_zero: int,
+    multiplier: _I32,
+    shift: _I32,
+    y_min: int = -128,
+    y_max: int = 127,
+) -> _Q8: ...

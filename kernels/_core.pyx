@@ -11,7 +11,7 @@ from cpython.buffer cimport (
     PyObject_GetBuffer,
 )
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
-from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uintptr_t
+from libc.stdint cimport int8_t, int32_t, int64_t, uint8_t, uint32_t, uintptr_t
 from libc.stdlib cimport free, malloc
 
 cimport _seam
@@ -705,6 +705,9 @@ def parcel_unpack(data, Py_ssize_t offset=0):
     if status != 0:
         raise _seam_error(status)
     return x, offset + <Py_ssize_t>parcel.size
+
+
+include "_q8.pxi"
 
 
 # ---- Variants ----

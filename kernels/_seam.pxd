@@ -1,5 +1,5 @@
 # C prototypes of the seamline core, once for all Cython faces (cimport _seam).
-from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t
+from libc.stdint cimport int8_t, int32_t, int64_t, uint8_t, uint32_t
 
 
 cdef extern from "seam.h" nogil:
@@ -61,6 +61,52 @@ cdef extern from "seam.h" nogil:
                                         float scale)
     void seam_f32_sgd(float *w, float *v, const float *dw, float rate, float momentum,
                       float decay, size_t count)
+
+    enum:
+        SEAM_E_SHAPE, SEAM_Q8_CLASSES_MAX
+
+    ctypedef struct seam_q8_scaling:
+        const int32_t *multiplier
+        const int32_t *shift
+        int32_t scales, x_zero, y_zero, y_min, y_max
+
+    int seam_q8_scaling_check(const seam_q8_scaling *how, int32_t channels)
+    int seam_q8_sums_check(const int32_t *bias, int32_t channels, int64_t terms)
+    size_t seam_q8_conv2d_packed_size(const seam_window *p, int32_t groups)
+    void seam_q8_conv2d_pack(void *packed, const int8_t *w, const seam_window *p,
+                             int32_t groups)
+    size_t seam_q8_conv2d_scratch(const seam_window *p, int32_t groups)
+    void seam_q8_conv2d(int8_t *y, const int8_t *x, const int8_t *w, const int32_t *bias,
+                        const seam_q8_scaling *how, const seam_window *p, int32_t groups,
+                        const void *packed, void *scratch)
+    void seam_q8_depthwise(int8_t *y, const int8_t *x, const int8_t *w, const int32_t *bias,
+                           const seam_q8_scaling *how, const seam_window *p)
+    seam_window seam_dense_window(int32_t n, int32_t in_, int32_t out)
+
+    int seam_q8_pool_check(const seam_window *p)
+    void seam_q8_max_pool2d(int8_t *y, const int8_t *x, const seam_window *p, int32_t y_min,
+                            int32_t y_max)
+    void seam_q8_average_pool2d(int8_t *y, const int8_t *x, const seam_window *p,
+                                int32_t y_min, int32_t y_max)
+    void seam_q8_pad(int8_t *y, const int8_t *x, const seam_window *p, int8_t zero)
+
+    ctypedef struct seam_q8_sum:
+        int32_t a_multiplier, a_shift, b_multiplier, b_shift, y_multiplier, y_shift
+        int32_t a_zero, b_zero, y_zero, y_min, y_max
+
+    void seam_q8_add(int8_t *y, const int8_t *a, const int8_t *b, const seam_q8_sum *how,
+                     size_t count)
+    void seam_q8_softmax(int8_t *y, const int8_t *x, size_t rows, int32_t classes,
+                         int32_t multiplier, int32_t shift)
+
+    ctypedef enum seam_half:
+        SEAM_HALF_AWAY, SEAM_HALF_EVEN
+
+    int seam_q8_quantise(int8_t *q, const float *x, float scale, int32_t zero, seam_half half,
+                         size_t count)
+    void seam_q8_dequantise(float *x, const int8_t *q, float scale, int32_t zero, size_t count)
+    void seam_q8_requantise(int8_t *y, const int8_t *x, const seam_q8_scaling *how,
+                            size_t count)
 
     const char *seam_kernels_variant()
     int seam_kernels_choose(const char *name)

@@ -1,7 +1,7 @@
 /* The dense layer, forward and backward: a 1x1 convolution of a 1x1 image. */
 #include "seam.h"
 
-static seam_window dense_window(int32_t n, int32_t in, int32_t out) {
+seam_window seam_dense_window(int32_t n, int32_t in, int32_t out) {
     return (seam_window){.batch = n,
                          .in_h = 1,
                          .in_w = 1,
@@ -18,18 +18,18 @@ static seam_window dense_window(int32_t n, int32_t in, int32_t out) {
 }
 
 size_t seam_f32_dense_scratch(int32_t n, int32_t in, int32_t out) {
-    seam_window p = dense_window(n, in, out);
+    seam_window p = seam_dense_window(n, in, out);
     return seam_f32_conv2d_scratch(&p);
 }
 
 void seam_f32_dense(float *y, const float *x, const float *w, const float *b, int32_t n, int32_t in,
                     int32_t out, void *scratch) {
-    seam_window p = dense_window(n, in, out);
+    seam_window p = seam_dense_window(n, in, out);
     seam_f32_conv2d(y, x, w, b, &p, scratch);
 }
 
 void seam_f32_dense_backward(float *dx, float *dw, float *db, const float *dy, const float *x,
                              const float *w, int32_t n, int32_t in, int32_t out, void *scratch) {
-    seam_window p = dense_window(n, in, out);
+    seam_window p = seam_dense_window(n, in, out);
     seam_f32_conv2d_backward(dx, dw, db, dy, x, w, &p, scratch);
 }

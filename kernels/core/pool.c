@@ -1,29 +1,8 @@
 /* Max and average pooling, forward and backward. Only taps inside the input count. */
 #include "walk.h"
 
-/* Taps of one output pixel: rows [h0, h1), columns [w0, w1) of the kernel, from x on. */
-typedef struct {
-    int32_t rows, cols;
-    ptrdiff_t x, x_row, x_col; /* offsets in floats */
-} pool_window;
-
-static pool_window window_at(const seam_window *p, int32_t n, int32_t oh, int32_t ow) {
-    seam_axis h = seam_axis_h(p), w = seam_axis_w(p);
-    int32_t h_first, h_end, w_first, w_end;
-    seam_axis_taps(&h_first, &h_end, &h, oh);
-    seam_axis_taps(&w_first, &w_end, &w, ow);
-    ptrdiff_t row = (ptrdiff_t)oh * p->stride_h - p->pad_top + h_first * p->dilation_h;
-    ptrdiff_t col = (ptrdiff_t)ow * p->stride_w - p->pad_left + w_first * p->dilation_w;
-    ptrdiff_t line = (ptrdiff_t)p->in_w * p->in_c;
-    return (pool_window){.rows = h_end - h_first,
-                         .cols = w_end - w_first,
-                         .x = ((ptrdiff_t)n * p->in_h + row) * line + col * p->in_c,
-                         .x_row = p->dilation_h * line,
-                         .x_col = (ptrdiff_t)p->dilation_w * p->in_c};
-}
-
 /* y[c] = largest tap; 0 where no tap is inside. The last NaN wins, so that it is seen. */
-static void max_forward(float *y, const float *x, const pool_window *at, int32_t channels) {
+static void max_forward(float *y, const float *x, const seam_taps *at, int32_t channels) {
     for (int32_t c = 0; c < channels; c++)
         y[c] = at->rows > 0 && at->cols > 0 ? x[at->x + c] : 0.0f;
     for (int32_t i = 0; i < at->rows; i++)
@@ -35,7 +14,7 @@ static void max_forward(float *y, const float *x, const pool_window *at, int32_t
 }
 
 /* The first of equal taps takes the gradient. */
-static void max_backward(float *dx, const float *dy, const float *x, const pool_window *at,
+static void max_backward(float *dx, const float *dy, const float *x, const seam_taps *at,
                          int32_t channels) {
     for (int32_t c = 0; c < channels && at->rows > 0 && at->cols > 0; c++) {
         ptrdiff_t best = at->x + c;
@@ -48,7 +27,7 @@ static void max_backward(float *dx, const float *dy, const float *x, const pool_
     }
 }
 
-static void average_forward(float *y, const float *x, const pool_window *at, int32_t channels) {
+static void average_forward(float *y, const float *x, const seam_taps *at, int32_t channels) {
     for (int32_t c = 0; c < channels; c++)
         y[c] = 0.0f;
     for (int32_t i = 0; i < at->rows; i++)
@@ -62,7 +41,7 @@ static void average_forward(float *y, const float *x, const pool_window *at, int
         y[c] /= count;
 }
 
-static void average_backward(float *dx, const float *dy, const pool_window *at, int32_t channels) {
+static void average_backward(float *dx, const float *dy, const seam_taps *at, int32_t channels) {
     float count = (float)(at->rows * at->cols);
     for (int32_t i = 0; i < at->rows; i++)
         for (int32_t j = 0; j < at->cols; j++) {
@@ -76,7 +55,7 @@ void seam_f32_max_pool2d(float *y, const float *x, const seam_window *p) {
     for (int32_t n = 0; n < p->batch; n++)
         for (int32_t oh = 0; oh < p->out_h; oh++)
             for (int32_t ow = 0; ow < p->out_w; ow++, y += p->in_c) {
-                pool_window at = window_at(p, n, oh, ow);
+                seam_taps at = seam_taps_at(p, n, oh, ow);
                 max_forward(y, x, &at, p->in_c);
             }
 }
@@ -86,7 +65,7 @@ void seam_f32_max_pool2d_backward(float *dx, const float *dy, const float *x,
     for (int32_t n = 0; n < p->batch; n++)
         for (int32_t oh = 0; oh < p->out_h; oh++)
             for (int32_t ow = 0; ow < p->out_w; ow++, dy += p->in_c) {
-                pool_window at = window_at(p, n, oh, ow);
+                seam_taps at = seam_taps_at(p, n, oh, ow);
                 max_backward(dx, dy, x, &at, p->in_c);
             }
 }
@@ -95,7 +74,7 @@ void seam_f32_average_pool2d(float *y, const float *x, const seam_window *p) {
     for (int32_t n = 0; n < p->batch; n++)
         for (int32_t oh = 0; oh < p->out_h; oh++)
             for (int32_t ow = 0; ow < p->out_w; ow++, y += p->in_c) {
-                pool_window at = window_at(p, n, oh, ow);
+                seam_taps at = seam_taps_at(p, n, oh, ow);
                 average_forward(y, x, &at, p->in_c);
             }
 }
@@ -104,7 +83,7 @@ void seam_f32_average_pool2d_backward(float *dx, const float *dy, const seam_win
     for (int32_t n = 0; n < p->batch; n++)
         for (int32_t oh = 0; oh < p->out_h; oh++)
             for (int32_t ow = 0; ow < p->out_w; ow++, dy += p->in_c) {
-                pool_window at = window_at(p, n, oh, ow);
+                seam_taps at = seam_taps_at(p, n, oh, ow);
                 average_backward(dx, dy, &at, p->in_c);
             }
 }

@@ -137,6 +137,80 @@ void seam_f32_softmax_cross_entropy(float *loss, float *dlogits, const float *lo
 void seam_f32_sgd(float *w, float *v, const float *dw, float rate, float momentum, float decay,
                   size_t count);
 
+/* ---- q8 kernels: int8 values with a zero point, int8 weights without one, int32 sums; the bytes
+ * of TFLite Micro's reference kernels (SPEC.md has the arithmetic). Layouts as in f32; padding
+ * counts as x_zero. No sum may leave int32: seam_q8_sums_check. Outputs never overlap inputs. ----
+ */
+
+/* y = clamp(rescale(sum, multiplier, shift) + y_zero, y_min, y_max); multiplier is a mantissa of 31
+ * bits, a positive shift is left (-31 to 30). */
+typedef struct {
+    const int32_t *multiplier, *shift; /* [scales] */
+    int32_t scales;                    /* 1, or the channels of y */
+    int32_t x_zero, y_zero, y_min, y_max;
+} seam_q8_scaling;
+
+/* SEAM_E_ARGUMENT: a figure of `how` is out of range for `channels` of y. SEAM_E_LIMIT: bias and
+ * `terms` products might leave int32. bias: [channels] or NULL. */
+SEAM_MUST_USE int seam_q8_scaling_check(const seam_q8_scaling *how, int32_t channels);
+SEAM_MUST_USE int seam_q8_sums_check(const int32_t *bias, int32_t channels, int64_t terms);
+
+/* w: [out_c][kernel_h][kernel_w][in_c / groups]; group g reads the g-th share of the input channels
+ * and gives the g-th share of the output channels. packed: w as seam_q8_conv2d_pack laid it out for
+ * the variant in use, seam_q8_conv2d_packed_size bytes (0: nothing to pack), or NULL. scratch:
+ * seam_q8_conv2d_scratch bytes. Both 16-aligned. */
+size_t seam_q8_conv2d_packed_size(const seam_window *p, int32_t groups);
+void seam_q8_conv2d_pack(void *packed, const int8_t *w, const seam_window *p, int32_t groups);
+size_t seam_q8_conv2d_scratch(const seam_window *p, int32_t groups);
+void seam_q8_conv2d(int8_t *y, const int8_t *x, const int8_t *w, const int32_t *bias,
+                    const seam_q8_scaling *how, const seam_window *p, int32_t groups,
+                    const void *packed, void *scratch);
+
+/* w: [kernel_h][kernel_w][out_c]; out_c is a multiple of in_c. */
+void seam_q8_depthwise(int8_t *y, const int8_t *x, const int8_t *w, const int32_t *bias,
+                       const seam_q8_scaling *how, const seam_window *p);
+
+/* The window of a dense layer, n samples: a 1x1 convolution of a 1x1 image. */
+seam_window seam_dense_window(int32_t n, int32_t in, int32_t out);
+
+/* Pools keep scale and zero point; every window needs a tap inside the input (seam_q8_pool_check).
+ * The average divides by the taps inside and rounds halves away from zero. */
+SEAM_MUST_USE int seam_q8_pool_check(const seam_window *p);
+void seam_q8_max_pool2d(int8_t *y, const int8_t *x, const seam_window *p, int32_t y_min,
+                        int32_t y_max);
+void seam_q8_average_pool2d(int8_t *y, const int8_t *x, const seam_window *p, int32_t y_min,
+                            int32_t y_max);
+
+/* Residual sum: both inputs, SEAM_Q8_SUM_SHIFT bits up, rescaled, summed, rescaled. y may be a or
+ * b.
+ */
+#define SEAM_Q8_SUM_SHIFT 20
+typedef struct {
+    int32_t a_multiplier, a_shift, b_multiplier, b_shift, y_multiplier, y_shift;
+    int32_t a_zero, b_zero, y_zero, y_min, y_max;
+} seam_q8_sum;
+
+SEAM_MUST_USE int seam_q8_sum_check(const seam_q8_sum *how);
+void seam_q8_add(int8_t *y, const int8_t *a, const int8_t *b, const seam_q8_sum *how, size_t count);
+
+/* x inside a border of `zero`: p's pads give the border, its kernel is 1x1 with stride 1. */
+void seam_q8_pad(int8_t *y, const int8_t *x, const seam_window *p, int8_t zero);
+
+#define SEAM_Q8_CLASSES_MAX 4095
+/* Softmax of rows of at most SEAM_Q8_CLASSES_MAX: scale 1/256, zero point -128 out. multiplier and
+ * shift (0 to 31): of the input's scale times 2^26. */
+void seam_q8_softmax(int8_t *y, const int8_t *x, size_t rows, int32_t classes, int32_t multiplier,
+                     int32_t shift);
+
+/* q = clamp(round(x / scale) + zero, -128, 127); infinity saturates, NaN is SEAM_E_NOT_FINITE. */
+typedef enum { SEAM_HALF_AWAY = 0, SEAM_HALF_EVEN = 1 } seam_half;
+SEAM_MUST_USE int seam_q8_quantise(int8_t *q, const float *x, float scale, int32_t zero,
+                                   seam_half half, size_t count);
+/* x = (q - zero) * scale. */
+void seam_q8_dequantise(float *x, const int8_t *q, float scale, int32_t zero, size_t count);
+/* From one scale and zero point to another. y may be x. */
+void seam_q8_requantise(int8_t *y, const int8_t *x, const seam_q8_scaling *how, size_t count);
+
 /* Name of the kernel variant in use: "generic", "avx2", ... */
 const char *seam_kernels_variant(void);
 /* Choose a variant by name (NULL: the best this machine has), before kernels run; "generic" until

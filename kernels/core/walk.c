@@ -40,6 +40,21 @@ void seam_axis_taps(int32_t *first, int32_t *end, const seam_axis *axis, int32_t
     *first = smaller(divide_up(-start, axis->dilation), *end);
 }
 
+seam_taps seam_taps_at(const seam_window *p, int32_t n, int32_t oh, int32_t ow) {
+    seam_axis h = seam_axis_h(p), w = seam_axis_w(p);
+    int32_t h_first, h_end, w_first, w_end;
+    seam_axis_taps(&h_first, &h_end, &h, oh);
+    seam_axis_taps(&w_first, &w_end, &w, ow);
+    ptrdiff_t row = (ptrdiff_t)oh * p->stride_h - p->pad_top + h_first * p->dilation_h;
+    ptrdiff_t col = (ptrdiff_t)ow * p->stride_w - p->pad_left + w_first * p->dilation_w;
+    ptrdiff_t line = (ptrdiff_t)p->in_w * p->in_c;
+    return (seam_taps){.rows = h_end - h_first,
+                       .cols = w_end - w_first,
+                       .x = ((ptrdiff_t)n * p->in_h + row) * line + col * p->in_c,
+                       .x_row = p->dilation_h * line,
+                       .x_col = (ptrdiff_t)p->dilation_w * p->in_c};
+}
+
 /* The outputs from `at` on that use the same taps. */
 static seam_span span_forward(const seam_axis *axis, int32_t at) {
     int32_t first, end;

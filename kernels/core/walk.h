@@ -37,6 +37,14 @@ void seam_axis_outputs(int32_t *first, int32_t *end, const seam_axis *axis, int3
 /* Taps (first <= k < end) of output o that lie inside the input. */
 void seam_axis_taps(int32_t *first, int32_t *end, const seam_axis *axis, int32_t o);
 
+/* Taps of one output pixel that lie inside the input; none: rows or cols is not above 0. */
+typedef struct {
+    int32_t rows, cols;
+    ptrdiff_t x, x_row, x_col; /* offsets in values */
+} seam_taps;
+
+seam_taps seam_taps_at(const seam_window *p, int32_t n, int32_t oh, int32_t ow);
+
 /* Run `tile` over all pixels of a box (b steps: y), `pixels` at a time. */
 void seam_tiles(seam_tile *tile, int32_t pixels, float *y, const float *a, const seam_box *box,
                 const seam_job *job);

@@ -6,7 +6,7 @@ import sys
 
 import numpy as np
 import pytest
-from seamline.kernels import SeamError, choose_variant, f32, parcel, random_bits, variants
+from seamline.kernels import SeamError, choose_variant, f32, parcel, q8, random_bits, variants
 
 
 def ones(*shape):
@@ -16,6 +16,24 @@ def ones(*shape):
 X, W, DY = ones(2, 5, 5, 3), ones(4, 3, 3, 3), ones(2, 3, 3, 4)
 DEPTH = ones(1, 3, 3, 6)
 LABELS = np.zeros(2, np.int32)
+
+
+def bytes_of(*shape):
+    return np.ones(shape, np.int8)
+
+
+def integers(*values):
+    return np.array(values, np.int32)
+
+
+QX, QW, QD = bytes_of(2, 5, 5, 3), bytes_of(4, 3, 3, 3), bytes_of(1, 3, 3, 6)
+HOW = {"x_zero": 0, "y_zero": 0, "multiplier": integers(1 << 30), "shift": integers(0)}
+SUM = {f"{n}_{part}": 0 for n in "aby" for part in ("zero", "multiplier", "shift")}
+
+
+def conv(x=QX, w=QW, bias=None, **more):
+    return q8.conv2d(x, w, bias, **HOW | more)
+
 
 BAD = {
     "float64": (lambda: f32.conv2d(X.astype(float), W), TypeError, "x: expected dtype float32"),
@@ -122,6 +140,129 @@ BAD = {
     "parcel offset": (lambda: parcel.unpack(b"abc", 4), ValueError, "offset: expected 0 to 3"),
     "random seed": (lambda: random_bits(2**32, 0, 0, 1), ValueError, "seed: expected 0 to 2**32"),
     "random count": (lambda: random_bits(0, 0, 0, 0), ValueError, "count: expected 1 to"),
+    "q8 float x": (lambda: conv(X), TypeError, "x: expected dtype int8, got float32"),
+    "q8 unsigned x": (lambda: conv(QX.view(np.uint8)), TypeError, "x: expected dtype int8, got ui"),
+    "q8 strided": (lambda: conv(QX[:, ::2]), ValueError, "x: expected a C-contiguous array"),
+    "q8 empty": (lambda: conv(QX[:0]), ValueError, "x: expected a non-empty array"),
+    "q8 axes": (lambda: conv(QX[0]), ValueError, "x: expected 4 axes, got shape (5, 5, 3)"),
+    "q8 channels": (lambda: conv(w=bytes_of(4, 3, 3, 2)), ValueError, "w: expected 3 input"),
+    "q8 groups": (lambda: conv(groups=2), ValueError, "groups: expected a divisor of 3 channels"),
+    "q8 group width": (lambda: conv(w=bytes_of(3, 3, 3, 3), groups=3), ValueError, "w: expected 1"),
+    "q8 kernel": (lambda: conv(w=bytes_of(4, 6, 3, 3)), ValueError, "6x3 with"),
+    "q8 bias dtype": (
+        lambda: conv(bias=LABELS.astype(np.int64)),
+        TypeError,
+        "bias: expected dtype",
+    ),
+    "q8 bias shape": (lambda: conv(bias=LABELS), ValueError, "bias: expected shape (4,), got (2,)"),
+    "q8 bias size": (
+        lambda: conv(bias=integers(2**31 - 1, 0, 0, 0)),
+        ValueError,
+        "bias: expected at most 2146602367 beside 27 products, got 2147483647",
+    ),
+    "q8 lowest bias": (
+        lambda: conv(bias=integers(-(2**31), 0, 0, 0)),
+        ValueError,
+        "beside 27 products, got 2147483648",
+    ),
+    "q8 terms": (
+        lambda: conv(bytes_of(1, 257, 257, 1), bytes_of(1, 257, 257, 1)),
+        ValueError,
+        "w: expected at most 65793 products in a sum, got 66049",
+    ),
+    "q8 zero point": (
+        lambda: conv(x_zero=128),
+        ValueError,
+        "x_zero: expected -128 to 127, got 128",
+    ),
+    "q8 float zero point": (lambda: conv(y_zero=0.0), TypeError, "y_zero: expected an integer"),
+    "q8 multipliers": (
+        lambda: conv(multiplier=integers(1, 1)),
+        ValueError,
+        "multiplier: expected shape (1,) or (4,), got (2,)",
+    ),
+    "q8 shifts": (lambda: conv(shift=integers(1, 1)), ValueError, "shift: expected shape (1,)"),
+    "q8 multiplier dtype": (
+        lambda: conv(multiplier=np.ones(4)),
+        TypeError,
+        "multiplier: expected dtype int32, got float64",
+    ),
+    "q8 multiplier as number": (lambda: conv(multiplier=5), TypeError, "int32 array, got int"),
+    "q8 negative multiplier": (
+        lambda: conv(multiplier=integers(1, 1, -1, 1), shift=integers(0, 0, 0, 0)),
+        ValueError,
+        "multiplier: expected 0 to 2**31 - 1, got -1 at 2",
+    ),
+    "q8 shift": (lambda: conv(shift=integers(31)), ValueError, "shift at 0: expected -31 to 30"),
+    "q8 clamp": (lambda: conv(y_min=1, y_max=0), ValueError, "y_min: expected at most y_max 0"),
+    "q8 clamp range": (lambda: conv(y_max=128), ValueError, "y_max: expected -128 to 127, got 128"),
+    "q8 depthwise": (
+        lambda: q8.depthwise_conv2d(QX, QW, **HOW),
+        ValueError,
+        "w: expected (1, kern",
+    ),
+    "q8 depthwise multiple": (
+        lambda: q8.depthwise_conv2d(bytes_of(1, 5, 5, 4), QD, **HOW),
+        ValueError,
+        "w: expected a multiple of the 4 channels",
+    ),
+    "q8 dense": (
+        lambda: q8.dense(bytes_of(2, 3), bytes_of(4, 2), **HOW),
+        ValueError,
+        "w: expected (out, 3) as in x, got shape (4, 2)",
+    ),
+    "q8 pool of padding": (
+        lambda: q8.max_pool2d(QX, padding=((2, 0), (0, 0))),
+        ValueError,
+        "padding: expected one that leaves every window a tap inside",
+    ),
+    "q8 pool between taps": (
+        lambda: q8.average_pool2d(QX[:1, :1], (2, 1), (1, 1), ((1, 1), (0, 0)), (2, 1)),
+        ValueError,
+        "padding: expected one that leaves every window a tap inside",
+    ),
+    "q8 pad": (lambda: q8.pad(QX, (1, 1), 0), ValueError, "padding: expected"),
+    "q8 pad zero": (lambda: q8.pad(QX, ((1, 1), (1, 1)), 200), ValueError, "zero: expected -128"),
+    "q8 add": (lambda: q8.add(QX, QW, **SUM), ValueError, "b: expected shape (2, 5, 5, 3), got"),
+    "q8 add shift": (
+        lambda: q8.add(QX, QX, **SUM | {"b_shift": 1}),
+        ValueError,
+        "b_shift: expected -31 to 0, got 1",
+    ),
+    "q8 sum scales": (lambda: q8.sum_scaling(1.0, 1.0, 1e-6), ValueError, "y_scale above max"),
+    "q8 softmax classes": (
+        lambda: q8.softmax(bytes_of(1, 4096), multiplier=1, shift=0),
+        ValueError,
+        "x: expected at most 4095 classes",
+    ),
+    "q8 softmax of a number": (
+        lambda: q8.softmax(np.array(1, np.int8), multiplier=1, shift=0),
+        ValueError,
+        "x: expected 1 axis or more",
+    ),
+    "q8 softmax shift": (
+        lambda: q8.softmax(QX, multiplier=1, shift=-1),
+        ValueError,
+        "shift: expected 0 to 31, got -1",
+    ),
+    "q8 softmax scale": (lambda: q8.softmax_scaling(1e-9), ValueError, "above 2**-26"),
+    "q8 quantise int": (lambda: q8.quantise(QX, 1.0, 0), TypeError, "x: expected dtype float32"),
+    "q8 scale": (lambda: q8.quantise(X, 0.0, 0), ValueError, "scale: expected a normal float32"),
+    "q8 scale nan": (lambda: q8.quantise(X, np.nan, 0), ValueError, "scale: expected a normal"),
+    "q8 rounding": (
+        lambda: q8.quantise(X, 1.0, 0, "up"),
+        ValueError,
+        "rounding: expected one of half_away, half_even, got 'up'",
+    ),
+    "q8 dequantise": (lambda: q8.dequantise(X, 1.0, 0), TypeError, "q: expected dtype int8"),
+    "q8 requantise": (
+        lambda: q8.requantise(QX, **HOW | {"multiplier": integers(1, 1)}),
+        ValueError,
+        "multiplier: expected shape (1,), got (2,)",
+    ),
+    "q8 multiplier of a negative": (lambda: q8.multiplier_of(-1.0), ValueError, "0 to below 2**30"),
+    "q8 multiplier of nan": (lambda: q8.multiplier_of(np.nan), ValueError, "scale: expected 0 to"),
+    "q8 multiplier too large": (lambda: q8.multiplier_of(2.0**30), ValueError, "got 1073741824"),
     "variant": (lambda: choose_variant("abacus"), ValueError, "got 'abacus'"),
 }
 S = ones(3, 2)
@@ -139,7 +280,7 @@ def test_bad_input_is_refused_with_expected_and_got(name):
     with pytest.raises(kind) as caught:
         call()
     assert text in str(caught.value)
-    for array in (X, W, DY, S):
+    for array in (X, W, DY, S, QX, QW, QD):
         assert (array == 1).all()
 
 

@@ -46,17 +46,18 @@ def sanitizer(tmp_path):
     return flags if done.returncode == 0 else []
 
 
-def test_kernels_keep_to_their_memory_and_agree_between_variants(tmp_path):
-    program = tmp_path / "memory"
+@pytest.mark.parametrize("name", ["memory", "memory_q8"])
+def test_kernels_keep_to_their_memory_and_agree_between_variants(name, tmp_path):
+    program = tmp_path / name
     needed = "add activation conv crc dense depthwise dispatch loss norm parcel pool round sgd"
-    files = [CORE / f"{name}.c" for name in f"{needed} status walk".split()]
-    files += CORE.glob("arch/*.c")
+    files = [CORE / f"{stem}.c" for stem in f"{needed} status walk".split()]
+    files += [*CORE.glob("q8_*.c"), *CORE.glob("arch/*.c")]
     compile_c(
         *STRICT,
         "-O1",
         *sanitizer(tmp_path),
         f"-I{CORE}",
-        Path(__file__).with_name("memory.c"),
+        Path(__file__).with_name(f"{name}.c"),
         *files,
         "-lm",
         "-o",

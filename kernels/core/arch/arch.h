@@ -4,6 +4,7 @@
 #define SEAM_ARCH_H
 
 #include "../seam.h"
+#include "q8.h"
 
 #define SEAM_TILE_MAX 8 /* pixels in a tile, any variant */
 #define SEAM_LANES_MAX                                                         \
@@ -61,6 +62,7 @@ typedef struct {
     void (*sgd)(float *w, float *v, const float *dw, float rate, float momentum, float decay,
                 size_t count);
     void (*quantise)(int8_t *q, const float *x, const seam_quantiser *how, size_t count);
+    const seam_q8_kernels *q8;
 } seam_kernels;
 
 extern const seam_kernels seam_kernels_generic;

@@ -8,6 +8,7 @@
 #define OUTER_3 2
 #define DEPTHWISE_TILE 4
 #define VARIANT seam_kernels_generic
+#define VARIANT_Q8 seam_q8_kernels_generic
 #define VARIANT_NAME "generic"
 
 typedef float vec;

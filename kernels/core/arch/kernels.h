@@ -314,4 +314,5 @@ const seam_kernels VARIANT = {
     .column_sum = column_sum,
     .sgd = sgd,
     .quantise = quantise,
+    .q8 = &VARIANT_Q8,
 };

@@ -15,6 +15,7 @@
 #define OUTER_3 4
 #define DEPTHWISE_TILE 6
 #define VARIANT seam_kernels_avx2
+#define VARIANT_Q8 seam_q8_kernels_avx2
 #define VARIANT_NAME "avx2"
 
 typedef __m256 vec;

@@ -1,0 +1,52 @@
+/* The micro-kernels of the int8 layers a machine variant brings; every variant gives the bytes of
+ * the generic one. */
+#ifndef SEAM_ARCH_Q8_H
+#define SEAM_ARCH_Q8_H
+
+#include "../seam.h"
+
+#define SEAM_Q8_TILE 4 /* pixels in a tile, any variant: scratch sizes must not depend on it */
+
+/* Result channels of a tile of pixels. A pixel's terms come as a patch of seam_q8_patch_bytes. */
+typedef struct {
+    const int8_t *w;    /* [channels][terms] */
+    const void *packed; /* the same as `pack` made it, or NULL */
+    const int32_t *bias;
+    const int32_t *multiplier, *shift; /* [channels], or with scale_step 0 one of each */
+    int32_t scale_step;                /* 0 or 1 */
+    int32_t channels, terms;
+    int32_t x_zero, y_zero, y_min, y_max;
+} seam_q8_job;
+
+/* A line of pixels of a depthwise layer that all use the same taps; steps in values. */
+typedef struct {
+    seam_q8_job job; /* w: the first of these taps, [tap][all channels]; terms is not used */
+    int32_t pixels, rows, cols;
+    ptrdiff_t x_pixel, x_row, x_col, y_pixel, w_row, w_col;
+} seam_q8_line;
+
+/* Room for the terms of one pixel, each up to two bytes, in whole vectors of any variant. */
+static inline size_t seam_q8_patch_bytes(int32_t terms) {
+    return ((size_t)terms + 63) / 64 * 64 * sizeof(int16_t);
+}
+
+typedef struct {
+    /* Bytes of packed weights; 0: this variant never wants them. */
+    size_t (*packed_size)(int32_t channels, int32_t terms);
+    void (*pack)(void *packed, const seam_q8_job *job);
+    /* Terms [at, at + count) of a patch from inputs; NULL: from the padding. */
+    void (*patch)(void *patch, int32_t at, const int8_t *x, int32_t count, int32_t x_zero);
+    /* The end of a patch, which the tile may read but does not use. */
+    void (*patch_end)(void *patch, int32_t terms);
+    /* y[p * y_step + channel] from `pixels` patches (at most SEAM_Q8_TILE), patch_bytes apart. */
+    void (*tile)(int8_t *y, ptrdiff_t y_step, const void *patches, int32_t pixels,
+                 const seam_q8_job *job);
+    void (*depthwise)(int8_t *y, const int8_t *x, const seam_q8_line *line);
+    void (*add)(int8_t *y, const int8_t *a, const int8_t *b, const seam_q8_sum *how, size_t count);
+    void (*requantise)(int8_t *y, const int8_t *x, const seam_q8_scaling *how, size_t count);
+} seam_q8_kernels;
+
+extern const seam_q8_kernels seam_q8_kernels_generic;
+extern const seam_q8_kernels seam_q8_kernels_avx2;
+
+#endif

@@ -1,0 +1,89 @@
+/* The micro-kernels of the int8 layers in plain C; weights are read as they lie. */
+#include "q8.h"
+
+#include "../q8_requant.h"
+
+static size_t packed_size(int32_t channels, int32_t terms) {
+    (void)channels;
+    (void)terms;
+    return 0;
+}
+
+static void pack(void *packed, const seam_q8_job *job) {
+    (void)packed;
+    (void)job;
+}
+
+static void patch(void *to, int32_t at, const int8_t *x, int32_t count, int32_t x_zero) {
+    int16_t *row = (int16_t *)to + at;
+    for (int32_t i = 0; i < count; i++)
+        row[i] = x == NULL ? (int16_t)0 : (int16_t)(x[i] - x_zero);
+}
+
+static void patch_end(void *to, int32_t terms) {
+    (void)to;
+    (void)terms;
+}
+
+static int8_t finish(int32_t sum, const seam_q8_job *job, int32_t channel) {
+    const int32_t scale = channel * job->scale_step;
+    const int32_t y = seam_q8_rescale(sum, job->multiplier[scale], job->shift[scale]);
+    return seam_q8_clamp(y + job->y_zero, job->y_min, job->y_max);
+}
+
+static void tile(int8_t *y, ptrdiff_t y_step, const void *patches, int32_t pixels,
+                 const seam_q8_job *job) {
+    const size_t patch_step = seam_q8_patch_bytes(job->terms) / sizeof(int16_t);
+    const int8_t *w = job->w;
+    for (int32_t c = 0; c < job->channels; c++, w += job->terms) {
+        const int16_t *x = patches;
+        for (int32_t p = 0; p < pixels; p++, x += patch_step) {
+            int32_t sum = job->bias != NULL ? job->bias[c] : 0;
+            for (int32_t k = 0; k < job->terms; k++)
+                sum += x[k] * w[k];
+            y[p * y_step + c] = finish(sum, job, c);
+        }
+    }
+}
+
+static void depthwise(int8_t *y, const int8_t *x, const seam_q8_line *line) {
+    const seam_q8_job *job = &line->job;
+    for (int32_t p = 0; p < line->pixels; p++, x += line->x_pixel, y += line->y_pixel)
+        for (int32_t c = 0; c < job->channels; c++) {
+            int32_t sum = job->bias != NULL ? job->bias[c] : 0;
+            for (int32_t i = 0; i < line->rows; i++)
+                for (int32_t j = 0; j < line->cols; j++)
+                    sum += (x[i * line->x_row + j * line->x_col + c] - job->x_zero) *
+                           job->w[i * line->w_row + j * line->w_col + c];
+            y[c] = finish(sum, job, c);
+        }
+}
+
+static void add(int8_t *y, const int8_t *a, const int8_t *b, const seam_q8_sum *how, size_t count) {
+    for (size_t i = 0; i < count; i++) {
+        const int32_t left = (a[i] - how->a_zero) * (1 << SEAM_Q8_SUM_SHIFT);
+        const int32_t right = (b[i] - how->b_zero) * (1 << SEAM_Q8_SUM_SHIFT);
+        const int32_t sum = seam_q8_rescale(left, how->a_multiplier, how->a_shift) +
+                            seam_q8_rescale(right, how->b_multiplier, how->b_shift);
+        const int32_t value = seam_q8_rescale(sum, how->y_multiplier, how->y_shift) + how->y_zero;
+        y[i] = seam_q8_clamp(value, how->y_min, how->y_max);
+    }
+}
+
+static void requantise(int8_t *y, const int8_t *x, const seam_q8_scaling *how, size_t count) {
+    for (size_t i = 0; i < count; i++) {
+        const int32_t value = seam_q8_rescale(x[i] - how->x_zero, *how->multiplier, *how->shift);
+        y[i] = seam_q8_clamp(value + how->y_zero, how->y_min, how->y_max);
+    }
+}
+
+const seam_q8_kernels seam_q8_kernels_generic = {
+    .packed_size = packed_size,
+    .pack = pack,
+    .patch = patch,
+    .patch_end = patch_end,
+    .tile = tile,
+    .depthwise = depthwise,
+    .add = add,
+    .requantise = requantise,
+};
