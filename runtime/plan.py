@@ -30,6 +30,7 @@ NAMES = {number: name for name, number in KINDS.items()}
 
 MAGIC = 0x4E504C53
 NONE = 0xFFFFFFFF
+BATCH_MAX = 4096
 HEADER = struct.Struct("<IHBBHHHHHHIIIIIII")
 TENSOR = struct.Struct("<HHHHIII")
 LAYER = struct.Struct("<BBHHH10BHIIIfB11x")
@@ -169,10 +170,12 @@ class _Planner:
                 self.share(layer.input, i + 1)
 
     def may_share(self, index: int, layer: LayerSpec) -> bool:
-        """May this layer write over its input?"""
+        """May this layer write over its input? A flatten changes nothing there; a ReLU may not
+        change what another ReLU has to look at again.
+        """
         if layer.kind not in _IN_PLACE or layer.input == 0 or len(self.readers(layer.input)) > 1:
             return False
-        return self.layers[layer.input - 1].kind not in _IN_PLACE
+        return layer.kind == "flatten" or self.layers[layer.input - 1].kind not in _IN_PLACE
 
     def share(self, first: int, second: int) -> None:
         for buffers in (self.values, self.gradients):
@@ -200,13 +203,70 @@ class _Planner:
         return max(b.offset + b.size for b in placed)
 
 
+def _slid(size: int, layer: LayerSpec, axis: int) -> int:
+    """Places a window takes along an axis of `size`: 0 is height, 1 is width."""
+    reach = (layer.kernel[axis] - 1) * layer.dilation[axis] + 1
+    return (size + sum(layer.padding[axis]) - reach) // max(layer.stride[axis], 1) + 1
+
+
+def _made_shape(layer: LayerSpec, made: Shape) -> Shape:
+    """What the layer makes of its input of shape `made`, with the channels it is said to have."""
+    if layer.kind == "dense":
+        return (1, 1, layer.output_shape[2])
+    if layer.kind == "flatten":
+        return (1, 1, math.prod(made))
+    if layer.kind in ("relu", "add", "group_norm"):
+        return made
+    channels = made[2] if layer.kind.endswith("_pool") else layer.output_shape[2]
+    return (_slid(made[0], layer, 0), _slid(made[1], layer, 1), channels)
+
+
+def _check_shapes(layer: LayerSpec, shapes: list[Shape], index: int) -> None:
+    name, source = f"layer {index} ({layer.kind})", shapes[layer.input]
+    made = _made_shape(layer, source)
+    if layer.output_shape != made:
+        raise PlanError(
+            f"{name}: the shapes do not fit: of {source} it makes {made}, not {layer.output_shape}"
+        )
+    if layer.kind == "add":
+        second = None if layer.second_input is None else shapes[layer.second_input]
+        if second != source:
+            raise PlanError(
+                f"{name}: the shapes do not fit: it adds two tensors of one shape, not "
+                f"{source} and {second}"
+            )
+    if layer.kind == "group_norm" and (layer.groups < 1 or source[2] % layer.groups):
+        raise PlanError(f"{name}: {layer.groups} groups do not divide {source[2]} channels")
+    if layer.kind == "depthwise" and made[2] % source[2]:
+        raise PlanError(
+            f"{name}: expected a multiple of {source[2]} channels, got {layer.output_shape[2]}"
+        )
+
+
+def _check_readers(layers: Sequence[LayerSpec]) -> None:
+    """No gradient ever comes to what nothing reads."""
+    read = {tensor for layer in layers for tensor in layer.inputs()}
+    for i, layer in enumerate(layers[:-1]):
+        if i + 1 not in read:
+            raise PlanError(f"layer {i} ({layer.kind}): nothing reads what it makes; leave it out")
+
+
+def _check_sizes(name: str, shape: Shape) -> None:
+    if len(shape) != 3 or not all(1 <= size <= 65535 for size in shape):
+        raise PlanError(f"{name}: expected (h, w, c), each 1 to 65535, got {shape}")
+
+
 def _in_shape(layer: LayerSpec, shapes: list[Shape], index: int) -> Shape:
     if layer.kind not in KINDS:
         raise PlanError(f"layer {index}: expected one of {', '.join(KINDS)}, got {layer.kind!r}")
     if any(not 0 <= t <= index for t in layer.inputs()):
         raise PlanError(f"layer {index} ({layer.kind}) reads a tensor that is not made before it")
-    if max(layer.window) > 255:
-        raise PlanError(f"layer {index} ({layer.kind}): kernel, stride, padding go up to 255")
+    if max(layer.window) > 255 or min(layer.window) < 0 or min(layer.window[:6]) < 1:
+        raise PlanError(
+            f"layer {index} ({layer.kind}): kernel, stride, dilation are 1 to 255, padding 0 to 255"
+        )
+    _check_sizes(f"layer {index} ({layer.kind})", layer.output_shape)
+    _check_shapes(layer, shapes, index)
     return shapes[layer.input]
 
 
@@ -215,6 +275,9 @@ def build_plan(layers: Sequence[LayerSpec], input_shape: Shape, batch: int) -> b
 
     Raises PlanError if the shapes do not fit together or a limit is passed.
     """
+    _check_sizes("the input", input_shape)
+    if not 1 <= batch <= BATCH_MAX:
+        raise PlanError(f"batch: 1 to {BATCH_MAX} samples are allowed, got {batch}")
     shapes = [input_shape]
     scratch = parameters = 0
     offsets = []
@@ -227,17 +290,18 @@ def build_plan(layers: Sequence[LayerSpec], input_shape: Shape, batch: int) -> b
         scratch = max(
             scratch, layer_scratch(number, batch, in_shape, layer.output_shape, layer.window)
         )
+    _check_readers(layers)
     planner = _Planner(layers, shapes, batch)
     planner.lifetimes()
     scratch, scratch_at = _round16(scratch), 3 * _round16(4 * parameters)
     arena = planner.place(scratch_at + scratch)
     head = (MAGIC, WIRE_VERSION, 0, 0, len(layers), len(shapes), batch, 0, len(layers), 0)
-    header = HEADER.pack(*head, parameters, arena, scratch_at, scratch, 0, 0, 0)
-    body = b"".join(_tensors(planner)) + b"".join(_layers(planner, offsets))
-    plan = header[:44] + struct.pack("<I", crc32(header + body)) + body
     try:
+        header = HEADER.pack(*head, parameters, arena, scratch_at, scratch, 0, 0, 0)
+        body = b"".join(_tensors(planner)) + b"".join(_layers(planner, offsets))
+        plan = header[:44] + struct.pack("<I", crc32(header + body)) + body
         check_plan(plan)
-    except ValueError as error:
+    except (ValueError, struct.error) as error:
         raise PlanError(f"these layers make no plan a device accepts: {error}") from None
     return plan
 

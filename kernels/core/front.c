@@ -190,6 +190,7 @@ void seam_front_backward(seam_front *front) {
     memset(front->gradients, 0, (size_t)front->plan.parameters * sizeof(float));
     for (uint32_t i = front->plan.layers; i-- > 0;)
         backward(front, i);
+    front->batch = 0; /* gradients now lie where the values were */
 }
 
 void seam_front_update(seam_front *front, float rate, float momentum, float decay) {

@@ -72,6 +72,14 @@ size_t seam_layer_scratch(const seam_layer *layer) {
     }
 }
 
+/* Reserved bytes: a later version may give them a meaning this one must not guess. */
+static int all_zero(const uint8_t *bytes, uint32_t size) {
+    for (uint32_t i = 0; i < size; i++)
+        if (bytes[i] != 0)
+            return 0;
+    return 1;
+}
+
 /* Does [offset, offset + size) lie in the arena, 16-aligned, behind the parameter arrays? */
 static int in_arena(const seam_plan *plan, uint32_t offset, uint64_t size) {
     uint64_t parameters = 3u * (((uint64_t)plan->parameters * 4u + 15u) & ~(uint64_t)15u);
@@ -88,6 +96,8 @@ static int check_tensor(const seam_plan *plan, uint32_t index) {
         return SEAM_E_LIMIT;
     if (values != t.values)
         return SEAM_E_SHAPE;
+    if (!all_zero(tensor_at(plan, index) + 6, 2))
+        return SEAM_E_ARGUMENT;
     uint64_t size = values * plan->batch * 4u;
     if (!in_arena(plan, t.value_offset, size))
         return SEAM_E_LIMIT;
@@ -150,11 +160,64 @@ static uint64_t check_shapes(const seam_plan *plan, const seam_layer *l, int *st
     }
 }
 
+/* Arrays one layer uses at the same time. */
+typedef struct {
+    uint64_t start[6], end[6];
+    uint32_t count;
+} places;
+
+static void place(places *p, uint32_t offset, uint64_t size) {
+    if (offset == SEAM_PLAN_NONE || size == 0)
+        return;
+    p->start[p->count] = offset;
+    p->end[p->count++] = offset + size;
+}
+
+/* Kernels rely on arrays that do not overlap; some may work in place, on exactly the same array. */
+static int apart(const places *p, int in_place) {
+    for (uint32_t i = 0; i < p->count; i++)
+        for (uint32_t k = 0; k < i; k++) {
+            int same = p->start[i] == p->start[k] && p->end[i] == p->end[k];
+            if (p->start[i] < p->end[k] && p->start[k] < p->end[i] && !(in_place && same))
+                return 0;
+        }
+    return 1;
+}
+
+static int check_places(const seam_plan *plan, const seam_layer *l) {
+    int add = l->kind == SEAM_LAYER_ADD, relu = l->kind == SEAM_LAYER_RELU;
+    int in_place = add || relu || l->kind == SEAM_LAYER_FLATTEN;
+    uint64_t saved = l->kind == SEAM_LAYER_GROUP_NORM ? (uint64_t)plan->batch * l->groups * 8u : 0u;
+    seam_tensor x, y, second;
+    seam_plan_tensor(&x, plan, l->input);
+    seam_plan_tensor(&y, plan, l->output);
+    seam_plan_tensor(&second, plan, add ? l->second : l->input);
+    uint64_t in = (uint64_t)x.values * plan->batch * 4u;
+    uint64_t out = (uint64_t)y.values * plan->batch * 4u;
+    places forward = {.count = 0}, backward = {.count = 0};
+    place(&forward, x.value_offset, in);
+    place(&forward, y.value_offset, out);
+    place(&forward, second.value_offset, add ? in : 0u);
+    place(&backward, x.gradient_offset, in);
+    place(&backward, y.gradient_offset, out);
+    place(&backward, second.gradient_offset, add ? in : 0u);
+    if (!in_place && l->kind != SEAM_LAYER_AVERAGE_POOL)
+        place(&backward, x.value_offset, in);
+    place(&backward, y.value_offset, relu ? out : 0u);
+    for (int i = 0; i < 2; i++) {
+        place(i ? &backward : &forward, l->saved_offset, saved);
+        place(i ? &backward : &forward, plan->scratch_offset, seam_layer_scratch(l));
+    }
+    return apart(&forward, in_place) && apart(&backward, in_place) ? SEAM_OK : SEAM_E_LIMIT;
+}
+
 static int check_layer(const seam_plan *plan, uint32_t index) {
     seam_layer l;
     const uint8_t *p = layer_at(plan, index);
     /* Tensor i + 1 is what layer i makes: execution order needs no further proof. */
     if (seam_get16(p + 6) != index + 1 || seam_get16(p + 2) > index)
+        return SEAM_E_ARGUMENT;
+    if (p[1] != 0 || !all_zero(p + 37, SEAM_PLAN_LAYER - 37u))
         return SEAM_E_ARGUMENT;
     seam_plan_layer(&l, plan, index);
     int status;
@@ -165,7 +228,23 @@ static int check_layer(const seam_plan *plan, uint32_t index) {
         return SEAM_E_SHAPE;
     if ((uint64_t)l.parameter_offset + parameters > plan->parameters)
         return SEAM_E_LIMIT;
-    return seam_layer_scratch(&l) <= plan->scratch_size ? SEAM_OK : SEAM_E_LIMIT;
+    return seam_layer_scratch(&l) <= plan->scratch_size ? check_places(plan, &l) : SEAM_E_LIMIT;
+}
+
+/* Every tensor but the last has a reader: else no gradient would ever come to what made it. */
+static int check_readers(const seam_plan *plan) {
+    uint8_t wanted[SEAM_PLAN_TENSORS_MAX] = {0};
+    seam_layer l;
+    for (uint32_t i = 0; i < plan->layers; i++) {
+        seam_plan_layer(&l, plan, i);
+        wanted[l.input] = 1;
+        if (l.kind == SEAM_LAYER_ADD)
+            wanted[l.second] = 1;
+    }
+    for (uint32_t t = 0; t < plan->layers; t++)
+        if (!wanted[t])
+            return SEAM_E_ARGUMENT;
+    return SEAM_OK;
 }
 
 static int check_crc(const uint8_t *bytes, size_t size) {
@@ -213,6 +292,8 @@ int seam_plan_open(seam_plan *plan, const uint8_t *bytes, size_t size) {
         return status;
     if (seam_get16(bytes + 14) != 0 || plan->output != plan->layers)
         return SEAM_E_ARGUMENT;
+    if (bytes[7] != 0 || !all_zero(bytes + 18, 2) || !all_zero(bytes + 36, 8))
+        return SEAM_E_ARGUMENT;
     if (!in_arena(plan, plan->scratch_offset, plan->scratch_size))
         return SEAM_E_LIMIT;
     for (uint32_t i = 0; i < plan->tensors; i++)
@@ -221,5 +302,5 @@ int seam_plan_open(seam_plan *plan, const uint8_t *bytes, size_t size) {
     for (uint32_t i = 0; i < plan->layers; i++)
         if ((status = check_layer(plan, i)) != SEAM_OK)
             return status;
-    return SEAM_OK;
+    return check_readers(plan);
 }

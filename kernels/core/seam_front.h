@@ -96,7 +96,7 @@ typedef struct {
     seam_plan plan;
     uint8_t *arena;
     float *parameters, *momentum, *gradients; /* [plan.parameters] each */
-    int32_t batch;                            /* samples of the last forward */
+    int32_t batch; /* samples of the last forward; 0 once backward has used its memory */
 } seam_front;
 
 /* Zeroes parameters and momentum. */
@@ -153,9 +153,10 @@ typedef struct {
     seam_front front;
     int32_t *labels; /* [batch], written by the caller with the input */
     /* the request in work, or answered last */
-    uint8_t kind, answered, act_open;
+    uint8_t kind, answered, act_open; /* answered: `out` keeps the answer */
     uint16_t flags;
-    uint32_t round, step, trained_round, act_step;
+    uint32_t round, step, trained_round;
+    uint32_t act_step; /* whose gradient is awaited; gradients before it are old */
     uint8_t has_trained;
     float rate, loss_sum;
     uint32_t next_batch, local_steps, local_done;
