@@ -72,6 +72,8 @@ cdef extern from "seam_front.h" nogil:
         uint32_t need_first, need_count
         uint16_t failed_code, failed_size
         const uint8_t *failed_text
+        const uint8_t *pending_plan
+        uint32_t plan_size
     void seam_session_init(seam_session *s, const seam_device_facts *facts)
     void seam_session_hello(seam_session *s)
     int seam_session_receive(seam_session *s, const uint8_t *bytes_, size_t size)
@@ -272,7 +274,7 @@ cdef class Front:
 
     cdef int _forwarded(self) except -1:
         if self.front.batch == 0:
-            raise ValueError("forward has not run: there is nothing to go back through")
+            raise ValueError("backward needs a forward of its own: none ran since the last one")
         return 0
 
     def backward(self, dy=None):
@@ -320,6 +322,8 @@ cdef class Session:
     cdef seam_session s
     cdef bytes device_id
     cdef object memory, last
+    cdef bytes kept_plan
+    cdef uint32_t kept_round
     cdef uint64_t memory_limit
     cdef readonly object params, momentum, inputs, labels, plan
 
@@ -346,10 +350,12 @@ cdef class Session:
         seam_session_hello(&self.s)
         return self.answer()
 
-    def saved(self, uint32_t round):
-        """Tell the host, when it next asks, that a checkpoint of this round is here."""
-        self.s.facts.saved_round = round
-        self.s.facts.has_checkpoint = 1
+    def saved(self, uint32_t round, bytes plan):
+        """A front of `plan`, trained up to `round`, can be restored; None for plan: no more.
+
+        The host is told so, in READY, only if it asks for that very plan.
+        """
+        self.kept_round, self.kept_plan = round, plan
 
     def answer(self):
         """The message to send after SEND."""
@@ -385,12 +391,36 @@ cdef class Session:
     cdef int _give_memory(self) except? -1:
         if self.memory_limit and self.s.need_bytes > self.memory_limit:
             return seam_session_memory(&self.s, NULL)
-        old = self.plan, self.params, self.momentum
-        self.memory = _aligned(self.s.need_bytes)
-        cdef uint8_t *base = <uint8_t *><uintptr_t>self.memory.ctypes.data
+        asked = PyBytes_FromStringAndSize(<char *>self.s.pending_plan, self.s.plan_size)
+        old = self._learnt(asked)
+        self.s.facts.has_checkpoint = old is not None or asked == self.kept_plan
+        if old is None:
+            self.s.facts.saved_round = self.kept_round if asked == self.kept_plan else 0
+            self.s.trained_round = 0
+        else:
+            self.s.facts.saved_round = self.s.trained_round
+        try:
+            memory = _aligned(self.s.need_bytes)
+        except MemoryError:
+            return seam_session_memory(&self.s, NULL)
+        cdef uint8_t *base = <uint8_t *><uintptr_t>memory.ctypes.data
         cdef int action = seam_session_memory(&self.s, base)
+        self.memory, self.plan = memory, asked
         if action != SEAM_DO_SEND:
             return action
+        self._open_views(base)
+        if old is not None:
+            self.params[:], self.momentum[:] = old
+        return action
+
+    cdef object _learnt(self, bytes asked):
+        """What this front has learnt, if the link was lost and the host asks for it again."""
+        if asked != self.plan or self.s.trained_round == 0:
+            return None
+        old = self.params, self.momentum
+        return old if all(np.isfinite(values).all() for values in old) else None
+
+    cdef int _open_views(self, uint8_t *base) except -1:
         cdef seam_plan *plan = &self.s.front.plan
         cdef uint64_t p = plan.parameters
         n = plan.batch
@@ -401,12 +431,7 @@ cdef class Session:
                                  np.prod(shape, dtype=np.int64), shape)
         start = <uint8_t *>self.s.labels - base
         self.labels = self.memory[start:start + 4 * n].view(np.int32)
-        view = bytes(self.memory[plan.arena_size + (-plan.arena_size % 16):][:_plan_size(plan)])
-        self.plan = view
-        if old[0] == view:  # the same front goes on after a lost link: keep what it has learnt
-            self.params[:] = old[1]
-            self.momentum[:] = old[2]
-        return action
+        return 0
 
     @property
     def need_first(self):
@@ -433,7 +458,3 @@ cdef class Session:
         """(code, text) of the host's ERROR, after FAIL."""
         text = PyBytes_FromStringAndSize(<char *>self.s.failed_text, self.s.failed_size)
         return self.s.failed_code, text.decode("utf-8", "replace")
-
-
-cdef Py_ssize_t _plan_size(const seam_plan *plan) noexcept:
-    return 48 + 20 * <Py_ssize_t>plan.tensors + 48 * <Py_ssize_t>plan.layers

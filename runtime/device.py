@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..kernels import SeamError, random_bits
-from ..kernels.front import END, FAIL, SEND, TEST, TRAIN, Session
+from ..kernels.front import END, FAIL, SEND, TEST, TRAIN, Session, check_plan
 from .config import Job, find_device, find_zone
 from .data import Data, device_data
 from .errors import UserError
@@ -30,7 +30,6 @@ HELLO_EVERY_S = 1.0
 SAVE_EVERY_S = 1.0
 STATS_EVERY_S = 5.0
 REJOIN = {11, 12}  # statuses (sign dropped) after which a new HELLO helps: state, session
-STATUS_DATA, STATUS_NOT_FINITE = -14, -10
 
 
 class BatchOrder:
@@ -143,6 +142,7 @@ class _Program:
         if session.trained_round == self.begun:
             return
         self.begun, self.kept = session.trained_round, None
+        session.saved(0, None)
         if self.begun == 1:
             session.momentum[:] = 0
         elif kept and kept["plan"] == session.plan:
@@ -155,7 +155,7 @@ class _Program:
             error = read_error(answer[24:])
             self.emit({"event": "error", "device": self.device_id, "reason": error.text})
             self.joined = False
-        elif asked == Kind.PLAN:
+        elif asked == Kind.PLAN and not self.joined:
             self._restore_front()
             self.joined = True
             self.emit({"event": "joined", "device": self.device_id})
@@ -175,9 +175,11 @@ class _Program:
     def save(self, now: float) -> None:
         """The front as it is, written whole and renamed. A full disk is told; training goes on."""
         self.saved, session = now, self.session
-        if session.plan is None or not self.changed:
+        if session.plan is None or session.trained_round == 0 or not self.changed:
             return
         self.changed = False
+        if not (np.isfinite(session.params).all() and np.isfinite(session.momentum).all()):
+            return  # a front that diverged must not come back from the disk
         kept: dict[str, NDArray[Any]] = {
             "params": session.params,
             "momentum": session.momentum,
@@ -211,13 +213,15 @@ def _read_checkpoint(path: Path) -> dict[str, Any] | None:
     """What was kept, or None: nothing there, or a file that a full disk or a user has damaged."""
     try:
         with np.load(path, allow_pickle=False) as kept:
-            return {
-                "plan": kept["plan"].tobytes(),
-                "params": kept["params"],
-                "momentum": kept["momentum"],
-                "round": int(kept["round"]),
-            }
-    except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile):
+            found = {name: kept[name] for name in ("params", "momentum", "round", "plan")}
+        plan = found["plan"].tobytes()
+        _, _, parameters, _ = check_plan(plan)
+        arrays = {name: found[name] for name in ("params", "momentum")}
+        for array in arrays.values():
+            if array.shape != (parameters,) or not np.isfinite(array).all():
+                return None
+        return {**arrays, "plan": plan, "round": int(found["round"]) & 0xFFFFFFFF}
+    except (OSError, EOFError, KeyError, TypeError, ValueError, zipfile.BadZipFile):
         return None
 
 
@@ -239,7 +243,7 @@ def run_device(
     checkpoint = Path(job.out) / "devices" / f"{device_id}.npz"
     kept = _read_checkpoint(checkpoint)
     if kept is not None:
-        session.saved(kept["round"])
+        session.saved(kept["round"], kept["plan"])
     link = open_link(address, name=device_id, keys=keys, host=f"host-{zone.name}")
     program = _Program(device_id, data, session, link, emit, checkpoint, kept)
     try:

@@ -23,6 +23,8 @@ int seam_message_parse(seam_message *message, const uint8_t *bytes, size_t size)
         return SEAM_E_MAGIC;
     if (bytes[2] != SEAM_WIRE_VERSION)
         return SEAM_E_VERSION;
+    if (seam_get16(bytes + 6) != 0)
+        return SEAM_E_ARGUMENT;
     if (size > SEAM_MESSAGE_MAX)
         return SEAM_E_LIMIT;
     message->kind = bytes[3];

@@ -48,6 +48,29 @@ static int error(seam_session *s, int status, uint8_t kind) {
     return answer(s, s->small, SEAM_ERROR, (uint32_t)(6u + size));
 }
 
+/* The answer kept is always the one in `out`; its own header says how long it is. */
+static int again(seam_session *s) {
+    s->answer = s->out;
+    s->answer_size = H + seam_get32(s->out + 20);
+    return SEAM_DO_SEND;
+}
+
+static int is_finite(float x) {
+    return x - x == 0.0f;
+}
+
+/* Something this front computed is not finite. The host gives it parameters again, but not its
+ * momentum: if that is lost too, it starts from nothing, or the device would fail for ever. */
+static int diverged(seam_session *s, int status) {
+    const seam_front *f = &s->front;
+    uint32_t i = 0;
+    while (i < f->plan.parameters && is_finite(f->momentum[i]))
+        i++;
+    if (status == SEAM_E_NOT_FINITE && i < f->plan.parameters)
+        memset(f->momentum, 0, f->plan.parameters * sizeof(float));
+    return error(s, status, s->kind);
+}
+
 static int answered(seam_session *s, uint8_t kind, uint32_t body_size) {
     s->answered = 1;
     s->state = STATE_READY;
@@ -74,7 +97,7 @@ static int weights(seam_session *s) {
         seam_parcel_pack(body + WEIGHTS_BODY, s->out_space - H - WEIGHTS_BODY, s->front.parameters,
                          SEAM_CODEC_F32, SEAM_ROUND_NEAREST, 0, 1, &count);
     if (size < 0)
-        return error(s, (int)size, s->kind);
+        return diverged(s, (int)size);
     return answered(s, SEAM_WEIGHTS, WEIGHTS_BODY + (uint32_t)size);
 }
 
@@ -98,7 +121,7 @@ static int activation(seam_session *s, uint8_t kind) {
         seam_parcel_pack(body + head, s->out_space - H - head, seam_front_output(&s->front),
                          s->codec_up, s->rounding, seed, 4, shape);
     if (size < 0)
-        return error(s, (int)size, s->kind);
+        return diverged(s, (int)size);
     return answered(s, kind, head + (uint32_t)size);
 }
 
@@ -134,6 +157,7 @@ static int welcome(seam_session *s, const seam_message *m) {
     s->number = m->session;
     s->state = STATE_WELCOMED;
     s->answered = s->act_open = s->has_trained = 0;
+    s->act_step = 0;
     return SEAM_DO_NOTHING;
 }
 
@@ -157,6 +181,8 @@ static int plan(seam_session *s, const seam_message *m) {
         return error(s, SEAM_E_SHORT, m->kind);
     if (s->codec_up > SEAM_CODEC_INT4 || s->rounding > SEAM_ROUND_STOCHASTIC)
         return error(s, SEAM_E_KIND, m->kind);
+    if (!is_finite(s->momentum) || !is_finite(s->decay))
+        return error(s, SEAM_E_NOT_FINITE, m->kind);
     int status = seam_plan_open(&opened, b + PLAN_BODY, s->plan_size);
     if (status == SEAM_OK && (s->batch == 0 || s->batch > opened.batch))
         status = SEAM_E_LIMIT;
@@ -199,6 +225,7 @@ int seam_session_memory(seam_session *s, void *memory) {
     if (status != SEAM_OK)
         return status;
     s->local_done = 0;
+    s->kind = SEAM_PLAN;
     return ready(s);
 }
 
@@ -211,6 +238,9 @@ static int train_step(seam_session *s, const seam_message *m) {
     s->local_done = 0;
     s->loss_sum = 0.0f;
     s->act_open = 0;
+    s->act_step = 0;
+    if (!is_finite(s->rate))
+        return error(s, SEAM_E_NOT_FINITE, m->kind);
     if (m->flags & SEAM_FLAG_WEIGHTS) {
         int status = take_weights(s, m, STEP_BODY);
         if (status != SEAM_OK)
@@ -227,6 +257,8 @@ static int train_gradient(seam_session *s, const seam_message *m) {
     if (m->body_size < GRAD_BODY)
         return error(s, SEAM_E_SHORT, m->kind);
     s->rate = seam_get_float(m->body);
+    if (!is_finite(s->rate))
+        return error(s, SEAM_E_NOT_FINITE, m->kind);
     if (!(m->flags & SEAM_FLAG_FROZEN)) {
         seam_tensor t;
         seam_plan_tensor(&t, &s->front.plan, s->front.plan.output);
@@ -238,6 +270,7 @@ static int train_gradient(seam_session *s, const seam_message *m) {
         seam_front_update(&s->front, s->rate, s->momentum, s->decay);
     }
     s->act_open = 0;
+    s->act_step++; /* applied: when it comes again it is old */
     s->loss_sum = seam_get_float(m->body + 4);
     s->local_done = 1;
     if (m->flags & SEAM_FLAG_LAST)
@@ -271,7 +304,7 @@ static int request(seam_session *s, const seam_message *m) {
     int training = m->kind == SEAM_STEP || m->kind == SEAM_GRAD;
     if (training && m->kind == s->kind && m->round == s->round && m->step == s->step) {
         if (s->answered)
-            return SEAM_DO_SEND; /* the answer kept */
+            return again(s);
         if (s->state != STATE_READY)
             return SEAM_DO_NOTHING; /* in work */
     }
@@ -311,12 +344,13 @@ static int request(seam_session *s, const seam_message *m) {
 }
 
 static int probe(seam_session *s, const seam_message *m) {
-    uint8_t *bytes = s->state >= STATE_READY ? s->out : s->small;
-    uint32_t space = s->state >= STATE_READY ? s->out_space : (uint32_t)sizeof s->small;
-    if (m->body_size > space - H)
+    int large = m->body_size > sizeof s->small - H;
+    if (large && (s->state < STATE_READY || m->body_size > s->out_space - H))
         return error(s, SEAM_E_SPACE, m->kind);
+    uint8_t *bytes = large ? s->out : s->small;
     memcpy(bytes + H, m->body, m->body_size);
-    s->answered = 0; /* the answer kept was in this buffer */
+    if (large)
+        s->answered = 0; /* the answer kept was in this buffer */
     seam_message echo = *m;
     echo.kind = SEAM_PROBE_ECHO;
     echo.flags = 0;
@@ -353,8 +387,10 @@ int seam_session_receive(seam_session *s, const uint8_t *bytes, size_t size) {
         return SEAM_DO_END;
     if (m.kind == SEAM_PROBE)
         return probe(s, &m);
-    if (m.kind == SEAM_PLAN)
-        return s->state == STATE_WELCOMED ? plan(s, &m) : SEAM_DO_NOTHING;
+    if (m.kind == SEAM_PLAN && s->state == STATE_WELCOMED)
+        return plan(s, &m);
+    if (m.kind == SEAM_PLAN) /* again: READY may be lost; once there is work, it cannot be */
+        return s->kind == SEAM_PLAN && s->answered ? again(s) : SEAM_DO_NOTHING;
     if (s->state < STATE_READY)
         return error(s, SEAM_E_STATE, m.kind);
     return request(s, &m);
@@ -367,7 +403,7 @@ static int batch_local(seam_session *s) {
     uint32_t correct;
     int status = seam_front_loss(&s->front, &loss, &correct, s->labels);
     if (status != SEAM_OK)
-        return error(s, status, s->kind);
+        return diverged(s, status);
     seam_front_backward(&s->front);
     seam_front_update(&s->front, s->rate, s->momentum, s->decay);
     s->loss_sum += loss / (float)s->batch;
@@ -398,7 +434,7 @@ static int batch_test(seam_session *s) {
     uint32_t correct;
     int status = seam_front_loss(&s->front, &loss, &correct, s->labels);
     if (status != SEAM_OK)
-        return error(s, status, s->kind);
+        return diverged(s, status);
     uint8_t *body = s->out + H;
     seam_put32(body, correct);
     seam_put32(body + 4, (uint32_t)s->front.batch);

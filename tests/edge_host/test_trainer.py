@@ -325,8 +325,6 @@ def test_a_personal_front_goes_on_where_it_was_if_the_device_has_kept_it(
     device = here.devices["d1"]
     here.lose("d1")
     front = device.front()
-    if kept:
-        device.session.saved(4)
     here.join("d1", device if kept else None)
     here.run(lambda w: "d1" in w.host.trainer.roster.active)
     again = next(m for d, m in reversed(here.sent) if d == "d1" and m.kind == Kind.STEP)

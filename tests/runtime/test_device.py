@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 import subprocess
 import sys
 from collections import deque
@@ -164,22 +166,145 @@ def test_a_damaged_checkpoint_is_no_checkpoint(run, content):
     assert not wire.read_ready(link.sent[1].body).has_checkpoint
 
 
+def keep(run, **changed):
+    arrays = {
+        "params": START,
+        "momentum": np.zeros(15, np.float32),
+        "round": np.uint32(4),
+        "plan": np.frombuffer(PLAN, np.uint8),
+    }
+    run.checkpoint.parent.mkdir(parents=True, exist_ok=True)
+    np.savez(run.checkpoint, **(arrays | changed))
+
+
+def told_of_checkpoint(run) -> bool:
+    link, _ = run(WELCOME, GIVE_PLAN, BYE)
+    return wire.read_ready(link.sent[1].body).has_checkpoint
+
+
+def test_a_checkpoint_is_told_to_the_host(run):
+    keep(run)
+    assert told_of_checkpoint(run)
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"params": START[:5]},
+        {"params": START.reshape(3, 5)},
+        {"params": np.full(15, np.nan, np.float32)},
+        {"params": np.full(15, "x")},
+        {"momentum": np.full(15, np.inf, np.float32)},
+        {"plan": np.frombuffer(PLAN[:-1] + b"!", np.uint8)},
+        {"plan": np.frombuffer(b"another plan", np.uint8)},
+        {"round": np.arange(3)},
+        {"round": np.float32("nan")},
+    ],
+)
+def test_a_checkpoint_that_does_not_add_up_is_no_checkpoint(run, changed):
+    keep(run, **changed)
+    assert not told_of_checkpoint(run)
+
+
+def test_a_checkpoint_of_another_front_is_not_told_to_the_host(run):
+    other = build_plan([LayerSpec("dense", 0, (1, 1, 3), has_bias=False)], (1, 1, 4), 2)
+    twelve = np.zeros(12, np.float32)
+    keep(run, plan=np.frombuffer(other, np.uint8), params=twelve, momentum=twelve)
+    assert not told_of_checkpoint(run)
+
+
+def test_a_front_that_diverged_is_not_written(run):
+    huge = wire.grad_body(1e30, 0.0, parcel.pack(np.full_like(DY, 1e30), "f32"))
+    diverging = Message(Kind.GRAD, 7, 2, 0, 0, huge)
+    with pytest.raises(KeyboardInterrupt):
+        run(WELCOME, GIVE_PLAN, step(2), diverging, KeyboardInterrupt())
+    assert not run.checkpoint.exists()
+
+
+def test_a_plan_that_comes_again_is_answered_but_joins_once(run):
+    link, events = run(WELCOME, GIVE_PLAN, GIVE_PLAN, BYE)
+    assert kinds(link) == [Kind.HELLO, Kind.READY, Kind.READY]
+    assert [e["event"] for e in events] == ["joined", "done", "stats"]
+
+
 def test_a_stopped_device_says_goodbye(run):
     with pytest.raises(KeyboardInterrupt):
         run(WELCOME, GIVE_PLAN, KeyboardInterrupt())
     assert kinds(run.link)[-1] == Kind.BYE
 
 
-def test_the_device_program_imports_neither_torch_nor_other_heavy_modules():
-    heavy = "torch,rich,matplotlib,jinja2,asyncio,cryptography,scipy,pandas"
-    script = (
-        "import sys, seamline.runtime.device, seamline.runtime.zmq_link\n"
-        f"print([m for m in '{heavy}'.split(',') if m in sys.modules])\n"
-        "print(seamline.runtime.device.vmhwm_mb())"
-    )
+TRAINING = """
+import json, resource, sys, time
+began = time.perf_counter()
+from seamline.runtime import device as program, message as wire, zmq_link
+imported = time.perf_counter() - began
+
+from seamline.kernels import parcel
+from seamline.runtime.config import DataSection, DeviceSection, Job, ZoneSection
+from seamline.runtime.message import Flag, Kind, Message
+import numpy as np
+
+folder, plan = sys.argv[1], bytes.fromhex(sys.argv[2])
+batch = 32
+gradient = parcel.pack(np.full((batch, 1, 30, 32), 1e-4, np.float32), "int8")
+
+class Host:
+    def __init__(self):
+        self.step = -3
+    def send(self, data):
+        pass
+    def receive(self, timeout):
+        self.step += 1
+        if self.step == -2:
+            return Message(Kind.WELCOME, 7, body=wire.welcome_body()).encode()
+        if self.step == -1:
+            settings = wire.Settings(1, batch, 1, 1, 1, 0.9, 0.0)
+            return Message(Kind.PLAN, 7, body=wire.plan_body(settings, plan)).encode()
+        if self.step == 0:
+            weights = parcel.pack(np.full(18 * 64 + 64 + 64 * 5 * 32 + 32, 0.01, np.float32), "f32")
+            body = wire.step_body(0.01, 0, 1, weights)
+            return Message(Kind.STEP, 7, 1, 0, Flag.WEIGHTS, body).encode()
+        if self.step <= 20:
+            body = wire.grad_body(0.01, 0.5, gradient)
+            return Message(Kind.GRAD, 7, 1, self.step - 1, 0, body).encode()
+        return Message(Kind.BYE, 7, body=wire.bye_body("done")).encode()
+    def close(self):
+        pass
+
+program.open_link = lambda *_, **__: Host()
+job = Job(zones=[ZoneSection("A", "tcp://127.0.0.1:5999")], devices=[DeviceSection("d", "A")],
+          out=folder + "/out", data=DataSection(folder + "/{id}.npz"))
+events = []
+program.run_device(job, "d", insecure=True, emit=events.append)
+last = [event for event in events if event["event"] == "stats"][-1]
+heavy = "torch rich matplotlib jinja2 asyncio cryptography scipy pandas".split()
+print(json.dumps({"steps": last["steps"], "vmhwm_mb": last["vmhwm_mb"], "imported_s": imported,
+                  "heavy": [name for name in heavy if name in sys.modules]}))
+"""
+
+
+def test_a_device_process_that_trains_is_small_and_starts_fast(tmp_path):
+    layers = [
+        LayerSpec("conv2d", 0, (1, 60, 64), kernel=(1, 3), padding=((0, 0), (1, 1))),
+        LayerSpec("relu", 1, (1, 60, 64)),
+        LayerSpec("conv2d", 2, (1, 60, 32), kernel=(1, 5), padding=((0, 0), (2, 2))),
+        LayerSpec("max_pool", 3, (1, 30, 32), kernel=(1, 2), stride=(1, 2)),
+    ]
+    plan = build_plan(layers, (1, 60, 6), 32)
+    x = np.random.default_rng(0).normal(size=(2000, 1, 60, 6)).astype(np.float32)
+    y = np.arange(2000) % 5
+    np.savez(tmp_path / "d.npz", x_train=x, y_train=y, x_test=x[:100], y_test=y[:100])
     done = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=60
+        [sys.executable, "-c", TRAINING, str(tmp_path), plan.hex()],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+        env=os.environ | {"OPENBLAS_NUM_THREADS": "1"},
     )
-    loaded, memory = done.stdout.split("\n")[:2]
-    assert loaded == "[]"
-    assert float(memory) < 45
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found["steps"] == 21
+    assert found["heavy"] == []
+    assert found["vmhwm_mb"] <= 45
+    assert found["imported_s"] < 2.0, "0.5 s on a machine that does nothing else"

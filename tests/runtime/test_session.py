@@ -148,6 +148,150 @@ def test_a_repeated_request_gets_the_same_answer_and_is_applied_once():
     assert np.array_equal(params, device.session.params)
 
 
+PROBE = bytes(4)
+LARGE_PROBE = bytes(600)  # more than the session keeps room for beside its answer
+
+
+@pytest.mark.parametrize(
+    ("name", "ask"),
+    [
+        ("a step", lambda d: d.step()),
+        ("a gradient", lambda d: d.gradient(0, DY)),
+        ("the last gradient", lambda d: d.gradient(1, DY, Flag.LAST)),
+    ],
+)
+def test_a_probe_does_not_cost_the_answer_kept(name, ask):
+    device = joined()
+    device.step()
+    if name != "a step":
+        device.gradient(0, DY)
+    if name == "the last gradient":
+        device.gradient(1, DY, Flag.LAST)
+    kept, batches = device.session.answer(), device.batches
+    assert device.tell(Kind.PROBE, body=PROBE)[1].kind == Kind.PROBE_ECHO
+    assert ask(device)[0] == SEND
+    assert device.session.answer() == kept
+    assert device.batches == batches, "nothing was computed again"
+
+
+def test_after_a_large_probe_a_repeat_is_ignored_and_the_round_goes_on():
+    device = joined()
+    device.step()
+    assert device.tell(Kind.PROBE, body=LARGE_PROBE)[1].body == LARGE_PROBE
+    assert device.step() == (NOTHING, None)
+    assert device.gradient(0, DY)[1].kind == Kind.ACT
+
+
+@pytest.mark.parametrize(
+    ("name", "between"),
+    [
+        ("an evaluation", lambda d: d.tell(Kind.EVAL, 1, body=wire.eval_body(0, 3, None))),
+        ("a look at the weights", lambda d: d.tell(Kind.WEIGHTS_GET, 1)),
+        ("a large probe", lambda d: d.tell(Kind.PROBE, body=LARGE_PROBE)),
+    ],
+)
+def test_a_last_gradient_that_comes_late_again_is_old_and_no_mistake(name, between):
+    device = joined()
+    device.step()
+    device.gradient(0, DY, Flag.LAST)
+    params = device.session.params.copy()
+    between(device)
+    assert device.gradient(0, DY, Flag.LAST) == (NOTHING, None), name
+    assert np.array_equal(params, device.session.params)
+    assert device.step(round_=2)[1].kind == Kind.ACT
+
+
+def test_a_gradient_whose_activation_an_evaluation_replaced_is_a_mistake():
+    device = joined()
+    device.step()
+    device.tell(Kind.EVAL, 1, body=wire.eval_body(0, 3, None))
+    assert code(device.gradient(0, DY)[1]) == -11
+
+
+def test_a_plan_that_comes_again_is_answered_again_until_there_is_work():
+    device = joined()
+    ready = device.session.answer()
+    body = wire.plan_body(device.settings, device.plan)
+    assert device.tell(Kind.PLAN, body=body)[1].encode() == ready
+    assert device.tell(Kind.WELCOME, body=wire.welcome_body()) == (NOTHING, None)
+    device.step()
+    assert device.tell(Kind.PLAN, body=body) == (NOTHING, None)
+
+
+NAN, INF = float("nan"), float("inf")
+
+
+@pytest.mark.parametrize("settings_", [(NAN, 0.0), (INF, 0.0), (0.9, NAN), (0.9, -INF)])
+def test_a_momentum_or_decay_that_is_no_number_is_refused(settings_):
+    device = Device()
+    device.settings = wire.Settings(SEED, BATCH, F32, F32, 1, *settings_)
+    assert code(device.join()[1]) == -10
+
+
+@pytest.mark.parametrize("rate", [NAN, INF, -INF])
+def test_a_rate_that_is_no_number_changes_nothing(rate):
+    device = joined()
+    body = wire.step_body(rate, 0, 1, parcel.pack(START, "f32"))
+    assert code(device.tell(Kind.STEP, 1, 0, Flag.WEIGHTS, body)[1]) == -10
+    device.step()
+    body = wire.grad_body(rate, 0.5, parcel.pack(DY, "f32"))
+    assert code(device.tell(Kind.GRAD, 1, 0, 0, body)[1]) == -10
+    assert np.array_equal(device.session.params, START)
+    assert not device.session.momentum.any()
+
+
+def test_a_front_that_diverged_trains_again_as_soon_as_it_gets_weights():
+    device, fresh = joined(), joined()
+    device.step()
+    assert code(device.gradient(0, np.full_like(DY, 3e38))[1]) == -10
+    fresh.step(round_=2)
+    for each in (device, fresh):
+        each.step(round_=2)
+        each.gradient(0, DY, round_=2)
+    assert np.isfinite(device.session.momentum).all(), "infinity must not stay for ever"
+    assert np.array_equal(device.session.params, fresh.session.params)
+
+
+def test_momentum_that_is_sound_outlives_an_error():
+    device = joined()
+    device.step()
+    device.gradient(0, DY)
+    momentum = device.session.momentum.copy()
+    assert code(device.gradient(1, INFINITE)[1]) == -10
+    assert momentum.any()
+    assert np.array_equal(device.session.momentum, momentum)
+
+
+def test_a_host_is_told_of_a_front_only_if_it_is_one_of_its_plan():
+    device = Device()
+    device.session.saved(6, device.plan)
+    ready = wire.read_ready(device.join()[1].body)
+    assert (ready.has_checkpoint, ready.saved_round) == (True, 6)
+    device = Device()
+    device.session.saved(6, build_plan(WHOLE, SHAPE, BATCH))
+    assert not wire.read_ready(device.join()[1].body).has_checkpoint
+
+
+def test_a_front_that_trained_is_still_there_after_a_lost_link_and_the_host_is_told():
+    device = joined()
+    assert not wire.read_ready(device.join()[1].body).has_checkpoint, "it has learnt nothing yet"
+    device.step(round_=3)
+    ready = wire.read_ready(device.join()[1].body)
+    assert (ready.has_checkpoint, ready.saved_round) == (True, 3)
+    device.plan = build_plan(WHOLE, SHAPE, BATCH)
+    assert not wire.read_ready(device.join()[1].body).has_checkpoint, "another plan"
+    device.plan = build_plan(FRONT, SHAPE, BATCH)
+    assert not wire.read_ready(device.join()[1].body).has_checkpoint, "it was given up"
+
+
+def test_a_front_that_diverged_is_not_offered_to_the_host():
+    device = joined()
+    device.step()
+    device.gradient(0, np.full_like(DY, 3e38))
+    assert not np.isfinite(device.session.params).all()
+    assert not wire.read_ready(device.join()[1].body).has_checkpoint
+
+
 def test_old_requests_are_ignored():
     device = joined()
     device.step()
@@ -204,6 +348,7 @@ def test_what_makes_no_sense_is_answered_with_an_error(name, tell, status):
         (lambda m: m[:2] + b"\x09" + m[3:], -5),
         (lambda m: m + b"tail", -7),
         (lambda m: m[:20] + b"\xff\xff\xff\xff" + m[24:], -3),
+        (lambda m: m[:6] + b"\x01" + m[7:], -1),
         (lambda m: m[:8] + b"\x01" + m[9:], -12),
     ],
 )
