@@ -29,7 +29,7 @@ cdef object _empty = np.empty
 cdef object _zeros = np.zeros
 cdef object _float32 = np.dtype(np.float32)
 cdef object _NO_PADDING = ((0, 0), (0, 0))
-_VARIANTS = ("generic", "avx2")
+_VARIANTS = ("generic", "avx2", "vnni")
 
 
 # ---- Arrays from outside ----
@@ -713,7 +713,7 @@ include "_q8.pxi"
 # ---- Variants ----
 
 def variant():
-    """Name of the micro-kernels in use: "generic", "avx2"."""
+    """Name of the micro-kernels in use: "generic", "avx2", "vnni"."""
     return _seam.seam_kernels_variant().decode()
 
 

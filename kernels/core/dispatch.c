@@ -16,6 +16,10 @@ static int has_name(const seam_kernels *kernels, const char *name) {
 /* The best variant that runs here, or the one with that name; NULL if it is not here. */
 static const seam_kernels *find(const char *name) {
 #if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
+    if ((name == NULL || has_name(&seam_kernels_vnni, name)) &&
+        __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512bw") &&
+        __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("fma"))
+        return &seam_kernels_vnni;
     if ((name == NULL || has_name(&seam_kernels_avx2, name)) && __builtin_cpu_supports("avx2") &&
         __builtin_cpu_supports("fma"))
         return &seam_kernels_avx2;

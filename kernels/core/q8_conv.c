@@ -55,7 +55,7 @@ void seam_q8_conv2d_pack(void *packed, const int8_t *w, const seam_window *p, in
 }
 
 size_t seam_q8_conv2d_scratch(const seam_window *p, int32_t groups) {
-    return SEAM_Q8_TILE * seam_q8_patch_bytes(sizes_of(p, groups).terms);
+    return SEAM_Q8_TILE_BYTES * seam_q8_padded(sizes_of(p, groups).terms);
 }
 
 /* Where the tile's patches come from. */
@@ -110,13 +110,14 @@ static void gather(void *patch, const source *from, int32_t n, int32_t oh, int32
 
 static void group_run(int8_t *y, const source *from, const seam_q8_job *job, void *scratch) {
     const seam_window *p = from->p;
-    const size_t step = seam_q8_patch_bytes(job->terms);
+    const int32_t tile = from->kernels->pixels;
+    const size_t step = seam_q8_padded(job->terms) * SEAM_Q8_TILE_BYTES / (size_t)tile;
     int32_t filled = 0;
     for (int32_t n = 0; n < p->batch; n++)
         for (int32_t oh = 0; oh < p->out_h; oh++)
             for (int32_t ow = 0; ow < p->out_w; ow++) {
                 gather((char *)scratch + (size_t)filled * step, from, n, oh, ow);
-                if (++filled == SEAM_Q8_TILE) {
+                if (++filled == tile) {
                     from->kernels->tile(y, p->out_c, scratch, filled, job);
                     y += (ptrdiff_t)filled * p->out_c;
                     filled = 0;

@@ -9,7 +9,8 @@
 
 #define GUARD 8 /* floats before and after a block */
 
-static const char *const variants[] = {"generic", "avx2"};
+static const char *const variants[] = {"generic", "avx2", "vnni"};
+#define VARIANTS (int)(sizeof variants / sizeof variants[0])
 static uint32_t drawn;
 
 static int32_t draw(int32_t least, int32_t most) {
@@ -122,9 +123,9 @@ static void convolution(int depthwise) {
     for (int k = 0; k < 3; k++)
         tight[k] = exact(values[k], sizes[k + 1]);
     const float *start[3] = {values[0], values[1], values[2]};
-    results all[2];
+    results all[VARIANTS];
     int found = 0, with_bias = draw(0, 1);
-    for (int v = 0; v < 2; v++)
+    for (int v = 0; v < VARIANTS; v++)
         if (seam_kernels_choose(variants[v]) == SEAM_OK)
             all[found++] =
                 run(&p, depthwise, tight[0], tight[1], with_bias ? tight[2] : NULL, start, sizes);
@@ -167,9 +168,9 @@ static void parcels(void) {
     float *x = block(count), *back = exact(x, count);
     for (int codec = 0; codec < 3; codec++) {
         const size_t size = seam_parcel_size(codec, 2, shape);
-        uint8_t *bytes[2];
+        uint8_t *bytes[VARIANTS];
         int found = 0;
-        for (int v = 0; v < 2; v++) {
+        for (int v = 0; v < VARIANTS; v++) {
             if (seam_kernels_choose(variants[v]) != SEAM_OK)
                 continue;
             bytes[found] = malloc(size);

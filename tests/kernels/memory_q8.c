@@ -9,7 +9,7 @@
 
 #define GUARD 32 /* bytes after a result */
 
-static const char *const variants[] = {"generic", "avx2"};
+static const char *const variants[] = {"generic", "avx2", "vnni"};
 #define VARIANTS (int)(sizeof variants / sizeof variants[0])
 static uint32_t drawn;
 

@@ -67,6 +67,7 @@ typedef struct {
 
 extern const seam_kernels seam_kernels_generic;
 extern const seam_kernels seam_kernels_avx2;
+extern const seam_kernels seam_kernels_vnni;
 
 /* The table in use. */
 const seam_kernels *seam_kernels_now(void);

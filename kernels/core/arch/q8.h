@@ -5,9 +5,12 @@
 
 #include "../seam.h"
 
-#define SEAM_Q8_TILE 4 /* pixels in a tile, any variant: scratch sizes must not depend on it */
+/* Bytes a tile takes for one term of all its pixels, any variant: scratch sizes must not depend on
+ * it. A variant has eight pixels of one byte or four of two. */
+#define SEAM_Q8_TILE_BYTES 8
+#define SEAM_Q8_TILE_MAX 8
 
-/* Result channels of a tile of pixels. A pixel's terms come as a patch of seam_q8_patch_bytes. */
+/* Result channels of a tile of pixels. A pixel's terms come as a patch. */
 typedef struct {
     const int8_t *w;    /* [channels][terms] */
     const void *packed; /* the same as `pack` made it, or NULL */
@@ -25,12 +28,13 @@ typedef struct {
     ptrdiff_t x_pixel, x_row, x_col, y_pixel, w_row, w_col;
 } seam_q8_line;
 
-/* Room for the terms of one pixel, each up to two bytes, in whole vectors of any variant. */
-static inline size_t seam_q8_patch_bytes(int32_t terms) {
-    return ((size_t)terms + 63) / 64 * 64 * sizeof(int16_t);
+/* The terms of a pixel take whole vectors of any variant. */
+static inline size_t seam_q8_padded(int32_t terms) {
+    return ((size_t)terms + 63) / 64 * 64;
 }
 
 typedef struct {
+    int32_t pixels; /* in a tile: 4 or 8 */
     /* Bytes of packed weights; 0: this variant never wants them. */
     size_t (*packed_size)(int32_t channels, int32_t terms);
     void (*pack)(void *packed, const seam_q8_job *job);
@@ -38,7 +42,8 @@ typedef struct {
     void (*patch)(void *patch, int32_t at, const int8_t *x, int32_t count, int32_t x_zero);
     /* The end of a patch, which the tile may read but does not use. */
     void (*patch_end)(void *patch, int32_t terms);
-    /* y[p * y_step + channel] from `pixels` patches (at most SEAM_Q8_TILE), patch_bytes apart. */
+    /* y[p * y_step + channel] from at most a tile's patches; they are seam_q8_padded(terms)
+     * terms apart. */
     void (*tile)(int8_t *y, ptrdiff_t y_step, const void *patches, int32_t pixels,
                  const seam_q8_job *job);
     void (*depthwise)(int8_t *y, const int8_t *x, const seam_q8_line *line);
@@ -48,5 +53,12 @@ typedef struct {
 
 extern const seam_q8_kernels seam_q8_kernels_generic;
 extern const seam_q8_kernels seam_q8_kernels_avx2;
+extern const seam_q8_kernels seam_q8_kernels_vnni;
+
+/* Of AVX2, for other variants of x86. */
+void seam_q8_avx2_depthwise(int8_t *y, const int8_t *x, const seam_q8_line *line);
+void seam_q8_avx2_add(int8_t *y, const int8_t *a, const int8_t *b, const seam_q8_sum *how,
+                      size_t count);
+void seam_q8_avx2_requantise(int8_t *y, const int8_t *x, const seam_q8_scaling *how, size_t count);
 
 #endif

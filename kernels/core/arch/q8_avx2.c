@@ -11,6 +11,7 @@
 #define FIXED static inline __attribute__((always_inline))
 #define EACH(i, n) _Pragma("GCC unroll 8") for (int i = 0; i < (n); i++)
 #define LANES 8
+#define TILE 4
 
 static const int32_t lane_masks[16] = {-1, -1, -1, -1, -1, -1, -1, -1, 0, 0, 0, 0, 0, 0, 0, 0};
 
@@ -134,15 +135,41 @@ static size_t packed_size(int32_t channels, int32_t terms) {
     return ((size_t)channels + LANES - 1) / LANES * block_values(terms) * sizeof(int16_t);
 }
 
+/* Four terms of up to eight channels, one dword each; w: of the first channel. */
+static inline __m256i four_terms(const int8_t *w, __m256i rows, int32_t used, int32_t left,
+                                 int32_t terms) {
+    if (left >= 4) {
+        const __m256i mask =
+            _mm256_loadu_si256((const __m256i *)(const void *)(lane_masks + LANES - used));
+        return _mm256_mask_i32gather_epi32(_mm256_setzero_si256(), (const int *)(const void *)w,
+                                           rows, mask, 1);
+    }
+    int8_t bytes[LANES][4] = {{0}};
+    for (int32_t l = 0; l < used; l++)
+        memcpy(bytes[l], w + (ptrdiff_t)l * terms, (size_t)left);
+    return _mm256_loadu_si256((const __m256i *)(const void *)bytes);
+}
+
 static void pack(void *packed, const seam_q8_job *job) {
+    /* Bytes 0 and 1, 2 and 3 of each dword to the upper halves of two words. */
+    const __m256i first = _mm256_broadcastsi128_si256(
+        _mm_setr_epi8(-1, 0, -1, 1, -1, 4, -1, 5, -1, 8, -1, 9, -1, 12, -1, 13));
+    const __m256i second = _mm256_broadcastsi128_si256(
+        _mm_setr_epi8(-1, 2, -1, 3, -1, 6, -1, 7, -1, 10, -1, 11, -1, 14, -1, 15));
+    const __m256i rows = _mm256_mullo_epi32(_mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7),
+                                            _mm256_set1_epi32(job->terms));
     int16_t *to = packed;
     for (int32_t c = 0; c < job->channels; c += LANES, to += block_values(job->terms)) {
         const int32_t used = lesser(LANES, job->channels - c);
-        memset(to, 0, block_values(job->terms) * sizeof(int16_t));
-        for (int32_t l = 0; l < used; l++) {
-            const int8_t *w = job->w + (ptrdiff_t)(c + l) * job->terms;
-            for (int32_t k = 0; k < job->terms; k++)
-                to[(ptrdiff_t)(k / 2) * 2 * LANES + 2 * l + k % 2] = w[k];
+        const int8_t *w = job->w + (ptrdiff_t)c * job->terms;
+        for (int32_t k = 0; k < job->terms; k += 4) {
+            const int32_t left = job->terms - k;
+            const __m256i four = four_terms(w + k, rows, used, left, job->terms);
+            __m256i *at = (__m256i *)(void *)(to + (size_t)k * LANES);
+            _mm256_storeu_si256(at, _mm256_srai_epi16(_mm256_shuffle_epi8(four, first), 8));
+            if (left > 2)
+                _mm256_storeu_si256(at + 1,
+                                    _mm256_srai_epi16(_mm256_shuffle_epi8(four, second), 8));
         }
     }
 }
@@ -150,11 +177,11 @@ static void pack(void *packed, const seam_q8_job *job) {
 /* P pixels x V vectors of channels from c on. */
 FIXED void tile_fixed(const int P, const int V, int8_t *y, ptrdiff_t y_step, const int16_t *x,
                       const seam_q8_job *job, int32_t c, const range8 *range) {
-    const size_t patch_step = seam_q8_patch_bytes(job->terms) / sizeof(int16_t);
+    const size_t patch_step = seam_q8_padded(job->terms);
     const size_t block = block_values(job->terms);
     const int16_t *w = (const int16_t *)job->packed + (size_t)c / LANES * block;
     const int32_t last = lesser(LANES, job->channels - c - (V - 1) * LANES);
-    __m256i sum[SEAM_Q8_TILE][2];
+    __m256i sum[TILE][2];
     EACH (v, V) {
         const __m256i bias = job->bias == NULL
                                  ? _mm256_setzero_si256()
@@ -187,14 +214,14 @@ FIXED void tile_fixed(const int P, const int V, int8_t *y, ptrdiff_t y_step, con
 static void tile_packed(int8_t *y, ptrdiff_t y_step, const int16_t *x, int32_t pixels,
                         const seam_q8_job *job) {
     const range8 range = range_of(job->y_zero, job->y_min, job->y_max);
-    const size_t patch_step = seam_q8_patch_bytes(job->terms) / sizeof(int16_t);
+    const size_t patch_step = seam_q8_padded(job->terms);
     for (int32_t c = 0; c < job->channels; c += 2 * LANES) {
         const int one = job->channels - c <= LANES;
-        if (pixels == SEAM_Q8_TILE) {
+        if (pixels == TILE) {
             if (one)
-                tile_fixed(SEAM_Q8_TILE, 1, y, y_step, x, job, c, &range);
+                tile_fixed(TILE, 1, y, y_step, x, job, c, &range);
             else
-                tile_fixed(SEAM_Q8_TILE, 2, y, y_step, x, job, c, &range);
+                tile_fixed(TILE, 2, y, y_step, x, job, c, &range);
             continue;
         }
         for (int32_t p = 0; p < pixels; p++) {
@@ -256,7 +283,7 @@ static void tile(int8_t *y, ptrdiff_t y_step, const void *patches, int32_t pixel
         return;
     }
     const range8 range = range_of(job->y_zero, job->y_min, job->y_max);
-    const size_t patch_step = seam_q8_patch_bytes(job->terms) / sizeof(int16_t);
+    const size_t patch_step = seam_q8_padded(job->terms);
     for (int32_t c = 0; c < job->channels; c += LANES)
         for (int32_t p = 0; p < pixels; p++)
             dot(y + p * y_step, (const int16_t *)patches + (size_t)p * patch_step, job, c,
@@ -341,7 +368,7 @@ static void depthwise_narrow(int8_t *y, const int8_t *x, const seam_q8_line *lin
     }
 }
 
-static void depthwise(int8_t *y, const int8_t *x, const seam_q8_line *line) {
+void seam_q8_avx2_depthwise(int8_t *y, const int8_t *x, const seam_q8_line *line) {
     const int32_t channels = line->job.channels;
     const range8 range = range_of(line->job.y_zero, line->job.y_min, line->job.y_max);
     if (channels < DEPTH) {
@@ -365,7 +392,8 @@ static inline scale8 scale_one(int32_t multiplier, int32_t shift) {
     return scale_of(_mm256_set1_epi32(multiplier), _mm256_set1_epi32(shift));
 }
 
-static void add(int8_t *y, const int8_t *a, const int8_t *b, const seam_q8_sum *how, size_t count) {
+void seam_q8_avx2_add(int8_t *y, const int8_t *a, const int8_t *b, const seam_q8_sum *how,
+                      size_t count) {
     const range8 range = range_of(how->y_zero, how->y_min, how->y_max);
     const scale8 a_scale = scale_one(how->a_multiplier, how->a_shift);
     const scale8 b_scale = scale_one(how->b_multiplier, how->b_shift);
@@ -382,7 +410,7 @@ static void add(int8_t *y, const int8_t *a, const int8_t *b, const seam_q8_sum *
     }
 }
 
-static void requantise(int8_t *y, const int8_t *x, const seam_q8_scaling *how, size_t count) {
+void seam_q8_avx2_requantise(int8_t *y, const int8_t *x, const seam_q8_scaling *how, size_t count) {
     const range8 range = range_of(how->y_zero, how->y_min, how->y_max);
     const scale8 scale = scale_one(*how->multiplier, *how->shift);
     const __m256i zero = _mm256_set1_epi32(how->x_zero);
@@ -394,13 +422,14 @@ static void requantise(int8_t *y, const int8_t *x, const seam_q8_scaling *how, s
 }
 
 const seam_q8_kernels seam_q8_kernels_avx2 = {
+    .pixels = TILE,
     .packed_size = packed_size,
     .pack = pack,
     .patch = patch,
     .patch_end = patch_end,
     .tile = tile,
-    .depthwise = depthwise,
-    .add = add,
-    .requantise = requantise,
+    .depthwise = seam_q8_avx2_depthwise,
+    .add = seam_q8_avx2_add,
+    .requantise = seam_q8_avx2_requantise,
 };
 #endif

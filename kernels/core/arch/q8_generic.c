@@ -3,6 +3,8 @@
 
 #include "../q8_requant.h"
 
+#define TILE 4
+
 static size_t packed_size(int32_t channels, int32_t terms) {
     (void)channels;
     (void)terms;
@@ -33,7 +35,7 @@ static int8_t finish(int32_t sum, const seam_q8_job *job, int32_t channel) {
 
 static void tile(int8_t *y, ptrdiff_t y_step, const void *patches, int32_t pixels,
                  const seam_q8_job *job) {
-    const size_t patch_step = seam_q8_patch_bytes(job->terms) / sizeof(int16_t);
+    const size_t patch_step = seam_q8_padded(job->terms);
     const int8_t *w = job->w;
     for (int32_t c = 0; c < job->channels; c++, w += job->terms) {
         const int16_t *x = patches;
@@ -78,6 +80,7 @@ static void requantise(int8_t *y, const int8_t *x, const seam_q8_scaling *how, s
 }
 
 const seam_q8_kernels seam_q8_kernels_generic = {
+    .pixels = TILE,
     .packed_size = packed_size,
     .pack = pack,
     .patch = patch,

@@ -1,0 +1,59 @@
+/* The micro-kernels for x86-64 with AVX-512 and its byte products: sixteen floats at a time, 32
+ * registers. */
+#include "arch.h"
+
+#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
+#pragma GCC target("avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,fma,prefer-vector-width=512")
+#include <immintrin.h>
+
+#define LANES 16
+#define TILE_1 8
+#define TILE_2 8
+#define TILE_3 8
+#define OUTER_1 8
+#define OUTER_2 8
+#define OUTER_3 8
+#define DEPTHWISE_TILE 8
+#define VARIANT seam_kernels_vnni
+#define VARIANT_Q8 seam_q8_kernels_vnni
+#define VARIANT_NAME "vnni"
+
+typedef __m512 vec;
+
+static inline __mmask16 v_mask(int n) {
+    return (__mmask16)((1u << n) - 1u);
+}
+
+static inline vec v_load(const float *p) {
+    return _mm512_loadu_ps(p);
+}
+
+static inline vec v_load_n(const float *p, int n) {
+    return _mm512_maskz_loadu_ps(v_mask(n), p);
+}
+
+static inline void v_store(float *p, vec v) {
+    _mm512_storeu_ps(p, v);
+}
+
+static inline void v_store_n(float *p, vec v, int n) {
+    if (n == LANES) /* a masked store is slow */
+        _mm512_storeu_ps(p, v);
+    else
+        _mm512_mask_storeu_ps(p, v_mask(n), v);
+}
+
+static inline vec v_set(float x) {
+    return _mm512_set1_ps(x);
+}
+
+static inline vec v_add(vec a, vec b) {
+    return _mm512_add_ps(a, b);
+}
+
+static inline vec v_fma(vec a, vec b, vec c) {
+    return _mm512_fmadd_ps(a, b, c);
+}
+
+#include "kernels.h"
+#endif
