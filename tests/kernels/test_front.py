@@ -388,8 +388,7 @@ def test_a_hostile_plan_with_a_good_checksum_is_refused_or_runs_inside_its_arena
 LAYERS_AT = 48 + 20 * (len(RESIDUAL) + 1)
 
 
-def tensor_value(plan: bytes, tensor: int) -> int:
-    return struct.unpack_from("<I", plan, 48 + 20 * tensor + 8)[0]
+VALUE, GRADIENT = 8, 12  # where a tensor's row says so
 
 
 @pytest.mark.parametrize(
@@ -431,13 +430,33 @@ def test_a_plan_with_one_lie_is_refused(name, offset, layout, value, status):
     assert caught.value.status == status, name
 
 
-@pytest.mark.parametrize("shift", [0, 16])
-def test_a_plan_whose_kernels_would_write_what_they_read_is_refused(shift):
+@pytest.mark.parametrize(
+    ("name", "tensor", "field", "onto", "shift"),
+    [
+        ("a convolution in place", 0, VALUE, (1, VALUE), 0),
+        ("a convolution over a part of its input", 0, VALUE, (1, VALUE), 16),
+        ("a ReLU over a part of its input", 3, VALUE, (2, VALUE), -16),
+        ("an addition over a part of its input", 6, VALUE, (5, VALUE), -16),
+        ("gradients of a convolution in place", 5, GRADIENT, (4, GRADIENT), 0),
+        ("gradients of a ReLU over a part", 7, GRADIENT, (6, GRADIENT), -16),
+        ("a gradient over the values it needs", 4, GRADIENT, (4, VALUE), 0),
+        ("gradients of a pool in place", 9, GRADIENT, (8, GRADIENT), 16),
+        ("an input in the scratch memory", 0, VALUE, None, 0),
+    ],
+)
+def test_a_plan_whose_kernels_would_write_what_they_read_is_refused(
+    name, tensor, field, onto, shift
+):
     plan = bytearray(build_plan(RESIDUAL, (8, 8, 3), 4))
-    struct.pack_into("<I", plan, 48 + 20 + 8, tensor_value(plan, 0) + shift)
+    arena = struct.unpack_from("<I", plan, 24)[0]
+    target = 28 if onto is None else 48 + 20 * onto[0] + onto[1]
+    struct.pack_into("<I", plan, 24, 4 * arena)  # room enough: only the overlap is wrong
+    check_plan(with_crc(plan))
+    place = struct.unpack_from("<I", plan, target)[0] + shift
+    struct.pack_into("<I", plan, 48 + 20 * tensor + field, place)
     with pytest.raises(SeamError) as caught:
         check_plan(with_crc(plan))
-    assert caught.value.status == -7
+    assert caught.value.status == -7, name
 
 
 @pytest.mark.parametrize("cut", [0, 10, 47, 48, 300])
