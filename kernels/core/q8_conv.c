@@ -58,6 +58,11 @@ size_t seam_q8_conv2d_scratch(const seam_window *p, int32_t groups) {
     return SEAM_Q8_TILE_BYTES * seam_q8_padded(sizes_of(p, groups).terms);
 }
 
+/* Kernel positions first <= k < end. */
+typedef struct {
+    int32_t first, end;
+} tap_range;
+
 /* Where the tile's patches come from. */
 typedef struct {
     const seam_q8_kernels *kernels;
@@ -66,65 +71,101 @@ typedef struct {
     int32_t in, x_zero;
 } source;
 
-/* One kernel row of a patch; x_row: the input row, NULL outside. */
-static void gather_row(void *patch, int32_t at, const int8_t *x_row, const source *from,
-                       int32_t ow) {
+/* The kernel rows of a patch that lie inside; place: of tap 0 of kernel row 0 in x, which
+ * may lie outside. */
+static void gather_rows(void *patch, const source *from, ptrdiff_t place, const tap_range *h,
+                        const tap_range *w) {
     const seam_window *p = from->p;
-    const int32_t n = from->in;
-    if (x_row == NULL) {
-        from->kernels->patch(patch, at, NULL, p->kernel_w * n, from->x_zero);
+    const int32_t n = from->in, rows = h->end - h->first, end = p->kernel_w - w->end;
+    const ptrdiff_t width = (ptrdiff_t)p->kernel_w * n, at = h->first * width;
+    const ptrdiff_t line = (ptrdiff_t)p->dilation_h * p->in_w * p->in_c;
+    if (rows <= 0)
         return;
-    }
-    const seam_axis axis = seam_axis_w(p);
-    int32_t first, end;
-    seam_axis_taps(&first, &end, &axis, ow);
-    if (first > 0)
-        from->kernels->patch(patch, at, NULL, first * n, from->x_zero);
-    const ptrdiff_t col = (ptrdiff_t)ow * p->stride_w - p->pad_left;
+    if (w->first > 0)
+        from->kernels->patch(patch, at, width, NULL, 0, rows, w->first * n, from->x_zero);
+    place += h->first * line;
     if (p->dilation_w == 1 && n == p->in_c) { /* neighbours lie side by side */
-        if (end > first)
-            from->kernels->patch(patch, at + first * n, x_row + (col + first) * n,
-                                 (end - first) * n, from->x_zero);
+        if (w->end > w->first)
+            from->kernels->patch(patch, at + (ptrdiff_t)w->first * n, width,
+                                 from->x + (place + (ptrdiff_t)w->first * n), line, rows,
+                                 (w->end - w->first) * n, from->x_zero);
     } else {
-        for (int32_t j = first; j < end; j++)
-            from->kernels->patch(patch, at + j * n,
-                                 x_row + (col + (ptrdiff_t)j * p->dilation_w) * p->in_c, n,
-                                 from->x_zero);
+        for (int32_t j = w->first; j < w->end; j++)
+            from->kernels->patch(patch, at + (ptrdiff_t)j * n, width,
+                                 from->x + (place + (ptrdiff_t)j * p->dilation_w * p->in_c), line,
+                                 rows, n, from->x_zero);
     }
-    if (end < p->kernel_w)
-        from->kernels->patch(patch, at + end * n, NULL, (p->kernel_w - end) * n, from->x_zero);
+    if (end > 0)
+        from->kernels->patch(patch, at + (ptrdiff_t)w->end * n, width, NULL, 0, rows, end * n,
+                             from->x_zero);
+}
+
+static tap_range taps_of(const seam_axis *axis, int32_t o) {
+    const int32_t start = o * axis->stride - axis->pad;
+    tap_range taps = {0, axis->kernel};
+    if (start < 0 || start + (axis->kernel - 1) * axis->dilation >= axis->in) /* saves a division */
+        seam_axis_taps(&taps.first, &taps.end, axis, o);
+    return taps;
 }
 
 static void gather(void *patch, const source *from, int32_t n, int32_t oh, int32_t ow) {
     const seam_window *p = from->p;
+    const seam_axis axis_h = seam_axis_h(p), axis_w = seam_axis_w(p);
+    const tap_range h = taps_of(&axis_h, oh), w = taps_of(&axis_w, ow);
     const int32_t width = p->kernel_w * from->in;
-    const ptrdiff_t line = (ptrdiff_t)p->in_w * p->in_c;
-    for (int32_t i = 0; i < p->kernel_h; i++) {
-        const int32_t row = oh * p->stride_h - p->pad_top + i * p->dilation_h;
-        const int inside = row >= 0 && row < p->in_h;
-        const int8_t *x_row = inside ? from->x + ((ptrdiff_t)n * p->in_h + row) * line : NULL;
-        gather_row(patch, i * width, x_row, from, ow);
+    const ptrdiff_t row = (ptrdiff_t)n * p->in_h + (ptrdiff_t)oh * p->stride_h - p->pad_top;
+    const ptrdiff_t col = (ptrdiff_t)ow * p->stride_w - p->pad_left;
+    if (h.first > 0)
+        from->kernels->patch(patch, 0, width, NULL, 0, h.first, width, from->x_zero);
+    gather_rows(patch, from, (row * p->in_w + col) * p->in_c, &h, &w);
+    if (h.end < p->kernel_h)
+        from->kernels->patch(patch, (ptrdiff_t)h.end * width, width, NULL, 0, p->kernel_h - h.end,
+                             width, from->x_zero);
+}
+
+/* Every input pixel gives the output pixel at its place. */
+static int is_pointwise(const seam_window *p) {
+    return p->kernel_h == 1 && p->kernel_w == 1 && p->stride_h == 1 && p->stride_w == 1 &&
+           p->pad_top + p->pad_bottom + p->pad_left + p->pad_right == 0;
+}
+
+/* Patches of pixels [first, first + count), counted through the batch. */
+static void gather_tile(void *patches, const source *from, int64_t first, int32_t count) {
+    const seam_window *p = from->p;
+    const int32_t terms = p->kernel_h * p->kernel_w * from->in;
+    const ptrdiff_t step = (ptrdiff_t)seam_q8_padded(terms);
+    const size_t bytes = (size_t)step * SEAM_Q8_TILE_BYTES / (size_t)from->kernels->pixels;
+    if (is_pointwise(p)) {
+        from->kernels->patch(patches, 0, step, from->x + (ptrdiff_t)first * p->in_c, p->in_c, count,
+                             terms, from->x_zero);
+    } else {
+        int32_t ow = (int32_t)(first % p->out_w);
+        int32_t oh = (int32_t)(first / p->out_w % p->out_h);
+        int32_t n = (int32_t)(first / p->out_w / p->out_h);
+        for (int32_t i = 0; i < count; i++) {
+            gather((char *)patches + (size_t)i * bytes, from, n, oh, ow);
+            if (++ow < p->out_w)
+                continue;
+            ow = 0;
+            if (++oh < p->out_h)
+                continue;
+            oh = 0;
+            n++;
+        }
     }
-    from->kernels->patch_end(patch, p->kernel_h * width);
+    for (int32_t i = 0; i < count; i++)
+        from->kernels->patch_end((char *)patches + (size_t)i * bytes, terms);
 }
 
 static void group_run(int8_t *y, const source *from, const seam_q8_job *job, void *scratch) {
     const seam_window *p = from->p;
-    const int32_t tile = from->kernels->pixels;
-    const size_t step = seam_q8_padded(job->terms) * SEAM_Q8_TILE_BYTES / (size_t)tile;
-    int32_t filled = 0;
-    for (int32_t n = 0; n < p->batch; n++)
-        for (int32_t oh = 0; oh < p->out_h; oh++)
-            for (int32_t ow = 0; ow < p->out_w; ow++) {
-                gather((char *)scratch + (size_t)filled * step, from, n, oh, ow);
-                if (++filled == tile) {
-                    from->kernels->tile(y, p->out_c, scratch, filled, job);
-                    y += (ptrdiff_t)filled * p->out_c;
-                    filled = 0;
-                }
-            }
-    if (filled > 0)
-        from->kernels->tile(y, p->out_c, scratch, filled, job);
+    const int64_t pixels = (int64_t)p->batch * p->out_h * p->out_w;
+    for (int64_t first = 0; first < pixels; first += from->kernels->pixels) {
+        const int64_t left = pixels - first;
+        const int32_t count = left < from->kernels->pixels ? (int32_t)left : from->kernels->pixels;
+        gather_tile(scratch, from, first, count);
+        from->kernels->tile(y + (ptrdiff_t)first * p->out_c, p->out_c, scratch, count, job);
+    }
 }
 
 void seam_q8_conv2d(int8_t *y, const int8_t *x, const int8_t *w, const int32_t *bias,

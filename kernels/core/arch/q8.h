@@ -38,8 +38,10 @@ typedef struct {
     /* Bytes of packed weights; 0: this variant never wants them. */
     size_t (*packed_size)(int32_t channels, int32_t terms);
     void (*pack)(void *packed, const seam_q8_job *job);
-    /* Terms [at, at + count) of a patch from inputs; NULL: from the padding. */
-    void (*patch)(void *patch, int32_t at, const int8_t *x, int32_t count, int32_t x_zero);
+    /* `rows` runs of `count` inputs, x_step apart, to terms at, at + to_step, ... of a patch; x
+     * NULL: from the padding. */
+    void (*patch)(void *patch, ptrdiff_t at, ptrdiff_t to_step, const int8_t *x, ptrdiff_t x_step,
+                  int32_t rows, int32_t count, int32_t x_zero);
     /* The end of a patch, which the tile may read but does not use. */
     void (*patch_end)(void *patch, int32_t terms);
     /* y[p * y_step + channel] from at most a tile's patches; they are seam_q8_padded(terms)

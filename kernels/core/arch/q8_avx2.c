@@ -106,18 +106,28 @@ static inline __m256i load8(const int8_t *x, int32_t n) {
 
 /* ---- Patches: int16 differences to the zero point, zeros to the end of a vector ---- */
 
-static void patch(void *to, int32_t at, const int8_t *x, int32_t count, int32_t x_zero) {
-    int16_t *row = (int16_t *)to + at;
-    if (x == NULL) {
-        memset(row, 0, (size_t)count * sizeof(int16_t));
-        return;
-    }
+static void patch(void *to, ptrdiff_t at, ptrdiff_t to_step, const int8_t *x, ptrdiff_t x_step,
+                  int32_t rows, int32_t count, int32_t x_zero) {
     const __m256i zero = _mm256_set1_epi16((int16_t)x_zero);
-    int32_t i = 0;
-    for (; i + 16 <= count; i += 16)
-        _mm256_storeu_si256((__m256i *)(void *)(row + i), _mm256_sub_epi16(widen(x + i), zero));
-    for (; i < count; i++)
-        row[i] = (int16_t)(x[i] - x_zero);
+    int16_t *row = (int16_t *)to + at;
+    for (int32_t r = 0; r < rows; r++, row += to_step) {
+        if (x == NULL) {
+            memset(row, 0, (size_t)count * sizeof(int16_t));
+            continue;
+        }
+        int32_t i = 0;
+        for (; i + 16 <= count; i += 16)
+            _mm256_storeu_si256((__m256i *)(void *)(row + i), _mm256_sub_epi16(widen(x + i), zero));
+        if (i + 8 <= count) {
+            const __m128i eight = _mm_loadl_epi64((const __m128i *)(const void *)(x + i));
+            _mm_storeu_si128((__m128i *)(void *)(row + i),
+                             _mm_sub_epi16(_mm_cvtepi8_epi16(eight), _mm256_castsi256_si128(zero)));
+            i += 8;
+        }
+        for (; i < count; i++)
+            row[i] = (int16_t)(x[i] - x_zero);
+        x += x_step;
+    }
 }
 
 static void patch_end(void *to, int32_t terms) {

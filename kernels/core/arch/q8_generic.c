@@ -16,10 +16,13 @@ static void pack(void *packed, const seam_q8_job *job) {
     (void)job;
 }
 
-static void patch(void *to, int32_t at, const int8_t *x, int32_t count, int32_t x_zero) {
-    int16_t *row = (int16_t *)to + at;
-    for (int32_t i = 0; i < count; i++)
-        row[i] = x == NULL ? (int16_t)0 : (int16_t)(x[i] - x_zero);
+static void patch(void *to, ptrdiff_t at, ptrdiff_t to_step, const int8_t *x, ptrdiff_t x_step,
+                  int32_t rows, int32_t count, int32_t x_zero) {
+    for (int32_t r = 0; r < rows; r++) {
+        int16_t *row = (int16_t *)to + at + r * to_step;
+        for (int32_t i = 0; i < count; i++)
+            row[i] = x == NULL ? (int16_t)0 : (int16_t)(x[r * x_step + i] - x_zero);
+    }
 }
 
 static void patch_end(void *to, int32_t terms) {

@@ -69,7 +69,10 @@ static inline void finish(int8_t *y, __m512i sum, const scale16 *scale, const ra
                           int32_t n) {
     const __m512i value = _mm512_add_epi32(rescale(sum, scale), range->zero);
     const __m512i kept = _mm512_min_epi32(_mm512_max_epi32(value, range->least), range->most);
-    _mm_mask_storeu_epi8(y, first_lanes(n), _mm512_cvtepi32_epi8(kept));
+    if (n == LANES) /* a masked store is slow */
+        _mm_storeu_si128((__m128i *)(void *)y, _mm512_cvtepi32_epi8(kept));
+    else
+        _mm_mask_storeu_epi8(y, first_lanes(n), _mm512_cvtepi32_epi8(kept));
 }
 
 static inline range16 range_of(const seam_q8_job *job) {
@@ -79,14 +82,19 @@ static inline range16 range_of(const seam_q8_job *job) {
 
 /* ---- Patches: bytes x + 128, any to the end of a vector ---- */
 
-static void patch(void *to, int32_t at, const int8_t *x, int32_t count, int32_t x_zero) {
+static void patch(void *to, ptrdiff_t at, ptrdiff_t to_step, const int8_t *x, ptrdiff_t x_step,
+                  int32_t rows, int32_t count, int32_t x_zero) {
     uint8_t *row = (uint8_t *)to + at;
-    const __m512i flip = _mm512_set1_epi8(-128);
-    for (int32_t i = 0; i < count; i += 64) {
-        const __mmask64 used = first_bytes(count - i);
-        const __m512i bytes =
-            x == NULL ? _mm512_set1_epi8((int8_t)x_zero) : _mm512_maskz_loadu_epi8(used, x + i);
-        _mm512_mask_storeu_epi8(row + i, used, _mm512_xor_si512(bytes, flip));
+    const __m512i flip = _mm512_set1_epi8(-128), padding = _mm512_set1_epi8((int8_t)(x_zero + 128));
+    for (int32_t r = 0; r < rows; r++, row += to_step) {
+        for (int32_t i = 0; i < count; i += 64) {
+            const __mmask64 used = first_bytes(count - i);
+            __m512i bytes = padding;
+            if (x != NULL)
+                bytes = _mm512_xor_si512(_mm512_maskz_loadu_epi8(used, x + i), flip);
+            _mm512_mask_storeu_epi8(row + i, used, bytes);
+        }
+        x = x == NULL ? NULL : x + x_step;
     }
 }
 
