@@ -234,7 +234,7 @@ def test_a_stopped_device_says_goodbye(run):
 
 
 TRAINING = """
-import json, resource, sys, time
+import json, sys
 from seamline.runtime import device as program, message as wire, zmq_link
 
 from seamline.kernels import parcel
@@ -276,7 +276,8 @@ events = []
 program.run_device(job, "d", insecure=True, emit=events.append)
 last = [event for event in events if event["event"] == "stats"][-1]
 heavy = "torch rich matplotlib jinja2 asyncio cryptography scipy pandas".split()
-print(json.dumps({"steps": last["steps"], "vmhwm_mb": last["vmhwm_mb"], "heavy": [name for name in heavy if name in sys.modules]}))
+print(json.dumps({"steps": last["steps"], "vmhwm_mb": last["vmhwm_mb"],
+                  "heavy": [name for name in heavy if name in sys.modules]}))
 """
 
 
