@@ -746,4 +746,12 @@ def variants():
     return found
 
 
+def peak_work(uint32_t rounds):
+    """Does nothing but float32 multiply-adds; returns how many. Timed: what one core can do."""
+    cdef float result = 0
+    with nogil:
+        count = _seam.seam_kernels_peak(&result, rounds)
+    return count
+
+
 choose_variant(os.environ.get("SEAMLINE_KERNELS") or None)

@@ -1,5 +1,5 @@
 # C prototypes of the seamline core, once for all Cython faces (cimport _seam).
-from libc.stdint cimport int8_t, int32_t, int64_t, uint8_t, uint32_t
+from libc.stdint cimport int8_t, int32_t, int64_t, uint8_t, uint32_t, uint64_t
 
 
 cdef extern from "seam.h" nogil:
@@ -110,6 +110,7 @@ cdef extern from "seam.h" nogil:
 
     const char *seam_kernels_variant()
     int seam_kernels_choose(const char *name)
+    uint64_t seam_kernels_peak(float *result, uint32_t rounds)
 
     uint32_t seam_random(uint32_t seed, uint32_t stream, uint32_t index)
     void seam_random_fill(uint32_t *out, uint32_t seed, uint32_t stream, uint32_t first,

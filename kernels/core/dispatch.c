@@ -37,6 +37,11 @@ const char *seam_kernels_variant(void) {
     return chosen->name;
 }
 
+uint64_t seam_kernels_peak(float *result, uint32_t rounds) {
+    *result = chosen->peak(rounds);
+    return (uint64_t)rounds * SEAM_PEAK_VECTORS * (uint64_t)chosen->lanes;
+}
+
 int seam_kernels_choose(const char *name) {
     const seam_kernels *found = find(name);
     if (found == NULL)

@@ -217,6 +217,10 @@ const char *seam_kernels_variant(void);
  * then. SEAM_E_ARGUMENT if it is not here. */
 SEAM_MUST_USE int seam_kernels_choose(const char *name);
 
+/* Does nothing but multiply-adds and returns how many it did: timed, the most one core can do.
+ * result: their sum, so that no compiler leaves them out. */
+uint64_t seam_kernels_peak(float *result, uint32_t rounds);
+
 /* ---- Counter-based random bits: the same (seed, stream, index) gives the same 32 bits anywhere.
  * ---- */
 uint32_t seam_random(uint32_t seed, uint32_t stream, uint32_t index);

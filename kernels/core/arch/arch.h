@@ -11,6 +11,8 @@
     16 /* floats in a vector, any variant: scratch sizes must not depend on it \
         */
 
+#define SEAM_PEAK_VECTORS 12 /* enough to keep two units of latency 4 busy, and they fit */
+
 /* What every pixel of a tile does: rows x cols runs of multiply-adds. Steps in floats; `a` is the
  * operand one pixel reads, `w` the weights, where the channels of a block lie side by side. */
 typedef struct {
@@ -62,6 +64,7 @@ typedef struct {
     void (*sgd)(float *w, float *v, const float *dw, float rate, float momentum, float decay,
                 size_t count);
     void (*quantise)(int8_t *q, const float *x, const seam_quantiser *how, size_t count);
+    float (*peak)(uint32_t rounds); /* SEAM_PEAK_VECTORS * lanes multiply-adds a round */
     const seam_q8_kernels *q8;
 } seam_kernels;
 

@@ -301,6 +301,23 @@ static void quantise(int8_t *restrict q, const float *restrict x, const seam_qua
     }
 }
 
+/* Nothing but multiply-adds, in registers: the most a core can do. */
+static float peak(uint32_t rounds) {
+    vec acc[SEAM_PEAK_VECTORS];
+    EACH (p, SEAM_PEAK_VECTORS)
+        acc[p] = v_set((float)p);
+    const vec shrink = v_set(0.5f), one = v_set(1.0f);
+    for (uint32_t r = 0; r < rounds; r++)
+        EACH (p, SEAM_PEAK_VECTORS)
+            acc[p] = v_fma(acc[p], shrink, one);
+    vec sum = acc[0];
+    EACH (p, SEAM_PEAK_VECTORS)
+        sum = v_add(sum, acc[p]);
+    float values[LANES];
+    v_store(values, sum);
+    return values[0];
+}
+
 const seam_kernels VARIANT = {
     .name = VARIANT_NAME,
     .lanes = LANES,
@@ -314,5 +331,6 @@ const seam_kernels VARIANT = {
     .column_sum = column_sum,
     .sgd = sgd,
     .quantise = quantise,
+    .peak = peak,
     .q8 = &VARIANT_Q8,
 };
