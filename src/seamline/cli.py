@@ -125,19 +125,21 @@ def _parser() -> argparse.ArgumentParser:
     _add_job(commands, common)
     _add_keys(commands, common)
     _add_data(commands, common)
+    _add_bench(commands, common)
     proxy = add("link-proxy", _link_proxy, "a cable between pairs of pseudo-terminals")
     proxy.add_argument("--line", nargs=2, action="append", required=True, metavar=("PATH", "PATH"))
     add("info", _info, "versions, kernels and extras of this installation")
     return parser
 
 
-def _add_demo(sub: argparse.ArgumentParser) -> None:
-    def count(text: str) -> int:
-        value = int(text) if text.isdecimal() else 0
-        if value < 1:
-            raise argparse.ArgumentTypeError(f"a whole number from 1 is needed, found {text!r}")
-        return value
+def _count(text: str) -> int:
+    value = int(text) if text.isdecimal() else 0
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"a whole number from 1 is needed, found {text!r}")
+    return value
 
+
+def _add_demo(sub: argparse.ArgumentParser) -> None:
     def seed(text: str) -> int:
         if not text.isdecimal() or int(text) >= 2**32:
             raise argparse.ArgumentTypeError(f"0 to 4294967295 is allowed, found {text!r}")
@@ -145,12 +147,12 @@ def _add_demo(sub: argparse.ArgumentParser) -> None:
 
     sub.add_argument("--seed", type=seed, default=0)
     sub.add_argument(
-        "--devices", type=count, default=10, metavar="N", help="1 to 10, one person each"
+        "--devices", type=_count, default=10, metavar="N", help="1 to 10, one person each"
     )
     sub.add_argument(
-        "--zones", type=count, default=None, metavar="N", help="edge hosts (default 2)"
+        "--zones", type=_count, default=None, metavar="N", help="edge hosts (default 2)"
     )
-    sub.add_argument("--rounds", type=count, default=None, metavar="N", help="cloud rounds")
+    sub.add_argument("--rounds", type=_count, default=None, metavar="N", help="cloud rounds")
     sub.add_argument(
         "--seam", default="2", help="weighted layers on the device, or a module's name"
     )
@@ -186,6 +188,30 @@ def _add_data(commands: Any, common: argparse.ArgumentParser) -> None:
     get.set_defaults(command=_data_get)
     show = group.add_parser("list", parents=[common], help="the bundled data sets")
     show.set_defaults(command=_data_list)
+
+
+def _add_bench(commands: Any, common: argparse.ArgumentParser) -> None:
+    group = _add_group(commands, "bench", "benchmarks; each figure beside a peer's of the same run")
+    text = "time the kernels beside PyTorch, ONNX Runtime and LiteRT, those that are installed"
+    sub = group.add_parser("kernels", parents=[common], help=text, description=text, epilog=EXITS)
+    sub.formatter_class = argparse.RawDescriptionHelpFormatter
+    sub.epilog = f"{EXITS}\nWith --compare, 1 says that something has become slower."
+    sub.set_defaults(command=_bench_kernels)
+    what = sub.add_mutually_exclusive_group()
+    what.add_argument(
+        "--net", nargs="+", metavar="NAME", help="kws, ic, vww, ad, watch (default: all)"
+    )
+    what.add_argument("--job", metavar="JOB", help="the front of this job file instead")
+    sub.add_argument(
+        "--pass",
+        dest="passes",
+        nargs="+",
+        choices=("forward", "backward", "step"),
+        help="(default: all)",
+    )
+    sub.add_argument("--batch", type=_count, metavar="N", help="samples at once (default 1, 16)")
+    sub.add_argument("--repeat", type=_count, default=30, metavar="N", help="samples of each time")
+    sub.add_argument("--compare", metavar="OLD.json", help="flag what is slower than in this run")
 
 
 # ---- tiers ----
@@ -271,6 +297,12 @@ def _check(args: argparse.Namespace) -> int:
     from .check import run_check
 
     return run_check(_read(args.job), only=args.only, insecure=args.insecure, format_=args.format)
+
+
+def _bench_kernels(args: argparse.Namespace) -> int:
+    from .bench_kernels import run_bench_kernels
+
+    return run_bench_kernels(args, _read(args.job) if args.job else None)
 
 
 # ---- files ----

@@ -12,6 +12,7 @@ from . import __version__
 
 PACKAGES = ("numpy", "pyzmq", "pyserial", "cryptography", "msgspec")
 EXTRAS = {"edge": ("torch", "rich", "jinja2", "matplotlib"), "cloud": ("rich",)}
+EXTRAS["bench"] = ("onnxruntime", "onnx", "ai-edge-litert")
 
 
 def describe_machine() -> dict[str, Any]:

@@ -1,0 +1,409 @@
+"""`seamline bench kernels`: our kernels beside those that a user would pick instead, per layer and
+per network, against what the machine can do; and what a device can train per second."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from .kernels import parcel, variant
+from .kernels.bench import Prepared, Roofline, Timing, Work, interleave, measure_roofline
+from .kernels.front import Front
+from .machine import describe_machine
+from .runtime.config import Job
+from .runtime.errors import UserError
+from .runtime.networks import NETWORKS, PASSES, Network, Piece, Unit, costs, make_piece, network
+from .runtime.plan import LayerSpec, build_plan
+
+Row = dict[str, Any]
+SLOWER = 0.15  # a row this much slower than before, beyond the noise of both, is a regression
+STEP = {"rate": 1e-6, "momentum": 0.9}  # small: a thousand steps must not change the values' size
+INSTALL = "not installed: pip install 'seamline[bench]'"
+
+
+def run_bench_kernels(args: argparse.Namespace, job: Job | None) -> int:
+    """Measures, prints, compares; returns 1 if a row has become slower. job: of --job."""
+    unknown = [name for name in args.net or [] if name not in NETWORKS]
+    if unknown:
+        raise UserError(f"--net {unknown[0]}: there are {', '.join(NETWORKS)}")
+    old = _read_old(args.compare) if args.compare else None
+    speed = ""
+    if job is None:
+        items = list(_items(args.net or list(NETWORKS), args.passes or PASSES, args.batch))
+    else:
+        items = list(_job_items(job, args.passes or PASSES, args.batch))
+    roofline = measure_roofline()
+    rows: list[Row] = []
+    for number, item in enumerate(items, 1):
+        _progress(f"{number}/{len(items)} {item.net} {item.layer} {item.pass_}")
+        rows += _measure(item, args.repeat, roofline)
+    if job is not None:
+        speed = _training_speed(job, items[-1], args.repeat, rows)
+    _progress("")
+    slower = _compare(rows, old["rows"]) if old is not None else []
+    command = " ".join(args.command_line)
+    machine = describe_machine() | {
+        "peak_gmacs": round(roofline.macs / 1e9, 1),
+        "copy_gb_s": {str(size): round(rate / 1e9, 1) for size, rate in roofline.copies},
+    }
+    if args.format == "json":
+        document = {"machine": machine, "command": command, "rows": rows}
+        sys.stdout.write(json.dumps(document) + "\n")
+    else:
+        _print(machine, command, rows)
+        if speed:
+            print(speed)
+    if old is not None:
+        _report(slower, old["machine"], machine)
+    return 1 if slower else 0
+
+
+def _progress(text: str) -> None:
+    if sys.stderr.isatty():
+        sys.stderr.write(f"\r\x1b[K{text}")
+        sys.stderr.flush()
+
+
+# ---- what is measured ----
+
+
+@dataclass(frozen=True)
+class Item:
+    """layer: a unit's name, "front" or "all"."""
+
+    net: str
+    layer: str
+    pass_: str
+    piece: Piece
+
+
+def _items(names: Sequence[str], passes: Sequence[str], batch: int | None) -> Iterator[Item]:
+    for name in names:
+        net = network(name)
+        for pass_ in PASSES:
+            if pass_ in passes:
+                yield from _net_items(net, pass_, batch)
+
+
+def _net_items(net: Network, pass_: str, batch: int | None) -> Iterator[Item]:
+    """The whole network, the usual front, and (but for a step) each layer."""
+    usual = (1,) if pass_ == "forward" else (1, 16)
+    for size in usual if batch is None else (batch,):
+        for layer, end in (("all", len(net.layers)), ("front", net.front)):
+            layers, shape = net.part(0, end)
+            yield Item(net.name, layer, pass_, make_piece(layers, shape, size))
+    if pass_ != "step":
+        for unit in net.units:
+            layers, shape = net.part(unit.first, unit.end)
+            piece = make_piece(layers, shape, batch or 1, inner=unit.first > 0)
+            yield Item(net.name, unit.name, pass_, piece)
+
+
+def _job_items(job: Job, passes: Sequence[str], batch: int | None) -> Iterator[Item]:
+    """The front of a job, last its step. Raises UserError (exit 7) without PyTorch."""
+    if find_spec("torch") is None:
+        text = "'seamline bench kernels --job' needs PyTorch to cut the model: "
+        raise UserError(text + "pip install 'seamline[edge]'", 7)
+    from .edge_host.host import cut_model
+
+    cut = cut_model(job)
+    size = batch or job.train.batch
+    net = Network(job.model.name, cut.input_shape, cut.front, _units(cut.front), len(cut.front))
+    for pass_ in PASSES:
+        if pass_ in passes and pass_ != "step":
+            yield Item(net.name, "front", pass_, make_piece(cut.front, cut.input_shape, size))
+            for unit in net.units:
+                layers, shape = net.part(unit.first, unit.end)
+                piece = make_piece(layers, shape, size, inner=unit.first > 0)
+                yield Item(net.name, unit.name, pass_, piece)
+    yield Item(net.name, "front", "step", make_piece(cut.front, cut.input_shape, size))
+
+
+def _units(layers: Sequence[LayerSpec]) -> list[Unit]:
+    """Each layer with the activation that follows it, named by its kind."""
+    units: list[Unit] = []
+    for index, layer in enumerate(layers):
+        if layer.kind == "relu" and units and layer.input == index:
+            units[-1] = Unit(units[-1].name, units[-1].first, index + 1)
+        else:
+            units.append(Unit(f"{index + 1}-{layer.kind}", index, index + 1))
+    return units
+
+
+def _one_later(layer: LayerSpec) -> LayerSpec:
+    second = layer.second_input
+    return replace(
+        layer, input=layer.input + 1, second_input=None if second is None else second + 1
+    )
+
+
+def _ours(piece: Piece, pass_: str) -> Work | Prepared:
+    """The pass as a device runs it: a plan in an arena, inputs copied in, the output out."""
+    if pass_ == "step":
+        return _step(piece)
+    layers = piece.layers
+    if piece.inner and pass_ != "forward":
+        # A sum in front of the piece, whose backward does nothing, makes it compute the gradient
+        # of its input.
+        before = LayerSpec("add", 0, piece.input_shape, second_input=0)
+        layers = [before, *(_one_later(layer) for layer in layers)]
+    front, x, dy = _front(layers, piece), piece.x, piece.dy
+    if pass_ == "forward":
+        return lambda: front.forward(x)
+    return Prepared(lambda: front.forward(x), lambda: front.backward(dy))
+
+
+def _front(layers: Sequence[LayerSpec], piece: Piece) -> Front:
+    front = Front(build_plan(layers, piece.input_shape, piece.batch))
+    front.params[:] = piece.parameters
+    return front
+
+
+def _step(piece: Piece) -> Work:
+    front, x, dy = _front(piece.layers, piece), piece.x, piece.dy
+
+    def step() -> None:
+        front.forward(x)
+        front.backward(dy)
+        front.update(**STEP)
+
+    return step
+
+
+# ---- peers ----
+
+
+@dataclass(frozen=True)
+class Peer:
+    """Somebody else's kernels. needs: modules; passes: what it can do; layers: also layer by
+    layer. make raises whatever theirs raises."""
+
+    name: str
+    needs: tuple[str, ...]
+    passes: tuple[str, ...]
+    layers: bool
+    make: Callable[[Piece, str], Work]
+
+
+def _torch(piece: Piece, pass_: str) -> Work:
+    from .edge_host.bench_peer import torch_work
+
+    return torch_work(piece, pass_)
+
+
+def _onnx(piece: Piece, pass_: str) -> Work:
+    from .bench_onnx import onnx_work
+
+    return onnx_work(piece, pass_)
+
+
+def _litert(resolver: str) -> Callable[[Piece, str], Work]:
+    def make(piece: Piece, pass_: str) -> Work:
+        from .bench_litert import litert_work
+
+        return litert_work(piece, resolver)
+
+    return make
+
+
+LITERT = ("ai_edge_litert", "flatbuffers")
+PEERS = (
+    Peer("torch", ("torch",), PASSES, True, _torch),
+    Peer("onnxruntime", ("onnxruntime", "onnx"), ("forward",), True, _onnx),
+    Peer("litert-xnnpack", LITERT, ("forward",), True, _litert("xnnpack")),
+    Peer("litert-ruy", LITERT, ("forward",), True, _litert("ruy")),
+    Peer("litert-reference", LITERT, ("forward",), False, _litert("reference")),
+)
+
+
+def _peer_work(peer: Peer, item: Item) -> Work | str:
+    """The peer's work, or why there is none."""
+    missing = [name for name in peer.needs if find_spec(name) is None]
+    if missing:
+        return f"{', '.join(missing)} {INSTALL}"
+    try:
+        return peer.make(item.piece, item.pass_)
+    except Exception as error:  # a peer may fail in any way; its row says how
+        return f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
+
+
+# ---- rows ----
+
+
+def _measure(item: Item, repeat: int, roofline: Roofline) -> list[Row]:
+    """A row for each peer that does such a pass, there or not."""
+    peers = [p for p in PEERS if item.pass_ in p.passes]
+    peers = [p for p in peers if p.layers or item.layer in ("all", "front")]
+    made = {peer.name: _peer_work(peer, item) for peer in peers}
+    works = {name: work for name, work in made.items() if not isinstance(work, str)}
+    times = interleave({"": _ours(item.piece, item.pass_), **works}, repeat)
+    parts = costs(item.piece, item.pass_)
+    least = sum(roofline.least_us(cost.macs, cost.size) for cost in parts)
+    own = _own(item, times[""], sum(cost.macs for cost in parts), least)
+    rows = []
+    for name, work in made.items():
+        row = {**own, "peer": name, "peer_us": None, "peer_us_median": None, "ratio": None}
+        if isinstance(work, str):
+            row["note"] = work
+        else:
+            theirs = times[name]
+            row["peer_us"] = round(theirs.us, 2)
+            row["peer_us_median"] = round(theirs.us_median, 2)
+            row["ratio"] = round(theirs.us / times[""].us, 3)
+        rows.append(row)
+    return rows
+
+
+def _own(item: Item, time: Timing, macs: int, least_us: float) -> Row:
+    return {
+        "net": item.net,
+        "layer": item.layer,
+        "pass": item.pass_,
+        "dtype": "f32",
+        "variant": variant(),
+        "batch": item.piece.batch,
+        "us": round(time.us, 2),
+        "us_median": round(time.us_median, 2),
+        "noise": round(time.noise, 3),
+        "gmacs": round(macs / time.us / 1e3, 2),
+        "roofline": round(least_us / time.us, 3),
+    }
+
+
+def _training_speed(job: Job, item: Item, repeat: int, rows: list[Row]) -> str:
+    """One line: how many samples a second of the job this device can train; also in the rows of
+    the step, as samples_per_s. Packing of what crosses the seam is counted, the link is not."""
+    step = _step(item.piece)
+    up = item.piece.dy
+    down = parcel.pack(item.piece.dy, job.codec.down)
+    split = job.mode not in ("federated", "isolated")
+
+    def whole() -> None:
+        step()
+        if split:
+            parcel.pack(up, job.codec.up)
+            parcel.unpack(down)
+
+    time = interleave({"step": whole}, repeat)["step"]
+    speed = round(item.piece.batch / time.us * 1e6)
+    for row in rows:
+        if row["layer"] == "front" and row["pass"] == "step":
+            row["samples_per_s"] = speed
+    crossing = f"{job.codec.up} up and {job.codec.down} down packed" if split else "nothing crosses"
+    return (
+        f"this device can train {speed} samples/s: {job.model.name}, {len(item.piece.parameters)} "
+        f"parameters in front, batch {item.piece.batch}, {time.us:.0f} us a step "
+        f"({crossing}, one thread, {variant()} kernels, without the link)"
+    )
+
+
+# ---- against an older run ----
+
+
+def _read_old(path: str) -> Row:
+    try:
+        document = json.loads(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        text = "`seamline bench kernels --format json > FILE` makes one"
+        raise UserError(f"--compare: no file {path}; {text}") from None
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise UserError(f"--compare: {path} is not JSON: {error}") from None
+    try:
+        for row in document["rows"]:
+            _key(row)
+            float(row["us"])
+        return {"rows": document["rows"], "machine": dict(document["machine"])}
+    except (KeyError, TypeError, ValueError):
+        raise UserError(
+            f"--compare: {path} is not what `seamline bench kernels --format json` prints"
+        ) from None
+
+
+def _key(row: Row) -> tuple[Any, ...]:
+    return tuple(row[name] for name in ("net", "layer", "pass", "dtype", "batch"))
+
+
+def _compare(rows: list[Row], old: list[Row]) -> list[Row]:
+    """Adds old_us and slower to the rows; returns one row of each thing that became slower."""
+    before = {_key(row): row for row in old}
+    found: dict[tuple[Any, ...], Row] = {}
+    for row in rows:
+        was = before.get(_key(row))
+        if was is None:
+            continue
+        noise = float(row["noise"]) + float(was.get("noise", 0.0))
+        row["old_us"] = was["us"]
+        row["slower"] = row["us"] > float(was["us"]) * (1 + SLOWER + noise)
+        if row["slower"]:
+            found.setdefault(_key(row), row)
+    return list(found.values())
+
+
+def _report(slower: list[Row], old: Row, new: Row) -> None:
+    """To standard error: the document has standard output for itself."""
+    say = sys.stderr.write
+    if (old.get("cpu"), old.get("cores")) != (new["cpu"], new["cores"]):
+        say(f"note: the old run was on another machine: {old.get('cpu')}\n")
+    for row in slower:
+        what = f"{row['net']} {row['layer']} {row['pass']} {row['dtype']} batch {row['batch']}"
+        change = row["us"] / row["old_us"] - 1
+        say(f"slower: {what}: {row['old_us']} -> {row['us']} us ({change:+.0%})\n")
+    say(f"{len(slower)} slower by more than {SLOWER:.0%} beyond the noise\n")
+
+
+# ---- the table ----
+
+
+def _print(machine: Row, command: str, rows: list[Row]) -> None:
+    measured: dict[tuple[Any, ...], list[Row]] = {}
+    for row in rows:
+        measured.setdefault(_key(row), []).append(row)
+    peers = [p.name for p in PEERS if any(r["peer"] == p.name and r["peer_us"] for r in rows)]
+    head = ["net", "layer", "pass", "dtype", "batch", "us", "median", "GMAC/s", "roofline"]
+    lines = []
+    for same in measured.values():
+        row = same[0]
+        line = [str(row[k]) for k in ("net", "layer", "pass", "dtype", "batch")]
+        line += [f"{row['us']:.1f}", f"{row['us_median']:.1f}", f"{row['gmacs']:.1f}"]
+        line.append(f"{row['roofline']:.0%}")
+        against = {r["peer"]: f"{r['peer_us']:.1f} ({r['ratio']:.1f}x)" for r in same if r["ratio"]}
+        lines.append([*line, *(against.get(peer, "") for peer in peers)])
+    print(command)
+    print(
+        f"{machine['cpu']}, one thread, {machine['kernels']} kernels, peak "
+        f"{machine['peak_gmacs']} GMAC/s, load {machine['load']}; us: the least of the samples; "
+        "(8.0x): we are eight times faster"
+    )
+    _table([*head, *peers], lines)
+    for peer in PEERS:
+        notes = {row["note"] for row in rows if row["peer"] == peer.name and "note" in row}
+        for note in sorted(notes):
+            print(f"no {peer.name}: {note}")
+
+
+def _table(head: list[str], lines: list[list[str]]) -> None:
+    words = 4  # columns of text; the others are numbers
+    if find_spec("rich") is not None and sys.stdout.isatty():
+        from rich.console import Console
+        from rich.table import Table
+
+        table = Table(*head[:words])
+        for name in head[words:]:
+            table.add_column(name, justify="right")
+        for line in lines:
+            table.add_row(*line)
+        Console().print(table)
+        return
+    widths = [max(map(len, column)) for column in zip(head, *lines, strict=True)]
+    for line in [head, *lines]:
+        cells = [
+            cell.ljust(width) if i < words else cell.rjust(width)
+            for i, (cell, width) in enumerate(zip(line, widths, strict=True))
+        ]
+        print("  ".join(cells).rstrip())
