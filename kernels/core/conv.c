@@ -104,13 +104,12 @@ static void matrix_pack(float *packed, const matrix *m, int32_t first, int32_t w
         return;
     }
     /* Forward: terms lie one after another. A stretch of them at a time stays in the cache. */
-    int32_t terms = m->outer * m->inner, stretch = 64;
-    for (int32_t k0 = 0; k0 < terms; k0 += stretch) {
-        int32_t end = terms - k0 < stretch ? terms : k0 + stretch;
-        for (int32_t l = 0; l < width; l++)
-            for (int32_t k = k0; k < end; k++)
-                row[(ptrdiff_t)k * width + l] = l < used ? w[l * m->channel_step + k] : 0.0f;
-    }
+    const seam_kernels *kernels = seam_kernels_now();
+    int32_t terms = m->outer * m->inner, stretch = 64, lanes = kernels->lanes;
+    for (int32_t k = 0; k < terms; k += stretch)
+        for (int32_t l = 0; l < width; l += lanes)
+            kernels->pack(row + (ptrdiff_t)k * width + l, w + l * m->channel_step + k, width,
+                          m->channel_step, used - l, terms - k < stretch ? terms - k : stretch);
 }
 
 /* All pixels of one block of channels. job: w, steps of w per tap and term, start, channels. */

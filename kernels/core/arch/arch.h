@@ -41,6 +41,14 @@ typedef struct {
     int32_t scalars, channels;
 } seam_outer;
 
+/* Depthwise weight gradients of `taps` kernel rows at once: dw[t * dw_tap + l] += sum over pixels
+ * of dy[l] * x[t * x_tap + l], l < channels; taps <= SEAM_DEPTHWISE_TAPS. */
+#define SEAM_DEPTHWISE_TAPS 3
+typedef struct {
+    int32_t taps, channels;
+    ptrdiff_t dw_tap, x_tap;
+} seam_tap_sums;
+
 typedef struct {
     float inv, zero, low, high; /* q = clamp(floor(fma(x, inv, zero) + u), low, high) */
     uint32_t key, first;        /* stochastic: of the random stream */
@@ -55,11 +63,19 @@ typedef struct {
     int32_t depthwise_pixels;
     seam_tile *tile;      /* reads whole vectors of w */
     seam_tile *depthwise; /* w: [tap][all channels] */
+    /* All channels of the pixels of a box (a and b: steps of a and y), for multiplier 1 and windows
+     * of at most SEAM_DEPTHWISE_TAPS rows and columns. */
+    void (*depthwise_box)(float *y, const float *a, const seam_job *job, const seam_box *box);
+    /* packed[k * step + l] = w[l * w_step + k] for k < terms; l < lanes, zero from `used` on. */
+    void (*pack)(float *packed, const float *w, ptrdiff_t step, ptrdiff_t w_step, int32_t used,
+                 int32_t terms);
     void (*outer)(float *c, const float *a, const float *b, const seam_outer *shape,
                   const seam_box *box);
     /* dw[channel] += sum dy[channel * multiplier ...] * x[channel / multiplier] for one tap. */
     void (*depthwise_outer)(float *dw, const float *x, const float *dy, int32_t channels,
                             int32_t multiplier, const seam_box *box);
+    void (*depthwise_taps)(float *dw, const float *x, const float *dy, const seam_tap_sums *taps,
+                           const seam_box *box);
     void (*column_sum)(float *db, const float *dy, size_t pixels, int32_t channels);
     void (*sgd)(float *w, float *v, const float *dw, float rate, float momentum, float decay,
                 size_t count);

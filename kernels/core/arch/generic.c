@@ -42,4 +42,8 @@ static inline vec v_fma(vec a, vec b, vec c) {
     return __builtin_fmaf(a, b, c);
 }
 
+static inline void v_transpose(vec *rows) {
+    (void)rows;
+}
+
 #include "kernels.h"

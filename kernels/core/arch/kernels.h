@@ -79,6 +79,22 @@ static void tile(float *const *y, const float *const *a, int32_t pixels, const s
         tile_sized(TILE_3, 3, y, a, pixels, job);
 }
 
+static void pack(float *packed, const float *w, ptrdiff_t step, ptrdiff_t w_step, int32_t used,
+                 int32_t terms) {
+    int32_t k = 0;
+    for (; k + LANES <= terms; k += LANES) {
+        vec rows[LANES];
+        EACH (l, LANES)
+            rows[l] = l < used ? v_load(w + l * w_step + k) : v_set(0.0f);
+        v_transpose(rows);
+        EACH (l, LANES)
+            v_store(packed + (k + l) * step, rows[l]);
+    }
+    for (; k < terms; k++)
+        for (int32_t l = 0; l < LANES; l++)
+            packed[k * step + l] = l < used ? w[l * w_step + k] : 0.0f;
+}
+
 /* c[p][l] as vectors, however it lies. */
 FIXED vec outer_load(const float *c, ptrdiff_t step, int32_t n) {
     if (step == 1)
@@ -233,6 +249,136 @@ static void depthwise(float *const *y, const float *const *a, int32_t pixels, co
         depthwise_sized(0, y, a, pixels, job, &a_at, &w_at);
 }
 
+/* One vector of channels of a window of R x C taps; the weights stay in registers. */
+FIXED void depthwise_window(const int R, const int C, const int whole, float *y, const float *a,
+                            const float *start, const float *w, int32_t n, const seam_job *job,
+                            const seam_box *box) {
+    vec weight[SEAM_DEPTHWISE_TAPS][SEAM_DEPTHWISE_TAPS];
+    EACH (r, R)
+        EACH (c, C) {
+            const float *tap = w + r * job->w_row + c * job->w_col;
+            weight[r][c] = whole ? v_load(tap) : v_load_n(tap, n);
+        }
+    const vec first = start != NULL ? v_load_n(start, n) : v_set(0.0f);
+    const ptrdiff_t a_row = job->a_row, a_col = job->a_col, a_step = box->a[2], y_step = box->b[2];
+    for (int32_t b = 0; b < box->count[0]; b++)
+        for (int32_t i = 0; i < box->count[1]; i++) {
+            const float *from = a + b * box->a[0] + i * box->a[1];
+            float *to = y + b * box->b[0] + i * box->b[1];
+            for (int32_t j = 0; j < box->count[2]; j++, from += a_step, to += y_step) {
+                vec acc = start != NULL ? first : whole ? v_load(to) : v_load_n(to, n);
+                EACH (r, R)
+                    EACH (c, C) {
+                        const float *at = from + r * a_row + c * a_col;
+                        acc = v_fma(whole ? v_load(at) : v_load_n(at, n), weight[r][c], acc);
+                    }
+                if (whole)
+                    v_store(to, acc);
+                else
+                    v_store_n(to, acc, n);
+            }
+        }
+}
+
+FIXED void depthwise_channels(const int R, const int C, float *y, const float *a,
+                              const seam_job *job, const seam_box *box) {
+    for (int32_t c = 0; c < job->channels; c += LANES) {
+        const int32_t n = lesser(LANES, job->channels - c);
+        const float *start = job->start != NULL ? job->start + c : NULL;
+        if (n == LANES)
+            depthwise_window(R, C, 1, y + c, a + c, start, job->w + c, n, job, box);
+        else
+            depthwise_window(R, C, 0, y + c, a + c, start, job->w + c, n, job, box);
+    }
+}
+
+static void depthwise_box(float *y, const float *a, const seam_job *job, const seam_box *box) {
+    switch (job->rows * 4 + job->cols) {
+    case 5:
+        depthwise_channels(1, 1, y, a, job, box);
+        break;
+    case 6:
+        depthwise_channels(1, 2, y, a, job, box);
+        break;
+    case 7:
+        depthwise_channels(1, 3, y, a, job, box);
+        break;
+    case 9:
+        depthwise_channels(2, 1, y, a, job, box);
+        break;
+    case 10:
+        depthwise_channels(2, 2, y, a, job, box);
+        break;
+    case 11:
+        depthwise_channels(2, 3, y, a, job, box);
+        break;
+    case 13:
+        depthwise_channels(3, 1, y, a, job, box);
+        break;
+    case 14:
+        depthwise_channels(3, 2, y, a, job, box);
+        break;
+    case 15:
+        depthwise_channels(3, 3, y, a, job, box);
+        break;
+    default: /* no tap is inside */
+        depthwise_channels(0, 0, y, a, job, box);
+        break;
+    }
+}
+
+/* T taps x V vectors of channels, n in the last one. */
+FIXED void taps_fixed(const int T, const int V, const int whole, float *dw, const float *x,
+                      const float *dy, int32_t n, const seam_tap_sums *taps, const seam_box *box) {
+    vec acc[SEAM_DEPTHWISE_TAPS][2];
+    const ptrdiff_t x_tap = taps->x_tap, y_step = box->a[2], x_step = box->b[2];
+    EACH (t, T)
+        EACH (v, V)
+            acc[t][v] = v_load_n(dw + t * taps->dw_tap + v * LANES, v < V - 1 ? LANES : n);
+    for (int32_t b = 0; b < box->count[0]; b++)
+        for (int32_t i = 0; i < box->count[1]; i++) {
+            const float *yn = dy + b * box->a[0] + i * box->a[1];
+            const float *xn = x + b * box->b[0] + i * box->b[1];
+            for (int32_t j = 0; j < box->count[2]; j++, yn += y_step, xn += x_step)
+                EACH (v, V) {
+                    const int full = whole || v < V - 1;
+                    const vec g = full ? v_load(yn + v * LANES) : v_load_n(yn + v * LANES, n);
+                    EACH (t, T) {
+                        const float *at = xn + t * x_tap + v * LANES;
+                        acc[t][v] = v_fma(full ? v_load(at) : v_load_n(at, n), g, acc[t][v]);
+                    }
+                }
+        }
+    EACH (t, T)
+        EACH (v, V)
+            v_store_n(dw + t * taps->dw_tap + v * LANES, acc[t][v], v < V - 1 ? LANES : n);
+}
+
+FIXED void taps_vectors(const int T, float *dw, const float *x, const float *dy,
+                        const seam_tap_sums *taps, const seam_box *box) {
+    for (int32_t c = 0; c < taps->channels; c += 2 * LANES) {
+        const int32_t n = lesser(2 * LANES, taps->channels - c);
+        if (n == 2 * LANES)
+            taps_fixed(T, 2, 1, dw + c, x + c, dy + c, LANES, taps, box);
+        else if (n > LANES)
+            taps_fixed(T, 2, 0, dw + c, x + c, dy + c, n - LANES, taps, box);
+        else if (n == LANES)
+            taps_fixed(T, 1, 1, dw + c, x + c, dy + c, n, taps, box);
+        else
+            taps_fixed(T, 1, 0, dw + c, x + c, dy + c, n, taps, box);
+    }
+}
+
+static void depthwise_taps(float *dw, const float *x, const float *dy, const seam_tap_sums *taps,
+                           const seam_box *box) {
+    if (taps->taps == 1)
+        taps_vectors(1, dw, x, dy, taps, box);
+    else if (taps->taps == 2)
+        taps_vectors(2, dw, x, dy, taps, box);
+    else
+        taps_vectors(3, dw, x, dy, taps, box);
+}
+
 FIXED void depthwise_outer_fixed(const int whole, float *dw, const float *x, const float *dy,
                                  const lanes_at *x_at, const lanes_at *y_at, const seam_box *box) {
     vec acc = v_load_n(dw, y_at->n);
@@ -326,6 +472,9 @@ const seam_kernels VARIANT = {
     .depthwise_pixels = DEPTHWISE_TILE,
     .tile = tile,
     .depthwise = depthwise,
+    .depthwise_box = depthwise_box,
+    .depthwise_taps = depthwise_taps,
+    .pack = pack,
     .outer = outer,
     .depthwise_outer = depthwise_outer,
     .column_sum = column_sum,

@@ -58,5 +58,25 @@ static inline vec v_fma(vec a, vec b, vec c) {
     return _mm256_fmadd_ps(a, b, c);
 }
 
+/* Eight rows of eight become eight columns. */
+static inline void v_transpose(vec *rows) {
+    vec a[8], b[8];
+    for (int i = 0; i < 4; i++) { /* pairs of rows: columns 0 1 4 5, and 2 3 6 7 */
+        a[i] = _mm256_unpacklo_ps(rows[2 * i], rows[2 * i + 1]);
+        a[i + 4] = _mm256_unpackhi_ps(rows[2 * i], rows[2 * i + 1]);
+    }
+    for (int i = 0; i < 4; i++) { /* four rows: columns 0 4, 1 5, 2 6, 3 7 */
+        const vec top = a[i / 2 * 4], middle = a[i / 2 * 4 + 1];
+        const vec low = a[i / 2 * 4 + 2], bottom = a[i / 2 * 4 + 3];
+        b[i] = i % 2 ? _mm256_shuffle_ps(top, middle, 0xEE) : _mm256_shuffle_ps(top, middle, 0x44);
+        b[i + 4] =
+            i % 2 ? _mm256_shuffle_ps(low, bottom, 0xEE) : _mm256_shuffle_ps(low, bottom, 0x44);
+    }
+    for (int i = 0; i < 4; i++) {
+        rows[i] = _mm256_permute2f128_ps(b[i], b[i + 4], 0x20);
+        rows[i + 4] = _mm256_permute2f128_ps(b[i], b[i + 4], 0x31);
+    }
+}
+
 #include "kernels.h"
 #endif

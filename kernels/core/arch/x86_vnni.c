@@ -55,5 +55,30 @@ static inline vec v_fma(vec a, vec b, vec c) {
     return _mm512_fmadd_ps(a, b, c);
 }
 
+/* Sixteen rows of sixteen become sixteen columns. */
+static inline void v_transpose(vec *rows) {
+    vec pairs[16], fours[16];
+    for (int i = 0; i < 16; i += 2) {
+        pairs[i] = _mm512_unpacklo_ps(rows[i], rows[i + 1]);
+        pairs[i + 1] = _mm512_unpackhi_ps(rows[i], rows[i + 1]);
+    }
+    for (int i = 0; i < 16; i++) { /* lane q of fours[4 g + c]: column 4 q + c of rows 4 g .. */
+        const __m512d low = _mm512_castps_pd(pairs[i / 4 * 4 + i % 4 / 2]);
+        const __m512d high = _mm512_castps_pd(pairs[i / 4 * 4 + i % 4 / 2 + 2]);
+        fours[i] =
+            _mm512_castpd_ps(i % 2 ? _mm512_unpackhi_pd(low, high) : _mm512_unpacklo_pd(low, high));
+    }
+    for (int c = 0; c < 4; c++) {
+        const vec even_low = _mm512_shuffle_f32x4(fours[c], fours[4 + c], 0x88);
+        const vec even_high = _mm512_shuffle_f32x4(fours[8 + c], fours[12 + c], 0x88);
+        const vec odd_low = _mm512_shuffle_f32x4(fours[c], fours[4 + c], 0xDD);
+        const vec odd_high = _mm512_shuffle_f32x4(fours[8 + c], fours[12 + c], 0xDD);
+        rows[c] = _mm512_shuffle_f32x4(even_low, even_high, 0x88);
+        rows[4 + c] = _mm512_shuffle_f32x4(odd_low, odd_high, 0x88);
+        rows[8 + c] = _mm512_shuffle_f32x4(even_low, even_high, 0xDD);
+        rows[12 + c] = _mm512_shuffle_f32x4(odd_low, odd_high, 0xDD);
+    }
+}
+
 #include "kernels.h"
 #endif
