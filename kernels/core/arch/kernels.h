@@ -1,6 +1,7 @@
 /* The micro-kernels, written once. A variant defines LANES, vec and the v_ functions, TILE_1..3,
- * OUTER_1..3, DEPTHWISE_TILE, VARIANT and VARIANT_NAME, and includes this file.
- * Loops over constants unroll, so that the sums stay in registers; every sum keeps its order. */
+ * OUTER_1..3, DEPTHWISE_TILE, VARIANT and VARIANT_NAME, and includes this file. NARROW, if defined,
+ * is a variant of half as many lanes that this machine has too: masks are slower than it. Loops
+ * over constants unroll, so that the sums stay in registers; every sum keeps its order. */
 #include "../round.h"
 #include "../seam_math.h"
 #include "arch.h"
@@ -293,6 +294,12 @@ FIXED void depthwise_channels(const int R, const int C, float *y, const float *a
 }
 
 static void depthwise_box(float *y, const float *a, const seam_job *job, const seam_box *box) {
+#ifdef NARROW
+    if (job->channels <= LANES / 2) {
+        NARROW.depthwise_box(y, a, job, box);
+        return;
+    }
+#endif
     switch (job->rows * 4 + job->cols) {
     case 5:
         depthwise_channels(1, 1, y, a, job, box);
@@ -371,6 +378,12 @@ FIXED void taps_vectors(const int T, float *dw, const float *x, const float *dy,
 
 static void depthwise_taps(float *dw, const float *x, const float *dy, const seam_tap_sums *taps,
                            const seam_box *box) {
+#ifdef NARROW
+    if (taps->channels <= LANES / 2) {
+        NARROW.depthwise_taps(dw, x, dy, taps, box);
+        return;
+    }
+#endif
     if (taps->taps == 1)
         taps_vectors(1, dw, x, dy, taps, box);
     else if (taps->taps == 2)

@@ -14,6 +14,7 @@
 #define OUTER_2 8
 #define OUTER_3 8
 #define DEPTHWISE_TILE 8
+#define NARROW seam_kernels_avx2
 #define VARIANT seam_kernels_vnni
 #define VARIANT_Q8 seam_q8_kernels_vnni
 #define VARIANT_NAME "vnni"
