@@ -96,10 +96,6 @@ def _symmetric(layer: LayerSpec, shape: Shape, axis: int) -> int:
     raise ValueError(f"{layer.kind}: no padding of both sides gives {layer.output_shape}")
 
 
-def torch_version() -> str:
-    return str(torch.__version__)
-
-
 def torch_output(piece: Piece) -> NDArray[np.float32]:
     """What torch computes, [batch, h, w, c]: to see that both do the same."""
     with torch.inference_mode():

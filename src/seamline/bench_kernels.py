@@ -15,7 +15,7 @@ from typing import Any
 from .kernels import parcel, variant
 from .kernels.bench import Prepared, Roofline, Timing, Work, interleave, measure_roofline
 from .kernels.front import Front
-from .machine import describe_machine
+from .machine import describe_machine, package_version
 from .runtime.config import Job
 from .runtime.errors import UserError
 from .runtime.networks import NETWORKS, PASSES, Network, Piece, Unit, costs, make_piece, network
@@ -49,6 +49,7 @@ def run_bench_kernels(args: argparse.Namespace, job: Job | None) -> int:
     slower = _compare(rows, old["rows"]) if old is not None else []
     command = " ".join(args.command_line)
     machine = describe_machine() | {
+        **{name: package_version(name) for name in ("onnxruntime", "ai-edge-litert")},
         "peak_gmacs": round(roofline.macs / 1e9, 1),
         "copy_gb_s": {str(size): round(rate / 1e9, 1) for size, rate in roofline.copies},
     }

@@ -11,8 +11,11 @@ from typing import Any
 from . import __version__
 
 PACKAGES = ("numpy", "pyzmq", "pyserial", "cryptography", "msgspec")
-EXTRAS = {"edge": ("torch", "rich", "jinja2", "matplotlib"), "cloud": ("rich",)}
-EXTRAS["bench"] = ("onnxruntime", "onnx", "ai-edge-litert")
+EXTRAS = {
+    "edge": ("torch", "rich", "jinja2", "matplotlib"),
+    "cloud": ("rich",),
+    "bench": ("onnxruntime", "onnx", "ai-edge-litert"),
+}
 
 
 def describe_machine() -> dict[str, Any]:
@@ -22,8 +25,8 @@ def describe_machine() -> dict[str, Any]:
         "cores": os.cpu_count(),
         "system": platform.platform(),
         "python": platform.python_version(),
-        "numpy": _version("numpy"),
-        "torch": _version("torch"),
+        "numpy": package_version("numpy"),
+        "torch": package_version("torch"),
         "seamline": __version__,
         "kernels": _kernels(),
         "load": round(os.getloadavg()[0], 2),
@@ -33,15 +36,15 @@ def describe_machine() -> dict[str, Any]:
 def describe_installation() -> dict[str, Any]:
     """Versions, kernel variant, and which extras are whole."""
     found: dict[str, Any] = {"seamline": __version__, "python": platform.python_version()}
-    found |= {name: _version(name) or "missing" for name in PACKAGES}
+    found |= {name: package_version(name) or "missing" for name in PACKAGES}
     found["kernels"] = _kernels()
     for extra, names in EXTRAS.items():
-        missing = [name for name in names if _version(name) is None]
+        missing = [name for name in names if package_version(name) is None]
         found[f"[{extra}]"] = f"missing {', '.join(missing)}" if missing else "complete"
     return found
 
 
-def _version(name: str) -> str | None:
+def package_version(name: str) -> str | None:
     try:
         return version(name)
     except PackageNotFoundError:
