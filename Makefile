@@ -3,10 +3,12 @@
 # PYTHON     the Python that makes .venv (>= 3.10)                              make demo PYTHON=python3.12
 # PIP_FLAGS  more options for pip, say PyTorch's index of builds without CUDA   make demo PIP_FLAGS="--extra-index-url URL"
 # ARGS       more options for the demo or for pytest                            make test ARGS="-k packet -x"
+# FUZZ_SECONDS  how long each fuzzer searches                                   make fuzz FUZZ_SECONDS=3600
 
 PYTHON ?= python3
 PIP_FLAGS ?=
 ARGS ?=
+FUZZ_SECONDS ?= 30
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -24,14 +26,15 @@ PACKAGE := $(SOURCES) MANIFEST.in README.md $(wildcard src/seamline/* $(PARTS:=/
 export OMP_NUM_THREADS ?= 1
 export OPENBLAS_NUM_THREADS ?= 1
 
-.PHONY: help install demo test check format lint cython-lint c-format spelling strict-c types imports sizes wheel \
-	wheel-demo clean
+.PHONY: help install demo test check format lint cython-lint c-format spelling strict-c types imports sizes fuzz \
+	wheel wheel-demo clean
 .DELETE_ON_ERROR:
 
 help:
 	@echo "make demo        build, install into .venv, fetch the smartwatch data, train a fleet (ARGS=... for the demo)"
 	@echo "make test        install the test extras and run the tests (ARGS=... for pytest)"
 	@echo "make check       format, lint, types, import direction, strict C, what the wheel holds"
+	@echo "make fuzz        search bytes that break the parsers (clang; FUZZ_SECONDS=... each)"
 	@echo "make wheel-demo  the wheel in an empty environment runs a small demo"
 	@echo "make clean       remove .venv and everything built"
 
@@ -104,6 +107,30 @@ imports: build/flat/made
 
 sizes: dist/made
 	$(BIN)/python .ci/sizes.py dist
+
+# ---- fuzzing: each target starts from the seeds and keeps what it finds in build/fuzz ----
+
+FUZZERS := $(patsubst tests/fuzz/fuzz_%.c,build/fuzz/%,$(wildcard tests/fuzz/fuzz_*.c))
+FUZZ_CC ?= clang
+
+fuzz: $(FUZZERS) build/fuzz/seeds/made
+	@for target in $(FUZZERS); do \
+		name=$${target##*/}; mkdir -p build/fuzz/found/$$name; echo "fuzzing $$name for $(FUZZ_SECONDS) s"; \
+		$$target -max_total_time=$(FUZZ_SECONDS) -max_len=2048 -timeout=10 -rss_limit_mb=1024 -verbosity=0 -print_final_stats=1 \
+			-artifact_prefix=build/fuzz/$$name- build/fuzz/found/$$name build/fuzz/seeds/$$name > build/fuzz/$$name.log 2>&1 \
+			|| { tail -60 build/fuzz/$$name.log; exit 1; }; \
+		grep -E "number_of_executed_units|new_units_added" build/fuzz/$$name.log; \
+	done
+
+build/fuzz/%: tests/fuzz/fuzz_%.c tests/fuzz/fuzz.h $(CORE)
+	@command -v $(FUZZ_CC) >/dev/null || { echo "error: there is no $(FUZZ_CC). Debian: apt-get install clang libclang-rt-14-dev" >&2; exit 1; }
+	@mkdir -p build/fuzz
+	$(FUZZ_CC) -std=c11 -O1 -g -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=all -ffp-contract=off -fwrapv -fno-strict-aliasing \
+		-Ikernels/core -o $@ $< $(filter %.c,$(CORE)) -lm
+
+build/fuzz/seeds/made: $(VENV)/tested tests/fuzz/seeds.py
+	$(BIN)/python tests/fuzz/seeds.py build/fuzz/seeds
+	@touch $@
 
 # ---- packages ----
 

@@ -21,7 +21,7 @@ static void max_backward(float *dx, const float *dy, const float *x, const seam_
         for (int32_t i = 0; i < at->rows; i++)
             for (int32_t j = 0; j < at->cols; j++) {
                 ptrdiff_t tap = at->x + i * at->x_row + j * at->x_col + c;
-                best = (x[tap] > x[best]) | (x[tap] != x[tap]) ? tap : best;
+                best = ((x[tap] > x[best]) | (x[tap] != x[tap])) ? tap : best;
             }
         dx[best] += dy[c];
     }
