@@ -218,6 +218,67 @@ static void tap_gradient(float *dw, const float *dy, const float *x, const seam_
     }
 }
 
+/* Few input channels make few sums for a tap; then neighbouring taps of a kernel row, whose inputs
+ * lie side by side, are summed together. That pays where rows are long: at their ends taps drop
+ * out.
+ */
+static int is_narrow(const seam_window *p) {
+    return p->in_c < 8 && p->kernel_w > 1 && p->dilation_w == 1 && p->out_w / 4 >= p->kernel_w;
+}
+
+/* One block of output channels, for one row of outputs and one kernel row: rows[kw * in_c + ic]
+ * has `width` sums side by side. */
+static void narrow_row(float *rows, const float *dy, const float *x, const seam_window *p,
+                       seam_outer shape, int32_t most) {
+    seam_spans cols = {.axis = seam_axis_w(p)};
+    for (seam_span w; seam_spans_next(&w, &cols);) {
+        seam_box box = {.count = {1, 1, w.length},
+                        .a = {0, 0, (ptrdiff_t)p->stride_w * p->in_c},
+                        .b = {0, 0, p->out_c}};
+        const float *from = x + (ptrdiff_t)w.source * p->in_c;
+        float *to = rows + (ptrdiff_t)w.tap * p->in_c * shape.c_p;
+        int32_t scalars = w.taps * p->in_c;
+        for (int32_t s = 0; s < scalars; s += shape.scalars) {
+            shape.scalars = scalars - s < most ? scalars - s : most;
+            seam_kernels_now()->outer(to + s * shape.c_p, from + s,
+                                      dy + (ptrdiff_t)w.first * p->out_c, &shape, &box);
+        }
+    }
+}
+
+/* dw by blocks of output channels, as sums that lie side by side in the scratch memory. */
+static void narrow_gradient(float *dw, const float *dy, const float *x, const seam_window *p,
+                            float *scratch) {
+    const seam_kernels *kernels = seam_kernels_now();
+    matrix m = matrix_forward(p, dw, NULL);
+    seam_axis h = seam_axis_h(p);
+    ptrdiff_t x_line = (ptrdiff_t)p->in_w * p->in_c, y_line = (ptrdiff_t)p->out_w * p->out_c;
+    int32_t row_terms = p->kernel_w * p->in_c, terms = p->kernel_h * row_terms;
+    for (int32_t first = 0, width; first < p->out_c; first += width) {
+        int32_t left = p->out_c - first;
+        int32_t vectors = block_vectors((left + kernels->lanes - 1) / kernels->lanes);
+        width = vectors * kernels->lanes;
+        matrix_pack(scratch, &m, first, width);
+        float *sums = scratch + width;
+        seam_outer shape = {.c_p = width, .c_l = 1, .channels = left < width ? left : width};
+        for (int32_t kh = 0; kh < p->kernel_h; kh++) {
+            int32_t h_first, h_end;
+            seam_axis_outputs(&h_first, &h_end, &h, kh);
+            for (int32_t n = 0; n < p->batch; n++)
+                for (int32_t oh = h_first; oh < h_end; oh++) {
+                    int32_t ih = oh * p->stride_h - p->pad_top + kh * p->dilation_h;
+                    narrow_row(sums + (ptrdiff_t)kh * row_terms * width,
+                               dy + ((ptrdiff_t)n * p->out_h + oh) * y_line + first,
+                               x + ((ptrdiff_t)n * p->in_h + ih) * x_line, p, shape,
+                               kernels->scalars[vectors - 1]);
+                }
+        }
+        for (int32_t l = 0; l < shape.channels; l++)
+            for (int32_t k = 0; k < terms; k++)
+                dw[(ptrdiff_t)(first + l) * terms + k] = sums[(ptrdiff_t)k * width + l];
+    }
+}
+
 static void weight_gradient(float *dw, const float *dy, const float *x, const seam_window *p) {
     seam_axis h = seam_axis_h(p), w = seam_axis_w(p);
     ptrdiff_t x_line = (ptrdiff_t)p->in_w * p->in_c, y_line = (ptrdiff_t)p->out_w * p->out_c;
@@ -245,7 +306,10 @@ static void weight_gradient(float *dw, const float *dy, const float *x, const se
 void seam_f32_conv2d_backward(float *dx, float *dw, float *db, const float *dy, const float *x,
                               const float *w, const seam_window *p, void *scratch) {
     size_t pixels = (size_t)p->batch * (size_t)p->out_h * (size_t)p->out_w;
-    weight_gradient(dw, dy, x, p);
+    if (is_narrow(p))
+        narrow_gradient(dw, dy, x, p, scratch);
+    else
+        weight_gradient(dw, dy, x, p);
     if (db != NULL)
         seam_kernels_now()->column_sum(db, dy, pixels, p->out_c);
     if (dx != NULL) {

@@ -51,6 +51,17 @@ def test_convolution_equals_the_definition(part, rng, normal, window):
         compare("conv2d_backward", normal(*y.shape), x, w, **args, into=into)
 
 
+@pytest.mark.parametrize("channels", [1, 3, 7])
+def test_first_layers_with_long_rows_equal_the_definition(channels, rng, normal):
+    for stride, kernel, out in ((1, (3, 3), 16), (2, (3, 3), 8), (1, (1, 5), 50), (2, (4, 2), 33)):
+        shape = (2, 7, int(rng.integers(20, 41)), channels)
+        x, w, b = normal(*shape), normal(out, *kernel, channels), normal(out)
+        args = {"stride": (1, stride), "padding": ((1, 1), (1, 2))}
+        y = compare("conv2d", x, w, b, **args)
+        into = (normal(*shape), normal(*w.shape), normal(out))
+        compare("conv2d_backward", normal(*y.shape), x, w, **args, into=into)
+
+
 def test_depthwise_convolution_equals_the_definition(rng, normal, window):
     for _ in range(150):
         shape, args = window()

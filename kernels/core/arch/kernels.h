@@ -1,7 +1,8 @@
 /* The micro-kernels, written once. A variant defines LANES, vec and the v_ functions, TILE_1..3,
  * OUTER_1..3, DEPTHWISE_TILE, VARIANT and VARIANT_NAME, and includes this file. NARROW, if defined,
- * is a variant of half as many lanes that this machine has too: masks are slower than it. Loops
- * over constants unroll, so that the sums stay in registers; every sum keeps its order. */
+ * is a variant of half as many lanes that this machine has too (and the same TILE_1): masks are
+ * slower than it. Loops over constants unroll, so that the sums stay in registers; every sum keeps
+ * its order. */
 #include "../round.h"
 #include "../seam_math.h"
 #include "arch.h"
@@ -72,6 +73,12 @@ FIXED void tile_sized(const int P, const int V, float *const *y, const float *co
 }
 
 static void tile(float *const *y, const float *const *a, int32_t pixels, const seam_job *job) {
+#ifdef NARROW
+    if (job->channels <= LANES / 2) {
+        NARROW.tile(y, a, pixels, job);
+        return;
+    }
+#endif
     if (job->channels <= LANES)
         tile_sized(TILE_1, 1, y, a, pixels, job);
     else if (job->channels <= 2 * LANES)
@@ -177,6 +184,12 @@ FIXED void outer_vectors(const int most, const int V, float *c, const float *a, 
 
 static void outer(float *c, const float *a, const float *b, const seam_outer *shape,
                   const seam_box *box) {
+#ifdef NARROW
+    if (shape->channels <= LANES / 2) {
+        NARROW.outer(c, a, b, shape, box);
+        return;
+    }
+#endif
     if (shape->channels <= LANES)
         outer_vectors(OUTER_1, 1, c, a, b, shape, box);
     else if (shape->channels <= 2 * LANES)
