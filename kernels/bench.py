@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import time
-from bisect import bisect_left
+from bisect import bisect_right
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from statistics import median
@@ -95,9 +95,9 @@ class Roofline:
     copies: tuple[tuple[int, float], ...]  # (bytes read and written, bytes a second)
 
     def bandwidth(self, size: int) -> float:
-        """Bytes a second of a copy that touches at least `size` bytes."""
+        """Bytes a second of the largest copy of at most `size` bytes, the faster neighbour."""
         sizes = [entry[0] for entry in self.copies]
-        return self.copies[min(bisect_left(sizes, size), len(sizes) - 1)][1]
+        return self.copies[max(bisect_right(sizes, size) - 1, 0)][1]
 
     def least_us(self, macs: float, size: int) -> float:
         """Microseconds below which this much work cannot be done: whichever binds."""
