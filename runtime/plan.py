@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 import struct
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from zlib import crc32
 
 from ..kernels import WIRE_VERSION
 from ..kernels.front import check_plan, layer_scratch
+from .arena import place, round16
 from .errors import UserError
+from .lifetimes import Lifetimes
 
 Shape = tuple[int, int, int]  # h, w, c
 Pair = tuple[int, int]
@@ -34,9 +36,6 @@ BATCH_MAX = 4096
 HEADER = struct.Struct("<IHBBHHHHHHIIIIIII")
 TENSOR = struct.Struct("<HHHHIII")
 LAYER = struct.Struct("<BBHHH10BHIIIfB11x")
-
-_NEEDS_INPUT = {"conv2d", "depthwise", "dense", "max_pool", "group_norm"}  # in backward
-_IN_PLACE = {"relu", "flatten"}
 
 
 class PlanError(UserError):
@@ -87,19 +86,6 @@ class LayerSpec:
         return 2 * channels if self.kind == "group_norm" else 0
 
 
-@dataclass
-class _Buffer:
-    """An array in the arena: bytes, and the first and last moment it must keep its values."""
-
-    size: int
-    start: int
-    end: int
-    offset: int = 0
-
-    def live(self, start: int, end: int) -> None:
-        self.start, self.end = min(self.start, start), max(self.end, end)
-
-
 @dataclass(frozen=True)
 class Plan:
     """What a plan says, for people and for checks before a job."""
@@ -113,7 +99,7 @@ class Plan:
 
     def sections(self) -> dict[str, int]:
         """Bytes of RAM by section; they add up to the arena."""
-        array = _round16(4 * self.parameters)
+        array = round16(4 * self.parameters)
         tensors = self.arena_bytes - 3 * array - self.scratch_bytes
         return {
             "parameters": array,
@@ -122,85 +108,6 @@ class Plan:
             "scratch": self.scratch_bytes,
             "activations": tensors,
         }
-
-
-def _round16(size: int) -> int:
-    return (size + 15) & ~15
-
-
-@dataclass
-class _Planner:
-    layers: Sequence[LayerSpec]
-    shapes: list[Shape]
-    batch: int
-    values: list[_Buffer] = field(default_factory=list)
-    gradients: list[_Buffer | None] = field(default_factory=list)
-    saved: dict[int, _Buffer] = field(default_factory=dict)
-
-    def back_time(self, layer: int) -> int:
-        return 2 * len(self.layers) - layer
-
-    def readers(self, tensor: int) -> list[int]:
-        return [i for i, layer in enumerate(self.layers) if tensor in layer.inputs()]
-
-    def lifetimes(self) -> None:
-        """Layer i runs forward at time i, backward at 2L - i; the output is taken at L."""
-        count = len(self.layers)
-        for tensor, shape in enumerate(self.shapes):
-            size = _round16(4 * self.batch * math.prod(shape))
-            made, readers = max(tensor - 1, 0), self.readers(tensor)
-            value = _Buffer(size, made, max([made, *readers]))
-            gradient = _Buffer(
-                size, self.back_time(max(readers, default=count)), self.back_time(made)
-            )
-            if tensor == count:
-                value.live(made, count)
-            self.values.append(value)
-            self.gradients.append(None if tensor == 0 else gradient)
-        for i, layer in enumerate(self.layers):
-            if layer.kind in _NEEDS_INPUT:
-                self.values[layer.input].live(i, self.back_time(i))
-            if layer.kind == "relu":
-                self.values[i + 1].live(i, self.back_time(i))
-            if layer.kind == "group_norm":
-                size = _round16(8 * self.batch * layer.groups)
-                self.saved[i] = _Buffer(size, i, self.back_time(i))
-        for i, layer in enumerate(self.layers):
-            if self.may_share(i, layer):
-                self.share(layer.input, i + 1)
-
-    def may_share(self, index: int, layer: LayerSpec) -> bool:
-        """May this layer write over its input? A flatten changes nothing there; a ReLU may not
-        change what another ReLU has to look at again.
-        """
-        if layer.kind not in _IN_PLACE or layer.input == 0 or len(self.readers(layer.input)) > 1:
-            return False
-        return layer.kind == "flatten" or self.layers[layer.input - 1].kind not in _IN_PLACE
-
-    def share(self, first: int, second: int) -> None:
-        for buffers in (self.values, self.gradients):
-            a, b = buffers[first], buffers[second]
-            if a is not None and b is not None:
-                a.live(b.start, b.end)
-                buffers[second] = a
-
-    def place(self, base: int) -> int:
-        """Largest first, each at the lowest place free during its life; returns the arena's end."""
-        buffers = [
-            *self.values,
-            *(g for g in self.gradients if g is not None),
-            *self.saved.values(),
-        ]
-        distinct = list({id(b): b for b in buffers}.values())
-        placed: list[_Buffer] = []
-        for buffer in sorted(distinct, key=lambda b: (-b.size, b.start)):
-            buffer.offset = base
-            for other in sorted(placed, key=lambda b: b.offset):
-                together = other.start <= buffer.end and buffer.start <= other.end
-                if together and buffer.offset + buffer.size > other.offset:
-                    buffer.offset = max(buffer.offset, other.offset + other.size)
-            placed.append(buffer)
-        return max(b.offset + b.size for b in placed)
 
 
 def _slid(size: int, layer: LayerSpec, axis: int) -> int:
@@ -291,14 +198,13 @@ def build_plan(layers: Sequence[LayerSpec], input_shape: Shape, batch: int) -> b
             scratch, layer_scratch(number, batch, in_shape, layer.output_shape, layer.window)
         )
     _check_readers(layers)
-    planner = _Planner(layers, shapes, batch)
-    planner.lifetimes()
-    scratch, scratch_at = _round16(scratch), 3 * _round16(4 * parameters)
-    arena = planner.place(scratch_at + scratch)
+    lives = Lifetimes(layers, shapes, batch)
+    scratch, scratch_at = round16(scratch), 3 * round16(4 * parameters)
+    arena = place(lives.buffers(), scratch_at + scratch)
     head = (MAGIC, WIRE_VERSION, 0, 0, len(layers), len(shapes), batch, 0, len(layers), 0)
     try:
         header = HEADER.pack(*head, parameters, arena, scratch_at, scratch, 0, 0, 0)
-        body = b"".join(_tensors(planner)) + b"".join(_layers(planner, offsets))
+        body = b"".join(_tensors(lives)) + b"".join(_layers(lives, offsets))
         plan = header[:44] + struct.pack("<I", crc32(header + body)) + body
         check_plan(plan)
     except (ValueError, struct.error) as error:
@@ -306,19 +212,17 @@ def build_plan(layers: Sequence[LayerSpec], input_shape: Shape, batch: int) -> b
     return plan
 
 
-def _tensors(planner: _Planner) -> Iterable[bytes]:
-    for shape, value, gradient in zip(
-        planner.shapes, planner.values, planner.gradients, strict=True
-    ):
+def _tensors(lives: Lifetimes) -> Iterable[bytes]:
+    for shape, value, gradient in zip(lives.shapes, lives.values, lives.gradients, strict=True):
         at = NONE if gradient is None else gradient.offset
         yield TENSOR.pack(*shape, 0, value.offset, at, math.prod(shape))
 
 
-def _layers(planner: _Planner, offsets: list[int]) -> Iterable[bytes]:
-    for i, layer in enumerate(planner.layers):
+def _layers(lives: Lifetimes, offsets: list[int]) -> Iterable[bytes]:
+    for i, layer in enumerate(lives.layers):
         second = 0xFFFF if layer.second_input is None else layer.second_input
-        count = layer.parameters(planner.shapes[layer.input])
-        saved = planner.saved[i].offset if i in planner.saved else 0
+        count = layer.parameters(lives.shapes[layer.input])
+        saved = lives.saved[i].offset if i in lives.saved else 0
         constant = layer.ceiling if layer.kind == "relu" else layer.epsilon
         has_bias = layer.has_bias and layer.kind in ("conv2d", "depthwise", "dense")
         yield LAYER.pack(
