@@ -110,6 +110,7 @@ def variant() -> str: ...
 def choose_variant(name: str | None = None) -> None: ...
 def variants() -> list[str]: ...
 def peak_work(rounds: int) -> int: ...
+def q8_peak_work(rounds: int) -> int: ...
 
 _Q8 = NDArray[np.int8]
 _I32 = NDArray[np.int32]
@@ -207,3 +208,90 @@ def q8_requantise(
     y_min: int = -128,
     y_max: int = 127,
 ) -> _Q8: ...
+
+class Q8Chain:
+    def __init__(self, shape: tuple[int, int, int, int]) -> None: ...
+    def conv2d(
+        self,
+        source: int,
+        w: _Q8,
+        bias: _I32 | None = None,
+        *,
+        x_zero: int,
+        y_zero: int,
+        multiplier: _I32,
+        shift: _I32,
+        stride: _Pair = (1, 1),
+        padding: _Padding = ((0, 0), (0, 0)),
+        dilation: _Pair = (1, 1),
+        y_min: int = -128,
+        y_max: int = 127,
+    ) -> int: ...
+    def depthwise_conv2d(
+        self,
+        source: int,
+        w: _Q8,
+        bias: _I32 | None = None,
+        *,
+        x_zero: int,
+        y_zero: int,
+        multiplier: _I32,
+        shift: _I32,
+        stride: _Pair = (1, 1),
+        padding: _Padding = ((0, 0), (0, 0)),
+        dilation: _Pair = (1, 1),
+        y_min: int = -128,
+        y_max: int = 127,
+    ) -> int: ...
+    def dense(
+        self,
+        source: int,
+        w: _Q8,
+        bias: _I32 | None = None,
+        *,
+        x_zero: int,
+        y_zero: int,
+        multiplier: _I32,
+        shift: _I32,
+        y_min: int = -128,
+        y_max: int = 127,
+    ) -> int: ...
+    def max_pool2d(
+        self,
+        source: int,
+        kernel: _Pair,
+        stride: _Pair,
+        padding: _Padding = ((0, 0), (0, 0)),
+        *,
+        y_min: int = -128,
+        y_max: int = 127,
+    ) -> int: ...
+    def average_pool2d(
+        self,
+        source: int,
+        kernel: _Pair,
+        stride: _Pair,
+        padding: _Padding = ((0, 0), (0, 0)),
+        *,
+        y_min: int = -128,
+        y_max: int = 127,
+    ) -> int: ...
+    def add(
+        self,
+        a: int,
+        b: int,
+        *,
+        a_zero: int,
+        a_multiplier: int,
+        a_shift: int,
+        b_zero: int,
+        b_multiplier: int,
+        b_shift: int,
+        y_zero: int,
+        y_multiplier: int,
+        y_shift: int,
+        y_min: int = -128,
+        y_max: int = 127,
+    ) -> int: ...
+    def flatten(self, source: int) -> int: ...
+    def forward(self, x: _Q8) -> _Q8: ...

@@ -13,6 +13,7 @@ from cpython.buffer cimport (
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from libc.stdint cimport int8_t, int32_t, int64_t, uint8_t, uint32_t, uintptr_t
 from libc.stdlib cimport free, malloc
+from libc.string cimport memcpy
 
 cimport _seam
 
@@ -708,6 +709,7 @@ def parcel_unpack(data, Py_ssize_t offset=0):
 
 
 include "_q8.pxi"
+include "_q8_chain.pxi"
 
 
 # ---- Variants ----
@@ -751,6 +753,14 @@ def peak_work(uint32_t rounds):
     cdef float result = 0
     with nogil:
         count = _seam.seam_kernels_peak(&result, rounds)
+    return count
+
+
+def q8_peak_work(uint32_t rounds):
+    """The same with int8 multiply-adds into int32 sums."""
+    cdef int32_t result = 0
+    with nogil:
+        count = _seam.seam_q8_peak(&result, rounds)
     return count
 
 

@@ -269,6 +269,21 @@ cdef int32_t _mantissa(object value, str name) except? -1:
     return _within(value, name, 0, 0x7FFFFFFF)
 
 
+cdef int _sum_scaling(_seam.seam_q8_sum *how, object a_zero, object a_multiplier, object a_shift,
+                      object b_zero, object b_multiplier, object b_shift, object y_zero,
+                      object y_multiplier, object y_shift, object y_min, object y_max) except -1:
+    how.a_zero = _int8_value(a_zero, "a_zero")
+    how.b_zero = _int8_value(b_zero, "b_zero")
+    how.y_zero = _int8_value(y_zero, "y_zero")
+    how.a_multiplier = _mantissa(a_multiplier, "a_multiplier")
+    how.b_multiplier = _mantissa(b_multiplier, "b_multiplier")
+    how.y_multiplier = _mantissa(y_multiplier, "y_multiplier")
+    how.a_shift = _within(a_shift, "a_shift", -31, 0)
+    how.b_shift = _within(b_shift, "b_shift", -31, 0)
+    how.y_shift = _within(y_shift, "y_shift", -31, 0)
+    return _range(y_min, y_max, &how.y_min, &how.y_max)
+
+
 def q8_add(a, b, *, a_zero, a_multiplier, a_shift, b_zero, b_multiplier, b_shift, y_zero,
            y_multiplier, y_shift, y_min=-128, y_max=127):
     """int8 sum of two arrays of one shape but with scales of their own; q8.sum_scaling gives the
@@ -279,16 +294,8 @@ def q8_add(a, b, *, a_zero, a_multiplier, a_shift, b_zero, b_multiplier, b_shift
     cdef Array ys
     cdef _seam.seam_q8_sum how
     right.expect(left.shape())
-    how.a_zero = _int8_value(a_zero, "a_zero")
-    how.b_zero = _int8_value(b_zero, "b_zero")
-    how.y_zero = _int8_value(y_zero, "y_zero")
-    how.a_multiplier = _mantissa(a_multiplier, "a_multiplier")
-    how.b_multiplier = _mantissa(b_multiplier, "b_multiplier")
-    how.y_multiplier = _mantissa(y_multiplier, "y_multiplier")
-    how.a_shift = _within(a_shift, "a_shift", -31, 0)
-    how.b_shift = _within(b_shift, "b_shift", -31, 0)
-    how.y_shift = _within(y_shift, "y_shift", -31, 0)
-    _range(y_min, y_max, &how.y_min, &how.y_max)
+    _sum_scaling(&how, a_zero, a_multiplier, a_shift, b_zero, b_multiplier, b_shift, y_zero,
+                 y_multiplier, y_shift, y_min, y_max)
     y = _empty(left.shape(), np.int8)
     ys = _bytes(y, "y", -1, True)
     with nogil:

@@ -111,6 +111,7 @@ cdef extern from "seam.h" nogil:
     const char *seam_kernels_variant()
     int seam_kernels_choose(const char *name)
     uint64_t seam_kernels_peak(float *result, uint32_t rounds)
+    uint64_t seam_q8_peak(int32_t *result, uint32_t rounds)
 
     uint32_t seam_random(uint32_t seed, uint32_t stream, uint32_t index)
     void seam_random_fill(uint32_t *out, uint32_t seed, uint32_t stream, uint32_t first,

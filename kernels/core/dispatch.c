@@ -42,6 +42,12 @@ uint64_t seam_kernels_peak(float *result, uint32_t rounds) {
     return (uint64_t)rounds * SEAM_PEAK_VECTORS * (uint64_t)chosen->lanes;
 }
 
+uint64_t seam_q8_peak(int32_t *result, uint32_t rounds) {
+    const seam_q8_kernels *q8 = chosen->q8->peak != NULL ? chosen->q8 : &seam_q8_kernels_generic;
+    *result = q8->peak(rounds);
+    return (uint64_t)rounds * SEAM_PEAK_VECTORS * (uint64_t)q8->peak_products;
+}
+
 int seam_kernels_choose(const char *name) {
     const seam_kernels *found = find(name);
     if (found == NULL)

@@ -220,6 +220,8 @@ SEAM_MUST_USE int seam_kernels_choose(const char *name);
 /* Does nothing but multiply-adds and returns how many it did: timed, the most one core can do.
  * result: their sum, so that no compiler leaves them out. */
 uint64_t seam_kernels_peak(float *result, uint32_t rounds);
+/* The same with products of int8 in int32 sums. */
+uint64_t seam_q8_peak(int32_t *result, uint32_t rounds);
 
 /* ---- Counter-based random bits: the same (seed, stream, index) gives the same 32 bits anywhere.
  * ---- */

@@ -1,4 +1,4 @@
-"""LiteRT as a peer in benchmarks: the same layers as a plan's, one thread, inference only.
+"""LiteRT as a peer in benchmarks: a plan's layers in float32 or int8, one thread, inference only.
 
 Its own package has the schema of its models, so that they are written without TensorFlow.
 """
@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from .bench_q8 import Q8Layer, Q8Piece, Scale, fused_activations
 from .runtime.networks import Piece, same
 from .runtime.plan import LayerSpec, Shape
 
@@ -22,57 +23,68 @@ RESOLVERS = {
     "reference": "BUILTIN_REF",
 }
 RELU, RELU6 = 1, 3
+SCHEMA = "ai_edge_litert.schema_py_generated"
 
 
 class NotInLiteRT(Exception):
     """It has no such layer; the text says which."""
 
 
-def litert_work(piece: Piece, resolver: str) -> Work:
-    """One call does one forward pass; the input stays. resolver: a key of RESOLVERS.
-
-    Raises ImportError, NotInLiteRT.
+def litert_work(piece: Piece, resolver: str, dtype: str = "f32") -> Work:
+    """One call does one forward pass; the input stays. resolver: a key of RESOLVERS; dtype: f32
+    or q8. Raises ImportError, NotInLiteRT, NotInQ8.
     """
-    invoke: Work = _interpreter(piece, resolver).invoke
+    invoke: Work = _interpreter(piece, resolver, dtype).invoke
     return invoke
 
 
-def litert_output(piece: Piece, resolver: str) -> NDArray[np.float32]:
+def litert_output(piece: Piece, resolver: str, dtype: str = "f32") -> NDArray[Any]:
     """What it computes, [batch, h, w, c]: to see that both do the same."""
-    found = _interpreter(piece, resolver)
+    found = _interpreter(piece, resolver, dtype)
     found.invoke()
     y = found.get_tensor(found.get_output_details()[0]["index"])
     return np.array(y).reshape(piece.dy.shape)
 
 
-def _interpreter(piece: Piece, resolver: str) -> Any:
+def _interpreter(piece: Piece, resolver: str, dtype: str) -> Any:
     module: Any = import_module("ai_edge_litert.interpreter")
+    q = Q8Piece(piece) if dtype == "q8" else None
     found = module.Interpreter(
-        model_content=litert_model(piece),
+        model_content=litert_model(piece) if q is None else litert_q8_model(q),
         num_threads=1,
         experimental_op_resolver_type=getattr(module.OpResolverType, RESOLVERS[resolver]),
     )
     found.allocate_tensors()
-    found.set_tensor(found.get_input_details()[0]["index"], piece.x)
+    found.set_tensor(found.get_input_details()[0]["index"], piece.x if q is None else q.x)
     return found
 
 
 class _Model:
     """A model that grows by tensors and operators."""
 
-    def __init__(self) -> None:
-        self.schema: Any = import_module("ai_edge_litert.schema_py_generated")
+    def __init__(self, schema: Any = None) -> None:
+        self.schema: Any = schema or import_module(SCHEMA)
         self.graph = self.schema.SubGraphT()
         self.graph.tensors, self.graph.operators = [], []
         self.codes: list[int] = []
         self.buffers = [self.schema.BufferT()]
 
-    def tensor(self, shape: tuple[int, ...], value: NDArray[Any] | None = None) -> int:
-        """A float32 tensor, or a constant of the value's type. Returns its number."""
+    def tensor(
+        self,
+        shape: tuple[int, ...],
+        value: NDArray[Any] | None = None,
+        scale: NDArray[np.float32] | Scale | None = None,
+        axis: int = 0,
+    ) -> int:
+        """A constant of the value's type, or a tensor: int8 with a Scale, else float32. scale of
+        weights: one, or one for each place along `axis`. Returns its number."""
         new = self.schema.TensorT()
         new.shape, new.name = list(shape), f"t{len(self.graph.tensors)}".encode()
-        whole = value is not None and value.dtype == np.int32
-        new.type = self.schema.TensorType.INT32 if whole else self.schema.TensorType.FLOAT32
+        dtype = "int8" if isinstance(scale, Scale) else "float32"
+        dtype = dtype if value is None else str(value.dtype)
+        new.type = getattr(self.schema.TensorType, dtype.upper())
+        if scale is not None:
+            new.quantization = self._quantisation(scale, axis)
         if value is not None:
             buffer = self.schema.BufferT()
             buffer.data = np.frombuffer(value.tobytes(), np.uint8)
@@ -80,6 +92,15 @@ class _Model:
             new.buffer = len(self.buffers) - 1
         self.graph.tensors.append(new)
         return len(self.graph.tensors) - 1
+
+    def _quantisation(self, scale: NDArray[np.float32] | Scale, axis: int) -> Any:
+        found = self.schema.QuantizationParametersT()
+        if isinstance(scale, Scale):
+            found.scale, found.zeroPoint = [scale.scale], [scale.zero]
+        else:
+            found.scale, found.zeroPoint = [float(s) for s in scale], [0] * len(scale)
+            found.quantizedDimension = axis
+        return found
 
     def operator(self, name: str, inputs: list[int], output: int, options: Any = None) -> None:
         code = getattr(self.schema.BuiltinOperator, name)
@@ -117,7 +138,7 @@ def litert_model(piece: Piece) -> bytes:
     model = _Model()
     places: dict[int, int] = {0: model.tensor((piece.batch, *piece.input_shape))}
     weights, shapes = piece.weights(), piece.shapes
-    fused = _fused(piece.layers)
+    fused = fused_activations(piece.layers)
     for index, layer in enumerate(piece.layers):
         if index in fused.values():
             places[index + 1] = places[layer.input]
@@ -132,15 +153,59 @@ def litert_model(piece: Piece) -> bytes:
     return model.finish(places[0], places[len(piece.layers)])
 
 
-def _fused(layers: list[LayerSpec]) -> dict[int, int]:
-    """Layer -> the activation behind it that nothing else goes around."""
-    found = {}
-    for index, layer in enumerate(layers):
-        before = layer.input - 1
-        readers = [other for other in layers if layer.input in other.inputs()]
-        may = before >= 0 and layers[before].kind not in ("relu", "group_norm", "flatten")
-        if layer.kind == "relu" and may and len(readers) == 1:
-            found[before] = index
+def litert_q8_model(q: Q8Piece, schema: Any = None, exact: bool = False) -> bytes:
+    """The same in int8. schema: the module that describes the format, LiteRT's own if None. exact:
+    padding that TensorFlow does not know becomes a layer of its own, instead of other padding.
+
+    Raises ImportError, NotInLiteRT.
+    """
+    model, shapes = _Model(schema), q.shapes
+    places = {0: model.tensor((q.piece.batch, *q.piece.input_shape), None, q.scales[0])}
+    for layer in q.layers:
+        shape = (q.piece.batch, *layer.spec.output_shape)
+        places[layer.output] = model.tensor(shape, None, q.scales[layer.output])
+        _add_q8(model, q, layer, places, shapes[layer.spec.input], exact)
+    return model.finish(places[0], places[q.layers[-1].output])
+
+
+def _add_q8(
+    model: _Model, q: Q8Piece, layer: Q8Layer, places: dict[int, int], shape: Shape, exact: bool
+) -> None:
+    spec, out = layer.spec, places[layer.output]
+    inputs = [places[i] for i in spec.inputs()]
+    if spec.kind == "flatten":
+        new = np.array([-1, *spec.output_shape], np.int32)
+        inputs.append(model.tensor(new.shape, new))
+        model.operator("RESHAPE", inputs, out, model.schema.ReshapeOptionsT())
+        return
+    name, options = _options(model.schema, spec, shape)
+    if exact and spec.kind in ("conv2d", "depthwise") and spec.padding != _tensorflow(spec, shape):
+        inputs[0] = _pad(model, q, spec, inputs[0], shape)
+        options.padding = model.schema.Padding.VALID
+    if layer.activation is not None:
+        options.fusedActivationFunction = _activation(layer.activation)
+    if layer.w is not None and layer.w_scale is not None and layer.bias is not None:
+        axis = 3 if spec.kind == "depthwise" else 0
+        inputs.append(model.tensor(layer.w.shape, layer.w, layer.w_scale, axis))
+        scale = (np.float32(q.scales[spec.input].scale) * layer.w_scale).astype(np.float32)
+        inputs.append(model.tensor(layer.bias.shape, layer.bias, scale))
+    model.operator(name, inputs, out, options)
+
+
+def _tensorflow(layer: LayerSpec, shape: Shape) -> tuple[tuple[int, int], ...]:
+    """The padding that SAME or VALID gives this layer."""
+    if not any(map(any, layer.padding)):
+        return ((0, 0), (0, 0))
+    reach = [(k - 1) * d + 1 for k, d in zip(layer.kernel, layer.dilation, strict=True)]
+    return tuple(same(shape[i], reach[i], layer.stride[i]) for i in range(2))
+
+
+def _pad(model: _Model, q: Q8Piece, layer: LayerSpec, source: int, shape: Shape) -> int:
+    table = np.array([(0, 0), *layer.padding, (0, 0)], np.int32)
+    wide = (shape[0] + sum(layer.padding[0]), shape[1] + sum(layer.padding[1]), shape[2])
+    found = model.tensor((q.piece.batch, *wide), None, q.scales[layer.input])
+    inputs = [source, model.tensor(table.shape, table)]
+    model.operator("PAD", inputs, found, model.schema.PadOptionsT())
     return found
 
 

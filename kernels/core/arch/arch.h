@@ -11,7 +11,6 @@
     16 /* floats in a vector, any variant: scratch sizes must not depend on it \
         */
 
-#define SEAM_PEAK_VECTORS 12 /* enough to keep two units of latency 4 busy, and they fit */
 
 /* What every pixel of a tile does: rows x cols runs of multiply-adds. Steps in floats; `a` is the
  * operand one pixel reads, `w` the weights, where the channels of a block lie side by side. */

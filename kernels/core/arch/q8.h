@@ -10,6 +10,8 @@
 #define SEAM_Q8_TILE_BYTES 8
 #define SEAM_Q8_TILE_MAX 8
 
+#define SEAM_PEAK_VECTORS 12 /* enough to keep two units of latency 4 busy, and they fit */
+
 /* Result channels of a tile of pixels. A pixel's terms come as a patch. */
 typedef struct {
     const int8_t *w;    /* [channels][terms] */
@@ -51,6 +53,8 @@ typedef struct {
     void (*depthwise)(int8_t *y, const int8_t *x, const seam_q8_line *line);
     void (*add)(int8_t *y, const int8_t *a, const int8_t *b, const seam_q8_sum *how, size_t count);
     void (*requantise)(int8_t *y, const int8_t *x, const seam_q8_scaling *how, size_t count);
+    int32_t peak_products;            /* in a vector */
+    int32_t (*peak)(uint32_t rounds); /* SEAM_PEAK_VECTORS vectors of products a round, or NULL */
 } seam_q8_kernels;
 
 extern const seam_q8_kernels seam_q8_kernels_generic;

@@ -431,6 +431,20 @@ void seam_q8_avx2_requantise(int8_t *y, const int8_t *x, const seam_q8_scaling *
     }
 }
 
+/* Nothing but multiply-adds, in registers: the most a core can do. */
+static int32_t peak(uint32_t rounds) {
+    __m256i sum[SEAM_PEAK_VECTORS];
+    EACH (p, SEAM_PEAK_VECTORS)
+        sum[p] = _mm256_set1_epi32(p);
+    const __m256i three = _mm256_set1_epi16(3);
+    for (uint32_t r = 0; r < rounds; r++)
+        EACH (p, SEAM_PEAK_VECTORS)
+            sum[p] = _mm256_add_epi32(sum[p], _mm256_madd_epi16(sum[p], three));
+    EACH (p, SEAM_PEAK_VECTORS)
+        sum[0] = _mm256_add_epi32(sum[0], sum[p]);
+    return _mm256_cvtsi256_si32(sum[0]);
+}
+
 const seam_q8_kernels seam_q8_kernels_avx2 = {
     .pixels = TILE,
     .packed_size = packed_size,
@@ -441,5 +455,7 @@ const seam_q8_kernels seam_q8_kernels_avx2 = {
     .depthwise = seam_q8_avx2_depthwise,
     .add = seam_q8_avx2_add,
     .requantise = seam_q8_avx2_requantise,
+    .peak_products = 16,
+    .peak = peak,
 };
 #endif

@@ -82,6 +82,18 @@ static void requantise(int8_t *y, const int8_t *x, const seam_q8_scaling *how, s
     }
 }
 
+/* Nothing but multiply-adds: the most a core can do. */
+static int32_t peak(uint32_t rounds) {
+    int32_t sums[SEAM_PEAK_VECTORS] = {0};
+    for (uint32_t r = 0; r < rounds; r++)
+        for (int32_t i = 0; i < SEAM_PEAK_VECTORS; i++)
+            sums[i] += (int16_t)(sums[i] & 3) * (int8_t)i;
+    int32_t sum = 0;
+    for (int32_t i = 0; i < SEAM_PEAK_VECTORS; i++)
+        sum += sums[i];
+    return sum;
+}
+
 const seam_q8_kernels seam_q8_kernels_generic = {
     .pixels = TILE,
     .packed_size = packed_size,
@@ -92,4 +104,6 @@ const seam_q8_kernels seam_q8_kernels_generic = {
     .depthwise = depthwise,
     .add = add,
     .requantise = requantise,
+    .peak_products = 1,
+    .peak = peak,
 };

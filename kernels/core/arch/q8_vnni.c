@@ -10,7 +10,7 @@
 #include <string.h>
 
 #define FIXED static inline __attribute__((always_inline))
-#define EACH(i, n) _Pragma("GCC unroll 8") for (int i = 0; i < (n); i++)
+#define EACH(i, n) _Pragma("GCC unroll 16") for (int i = 0; i < (n); i++)
 #define LANES 16
 #define TILE 8
 
@@ -237,6 +237,20 @@ static void tile(int8_t *y, ptrdiff_t y_step, const void *patches, int32_t pixel
             dot(y, x, job, &range);
 }
 
+/* Nothing but multiply-adds, in registers: the most a core can do. */
+static int32_t peak(uint32_t rounds) {
+    __m512i sum[SEAM_PEAK_VECTORS];
+    EACH (p, SEAM_PEAK_VECTORS)
+        sum[p] = _mm512_set1_epi32(p);
+    const __m512i three = _mm512_set1_epi8(3);
+    for (uint32_t r = 0; r < rounds; r++)
+        EACH (p, SEAM_PEAK_VECTORS)
+            sum[p] = _mm512_dpbusd_epi32(sum[p], three, three);
+    EACH (p, SEAM_PEAK_VECTORS)
+        sum[0] = _mm512_add_epi32(sum[0], sum[p]);
+    return _mm512_cvtsi512_si32(sum[0]);
+}
+
 const seam_q8_kernels seam_q8_kernels_vnni = {
     .pixels = TILE,
     .packed_size = packed_size,
@@ -247,5 +261,7 @@ const seam_q8_kernels seam_q8_kernels_vnni = {
     .depthwise = seam_q8_avx2_depthwise,
     .add = seam_q8_avx2_add,
     .requantise = seam_q8_avx2_requantise,
+    .peak_products = 4 * LANES,
+    .peak = peak,
 };
 #endif
