@@ -11,7 +11,7 @@ from statistics import median
 
 import numpy as np
 
-from ._core import peak_work
+from ._core import peak_work, q8_peak_work
 
 Work = Callable[[], object]
 SAMPLE_S = 200e-6  # a sample is at least this long, so that the clock's own time does not count
@@ -88,19 +88,24 @@ def _calls(work: Work | Prepared) -> int:
 
 @dataclass(frozen=True)
 class Roofline:
-    """Measured on one core. macs: float32 multiply-adds a second of the variant in use, in
-    registers. copies: bytes read plus bytes written a second by a copy, for growing arrays."""
+    """Measured on one core. macs, macs_q8: float32 and int8 multiply-adds a second of the variant
+    in use, in registers. copies: bytes read plus bytes written a second by a copy, for growing
+    arrays."""
 
     macs: float
     copies: tuple[tuple[int, float], ...]  # (bytes read and written, bytes a second)
+    macs_q8: float
 
     def bandwidth(self, size: int) -> float:
         """Bytes a second of the largest copy of at most `size` bytes, the faster neighbour."""
         sizes = [entry[0] for entry in self.copies]
         return self.copies[max(bisect_right(sizes, size) - 1, 0)][1]
 
-    def least_us(self, macs: float, size: int) -> float:
-        """Microseconds below which this much work cannot be done: whichever binds."""
+    def least_us(self, macs: float, size: int, dtype: str = "f32") -> float:
+        """Microseconds below which this much work cannot be done: whichever binds. size: bytes in
+        float32."""
+        if dtype == "q8":
+            return max(macs / self.macs_q8, size / 4 / self.bandwidth(size // 4)) * 1e6
         return max(macs / self.macs, size / self.bandwidth(size)) * 1e6
 
 
@@ -110,10 +115,12 @@ def measure_roofline(repeat: int = 15) -> Roofline:
         raise ValueError(f"repeat: expected at least 1, got {repeat}")
     rounds = 2000
     work: dict[str, Work] = {"macs": lambda: peak_work(rounds)}
+    work["macs q8"] = lambda: q8_peak_work(rounds)
     work |= {f"copy {size}": _copier(size) for size in COPIES}
     times = interleave(work, repeat)
     copies = tuple((size, size / times[f"copy {size}"].us * 1e6) for size in COPIES)
-    return Roofline(peak_work(rounds) / times["macs"].us * 1e6, copies)
+    macs = peak_work(rounds) / times["macs"].us * 1e6
+    return Roofline(macs, copies, q8_peak_work(rounds) / times["macs q8"].us * 1e6)
 
 
 def _copier(size: int) -> Work:

@@ -12,6 +12,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from .bench_q8 import Q8Piece, chain_of
 from .kernels import parcel, variant
 from .kernels.bench import Prepared, Roofline, Timing, Work, interleave, measure_roofline
 from .kernels.front import Front
@@ -22,6 +23,8 @@ from .runtime.networks import NETWORKS, PASSES, Network, Piece, Unit, costs, mak
 from .runtime.plan import LayerSpec, build_plan
 
 Row = dict[str, Any]
+DTYPES = ("f32", "q8")
+OWN_PASSES = {"f32": PASSES, "q8": ("forward",)}
 SLOWER = 0.15  # a row this much slower than before, beyond the noise of both, is a regression
 STEP = {"rate": 1e-6, "momentum": 0.9}  # small: a thousand steps must not change the values' size
 INSTALL = "not installed: pip install 'seamline[bench]'"
@@ -35,7 +38,8 @@ def run_bench_kernels(args: argparse.Namespace, job: Job | None) -> int:
     old = _read_old(args.compare) if args.compare else None
     speed = ""
     if job is None:
-        items = list(_items(args.net or list(NETWORKS), args.passes or PASSES, args.batch))
+        passes, dtypes = args.passes or PASSES, args.dtypes or DTYPES
+        items = list(_items(args.net or list(NETWORKS), passes, args.batch, dtypes))
     else:
         items = list(_job_items(job, args.passes or PASSES, args.batch))
     roofline = measure_roofline()
@@ -51,6 +55,7 @@ def run_bench_kernels(args: argparse.Namespace, job: Job | None) -> int:
     machine = describe_machine() | {
         **{name: package_version(name) for name in ("onnxruntime", "ai-edge-litert")},
         "peak_gmacs": round(roofline.macs / 1e9, 1),
+        "peak_gmacs_q8": round(roofline.macs_q8 / 1e9, 1),
         "copy_gb_s": {str(size): round(rate / 1e9, 1) for size, rate in roofline.copies},
     }
     if args.format == "json":
@@ -76,20 +81,25 @@ def _progress(text: str) -> None:
 
 @dataclass(frozen=True)
 class Item:
-    """layer: a unit's name, "front" or "all"."""
+    """layer: a unit's name, "front" or "all". dtype: f32 or q8."""
 
     net: str
     layer: str
     pass_: str
     piece: Piece
+    dtype: str = "f32"
 
 
-def _items(names: Sequence[str], passes: Sequence[str], batch: int | None) -> Iterator[Item]:
+def _items(
+    names: Sequence[str], passes: Sequence[str], batch: int | None, dtypes: Sequence[str]
+) -> Iterator[Item]:
     for name in names:
         net = network(name)
-        for pass_ in PASSES:
-            if pass_ in passes:
-                yield from _net_items(net, pass_, batch)
+        for dtype in DTYPES:
+            for pass_ in PASSES:
+                if dtype in dtypes and pass_ in passes and pass_ in OWN_PASSES[dtype]:
+                    for item in _net_items(net, pass_, batch):
+                        yield replace(item, dtype=dtype)
 
 
 def _net_items(net: Network, pass_: str, batch: int | None) -> Iterator[Item]:
@@ -144,8 +154,14 @@ def _one_later(layer: LayerSpec) -> LayerSpec:
     )
 
 
-def _ours(piece: Piece, pass_: str) -> Work | Prepared:
-    """The pass as a device runs it: a plan in an arena, inputs copied in, the output out."""
+def _ours(item: Item) -> Work | Prepared:
+    """The pass as a device runs it: a plan in an arena, inputs copied in, the output out. int8: a
+    chain with packed weights, inputs copied in."""
+    piece, pass_ = item.piece, item.pass_
+    if item.dtype == "q8":
+        quantised = Q8Piece(piece)
+        chain, x8 = chain_of(quantised), quantised.x
+        return lambda: chain.forward(x8)
     if pass_ == "step":
         return _step(piece)
     layers = piece.layers
@@ -182,40 +198,45 @@ def _step(piece: Piece) -> Work:
 
 @dataclass(frozen=True)
 class Peer:
-    """Somebody else's kernels. needs: modules; passes: what it can do; layers: also layer by
-    layer. make raises whatever theirs raises."""
+    """Somebody else's kernels. needs: modules; passes, dtypes: what it can do; layers: also layer
+    by layer. make raises whatever theirs raises."""
 
     name: str
     needs: tuple[str, ...]
     passes: tuple[str, ...]
     layers: bool
-    make: Callable[[Piece, str], Work]
+    make: Callable[[Item], Work]
+    dtypes: tuple[str, ...] = DTYPES
+
+    def has(self, item: Item) -> bool:
+        whole = item.layer in ("all", "front")
+        return item.pass_ in self.passes and item.dtype in self.dtypes and (self.layers or whole)
 
 
-def _torch(piece: Piece, pass_: str) -> Work:
+def _torch(item: Item) -> Work:
     from .edge_host.bench_peer import torch_work
 
-    return torch_work(piece, pass_)
+    return torch_work(item.piece, item.pass_)
 
 
-def _onnx(piece: Piece, pass_: str) -> Work:
+def _onnx(item: Item) -> Work:
     from .bench_onnx import onnx_work
 
-    return onnx_work(piece, pass_)
+    return onnx_work(item.piece, item.dtype)
 
 
-def _litert(resolver: str) -> Callable[[Piece, str], Work]:
-    def make(piece: Piece, pass_: str) -> Work:
+def _litert(resolver: str) -> Callable[[Item], Work]:
+    def make(item: Item) -> Work:
         from .bench_litert import litert_work
 
-        return litert_work(piece, resolver)
+        return litert_work(item.piece, resolver, item.dtype)
 
     return make
 
 
 LITERT = ("ai_edge_litert", "flatbuffers")
 PEERS = (
-    Peer("torch", ("torch",), PASSES, True, _torch),
+    Peer("torch", ("torch",), PASSES, True, _torch, ("f32",)),
     Peer("onnxruntime", ("onnxruntime", "onnx"), ("forward",), True, _onnx),
     Peer("litert-xnnpack", LITERT, ("forward",), True, _litert("xnnpack")),
     Peer("litert-ruy", LITERT, ("forward",), True, _litert("ruy")),
@@ -229,7 +250,7 @@ def _peer_work(peer: Peer, item: Item) -> Work | str:
     if missing:
         return f"{', '.join(missing)} {INSTALL}"
     try:
-        return peer.make(item.piece, item.pass_)
+        return peer.make(item)
     except Exception as error:  # a peer may fail in any way; its row says how
         return f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
 
@@ -239,13 +260,11 @@ def _peer_work(peer: Peer, item: Item) -> Work | str:
 
 def _measure(item: Item, repeat: int, roofline: Roofline) -> list[Row]:
     """A row for each peer that does such a pass, there or not."""
-    peers = [p for p in PEERS if item.pass_ in p.passes]
-    peers = [p for p in peers if p.layers or item.layer in ("all", "front")]
-    made = {peer.name: _peer_work(peer, item) for peer in peers}
+    made = {peer.name: _peer_work(peer, item) for peer in PEERS if peer.has(item)}
     works = {name: work for name, work in made.items() if not isinstance(work, str)}
-    times = interleave({"": _ours(item.piece, item.pass_), **works}, repeat)
+    times = interleave({"": _ours(item), **works}, repeat)
     parts = costs(item.piece, item.pass_)
-    least = sum(roofline.least_us(cost.macs, cost.size) for cost in parts)
+    least = sum(roofline.least_us(cost.macs, cost.size, item.dtype) for cost in parts)
     own = _own(item, times[""], sum(cost.macs for cost in parts), least)
     rows = []
     for name, work in made.items():
@@ -266,7 +285,7 @@ def _own(item: Item, time: Timing, macs: int, least_us: float) -> Row:
         "net": item.net,
         "layer": item.layer,
         "pass": item.pass_,
-        "dtype": "f32",
+        "dtype": item.dtype,
         "variant": variant(),
         "batch": item.piece.batch,
         "us": round(time.us, 2),
@@ -378,7 +397,8 @@ def _print(machine: Row, command: str, rows: list[Row]) -> None:
     print(command)
     print(
         f"{machine['cpu']}, one thread, {machine['kernels']} kernels, peak "
-        f"{machine['peak_gmacs']} GMAC/s, load {machine['load']}; us: the least of the samples; "
+        f"{machine['peak_gmacs']} GMAC/s, in int8 {machine['peak_gmacs_q8']}, load "
+        f"{machine['load']}; us: the least of the samples; "
         "(8.0x): we are eight times faster"
     )
     _table([*head, *peers], lines)

@@ -209,6 +209,9 @@ def _add_bench(commands: Any, common: argparse.ArgumentParser) -> None:
         choices=("forward", "backward", "step"),
         help="(default: all)",
     )
+    sub.add_argument(
+        "--dtype", dest="dtypes", nargs="+", choices=("f32", "q8"), help="(default: both)"
+    )
     sub.add_argument("--batch", type=_count, metavar="N", help="samples at once (default 1, 16)")
     sub.add_argument("--repeat", type=_count, default=30, metavar="N", help="samples of each time")
     sub.add_argument("--compare", metavar="OLD.json", help="flag what is slower than in this run")

@@ -16,6 +16,7 @@ from seamline.runtime.plan import build_plan
 
 from seamline import bench_kernels
 from seamline.bench_kernels import Peer
+from seamline.bench_q8 import Q8Piece, chain_of
 from seamline.cli import main
 
 QUICK = ["bench", "kernels", "--net", "watch", "--repeat", "1"]
@@ -69,8 +70,9 @@ def test_the_document_has_the_fields_of_every_row(capsys):
 def test_whole_front_and_every_layer_are_measured(capsys):
     rows = document(capsys)["rows"]
     layers = {"all", "front", *(unit.name for unit in network("watch").units)}
-    by_pass = {p: {r["layer"] for r in rows if r["pass"] == p} for p in ("forward", "backward")}
-    assert by_pass == {"forward": layers, "backward": layers}
+    measured = {("f32", "forward"): layers, ("f32", "backward"): layers, ("q8", "forward"): layers}
+    for (dtype, pass_), wanted in measured.items():
+        assert {r["layer"] for r in rows if (r["dtype"], r["pass"]) == (dtype, pass_)} == wanted
     steps = {(r["layer"], r["batch"]) for r in rows if r["pass"] == "step"}
     assert steps == {("all", 1), ("all", 16), ("front", 1), ("front", 16)}
 
@@ -119,7 +121,7 @@ def test_the_command_loads_no_torch_where_there_is_none(tmp_path):
 
 
 def test_a_peer_that_fails_is_a_row_that_says_how(capsys, monkeypatch):
-    def make(piece, pass_):
+    def make(item):
         raise ArithmeticError("no such layer\nsecond line")
 
     monkeypatch.setattr(bench_kernels, "PEERS", (Peer("odd", (), ("forward",), True, make),))
@@ -167,6 +169,30 @@ def test_litert_computes_the_same(name, resolver):
     from seamline.bench_litert import litert_output
 
     close(litert_output(whole(name), resolver), whole(name))
+
+
+def close_q8(found: np.ndarray, piece) -> None:
+    """Others round once where TensorFlow Lite Micro rounds twice; thirty layers add up."""
+    q = Q8Piece(piece)
+    assert np.abs(found.astype(int) - chain_of(q).forward(q.x)).max() <= 8
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_onnx_runtime_computes_the_same_in_int8(name):
+    pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnx")
+    from seamline.bench_onnx import onnx_output
+
+    close_q8(onnx_output(whole(name), "q8"), whole(name))
+
+
+@pytest.mark.parametrize("resolver", ["xnnpack", "ruy", "reference"])
+@pytest.mark.parametrize("name", ["kws", "ic", "vww", "ad"])
+def test_litert_computes_the_same_in_int8(name, resolver):
+    pytest.importorskip("ai_edge_litert")
+    from seamline.bench_litert import litert_output
+
+    close_q8(litert_output(whole(name), resolver, "q8"), whole(name))
 
 
 # ---- comparing ----
@@ -309,10 +335,14 @@ def test_what_prepares_is_done_before_every_call():
 
 
 def test_the_roofline_is_what_binds():
-    roof = Roofline(1e9, ((1000, 1e9), (1_000_000, 5e8)))
+    roof = Roofline(1e9, ((1000, 1e9), (1_000_000, 5e8)), 4e9)
     assert roof.least_us(2000, 100) == pytest.approx(2.0)
     assert roof.least_us(100, 1000) == pytest.approx(1.0)
     assert roof.least_us(100, 10_000) == pytest.approx(10.0)
     assert roof.least_us(100, 10_000_000) == pytest.approx(20_000.0)
+    assert roof.least_us(2000, 100, "q8") == pytest.approx(0.5)
+    assert roof.least_us(100, 4000, "q8") == pytest.approx(1.0)
     measured = measure_roofline(1)
-    assert measured.macs > 0 and all(rate > 0 for _, rate in measured.copies)
+    assert (
+        measured.macs > 0 and measured.macs_q8 > 0 and all(rate > 0 for _, rate in measured.copies)
+    )
