@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 import struct
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from zlib import crc32
 
 from ..kernels import WIRE_VERSION
 from ..kernels.front import check_plan, layer_scratch
-from .arena import place, round16
+from .arena import bound, place, round16
 from .errors import UserError
 from .lifetimes import Lifetimes
 
@@ -30,6 +30,7 @@ KINDS = {
 }
 NAMES = {number: name for name, number in KINDS.items()}
 
+AGAIN = 1  # flag of a layer
 MAGIC = 0x4E504C53
 NONE = 0xFFFFFFFF
 BATCH_MAX = 4096
@@ -177,34 +178,77 @@ def _in_shape(layer: LayerSpec, shapes: list[Shape], index: int) -> Shape:
     return shapes[layer.input]
 
 
-def build_plan(layers: Sequence[LayerSpec], input_shape: Shape, batch: int) -> bytes:
-    """The plan of these layers for up to `batch` samples of `input_shape` (h, w, c).
+@dataclass(frozen=True)
+class Layout:
+    """A front in its arena: what a plan is written from, and what it is judged by."""
 
-    Raises PlanError if the shapes do not fit together or a limit is passed.
+    lives: Lifetimes
+    offsets: list[int]  # of each layer's parameters
+    parameters: int
+    arena_bytes: int
+    scratch_at: int
+    scratch_bytes: int
+    bound: int  # no placement of these lives has a smaller arena
+
+
+def lay_out(
+    layers: Sequence[LayerSpec],
+    input_shape: Shape,
+    batch: int,
+    *,
+    again: Collection[int] = (),
+    training: bool = True,
+) -> Layout:
+    """Every array of these layers in its place. Raises PlanError as `build_plan` does.
+
+    training: is room for a backward pass (and for momentum and gradients) wanted?
     """
     _check_sizes("the input", input_shape)
     if not 1 <= batch <= BATCH_MAX:
         raise PlanError(f"batch: 1 to {BATCH_MAX} samples are allowed, got {batch}")
+    if not set(again) <= set(range(len(layers) - 1)):
+        raise PlanError(
+            f"again: expected layers 0 to {len(layers) - 2} (the last one's output is at hand), "
+            f"got {sorted(again)}"
+        )
     shapes = [input_shape]
-    scratch = parameters = 0
-    offsets = []
+    parameters = 0
+    offsets, scratch = [], []
     for i, layer in enumerate(layers):
         in_shape = _in_shape(layer, shapes, i)
         shapes.append(layer.output_shape)
         offsets.append(parameters)
         parameters += layer.parameters(in_shape)
-        number = KINDS[layer.kind]
-        scratch = max(
-            scratch, layer_scratch(number, batch, in_shape, layer.output_shape, layer.window)
-        )
+        size = layer_scratch(KINDS[layer.kind], batch, in_shape, layer.output_shape, layer.window)
+        scratch.append(size)
     _check_readers(layers)
-    lives = Lifetimes(layers, shapes, batch)
-    scratch, scratch_at = round16(scratch), 3 * round16(4 * parameters)
-    arena = place(lives.buffers(), scratch_at + scratch)
-    head = (MAGIC, WIRE_VERSION, 0, 0, len(layers), len(shapes), batch, 0, len(layers), 0)
+    lives = Lifetimes(layers, shapes, batch, training=training, again=again)
+    at = (3 if training else 1) * round16(4 * parameters)
+    buffers, busy = lives.buffers(), lives.scratch(scratch.__getitem__)
+    arena = place(buffers, at, busy)
+    least = bound(buffers, at, busy)
+    return Layout(lives, offsets, parameters, arena, at, round16(max(scratch, default=0)), least)
+
+
+def build_plan(
+    layers: Sequence[LayerSpec],
+    input_shape: Shape,
+    batch: int,
+    *,
+    again: Collection[int] = (),
+) -> bytes:
+    """The plan of these layers for up to `batch` samples of `input_shape` (h, w, c).
+
+    again: layers that are made a second time instead of kept for the backward pass
+    (`recompute.choose` finds them). Raises PlanError if the shapes do not fit together or a limit
+    is passed.
+    """
+    it = lay_out(layers, input_shape, batch, again=again)
+    head = (MAGIC, WIRE_VERSION, 0, 0, len(layers), len(layers) + 1, batch, 0, len(layers), 0)
+    sizes = (it.parameters, it.arena_bytes, it.scratch_at, it.scratch_bytes, 0, 0, 0)
     try:
-        header = HEADER.pack(*head, parameters, arena, scratch_at, scratch, 0, 0, 0)
-        body = b"".join(_tensors(lives)) + b"".join(_layers(lives, offsets))
+        header = HEADER.pack(*head, *sizes)
+        body = b"".join(_tensors(it.lives)) + b"".join(_layers(it.lives, it.offsets))
         plan = header[:44] + struct.pack("<I", crc32(header + body)) + body
         check_plan(plan)
     except (ValueError, struct.error) as error:
@@ -226,8 +270,8 @@ def _layers(lives: Lifetimes, offsets: list[int]) -> Iterable[bytes]:
         constant = layer.ceiling if layer.kind == "relu" else layer.epsilon
         has_bias = layer.has_bias and layer.kind in ("conv2d", "depthwise", "dense")
         yield LAYER.pack(
-            KINDS[layer.kind], 0, layer.input, second, i + 1, *layer.window, layer.groups,
-            offsets[i], count, saved, constant, has_bias,
+            KINDS[layer.kind], AGAIN * (i in lives.again), layer.input, second, i + 1,
+            *layer.window, layer.groups, offsets[i], count, saved, constant, has_bias,
         )  # fmt: skip
 
 

@@ -162,7 +162,7 @@ static void backward(const seam_front *f, uint32_t index) {
         return;
     case SEAM_LAYER_ADD:
         second = open_gradient(f, l->second, index, dy);
-        if (second != NULL)
+        if (second != NULL && second != dy)
             seam_f32_accumulate(second, dy, s.count);
         break;
     default:
@@ -186,10 +186,29 @@ void seam_front_forward(seam_front *front, int32_t n) {
         forward(front, i);
 }
 
+static int is_again(const seam_front *f, uint32_t index) {
+    seam_layer l;
+    seam_plan_layer(&l, &f->plan, index);
+    return l.again;
+}
+
+/* The run of layers right below layer `index` that keep nothing goes forward once more. */
+static void make_again(const seam_front *f, uint32_t index) {
+    uint32_t first = index;
+    if (is_again(f, index)) /* inside a run, which was made as a whole */
+        return;
+    while (first > 0 && is_again(f, first - 1))
+        first--;
+    for (; first < index; first++)
+        forward(f, first);
+}
+
 void seam_front_backward(seam_front *front) {
     memset(front->gradients, 0, (size_t)front->plan.parameters * sizeof(float));
-    for (uint32_t i = front->plan.layers; i-- > 0;)
+    for (uint32_t i = front->plan.layers; i-- > 0;) {
+        make_again(front, i);
         backward(front, i);
+    }
     front->batch = 0; /* gradients now lie where the values were */
 }
 

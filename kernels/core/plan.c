@@ -28,6 +28,7 @@ void seam_plan_layer(seam_layer *layer, const seam_plan *plan, uint32_t index) {
     const uint8_t *p = layer_at(plan, index);
     seam_tensor in, out;
     layer->kind = p[0];
+    layer->again = p[1] & SEAM_LAYER_AGAIN;
     layer->input = seam_get16(p + 2);
     layer->second = seam_get16(p + 4);
     layer->output = seam_get16(p + 6);
@@ -217,7 +218,9 @@ static int check_layer(const seam_plan *plan, uint32_t index) {
     /* Tensor i + 1 is what layer i makes: execution order needs no further proof. */
     if (seam_get16(p + 6) != index + 1 || seam_get16(p + 2) > index)
         return SEAM_E_ARGUMENT;
-    if (p[1] != 0 || !all_zero(p + 37, SEAM_PLAN_LAYER - 37u))
+    /* Nothing lies behind the last layer that could have it made again. */
+    if (p[1] > (index + 1 < plan->layers ? SEAM_LAYER_AGAIN : 0u) ||
+        !all_zero(p + 37, SEAM_PLAN_LAYER - 37u))
         return SEAM_E_ARGUMENT;
     seam_plan_layer(&l, plan, index);
     int status;

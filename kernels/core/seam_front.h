@@ -65,6 +65,8 @@ typedef enum {
     SEAM_LAYER_FLATTEN
 } seam_layer_kind;
 
+#define SEAM_LAYER_AGAIN 1u /* flag of a layer */
+
 typedef struct {
     const uint8_t *bytes; /* stays with the caller for as long as the plan is used */
     uint16_t layers, tensors, batch, output;
@@ -78,6 +80,7 @@ typedef struct {
 
 typedef struct {
     uint8_t kind, has_bias;
+    uint8_t again; /* its output is not kept: it is made once more before the backward pass */
     uint16_t input, second, output, groups;
     uint32_t parameter_offset, parameter_count, saved_offset;
     float constant;     /* ceiling of an activation, epsilon of a norm */

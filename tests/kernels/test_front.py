@@ -301,22 +301,26 @@ def canaries_sing(front: Front) -> bool:
 
 
 @settings(max_examples=300, deadline=None, derandomize=True)
-@given(networks(), st.integers(1, 3), st.integers(0, 2**16))
-def test_any_network_has_torchs_gradients_in_shared_and_unshared_memory(network, n, seed):
+@given(networks(), st.integers(1, 3), st.integers(0, 2**16), st.data())
+def test_any_network_has_torchs_gradients_in_shared_and_unshared_memory(network, n, seed, data):
     layers, shape = network
+    again = data.draw(st.sets(st.integers(0, max(len(layers) - 2, 0)), max_size=len(layers) - 1))
     rng = np.random.default_rng(seed)
     plan = build_plan(layers, shape, 3)
+    remade = build_plan(layers, shape, 3, again=again)
     params = rng.normal(0, 0.5, read_plan(plan).parameters).astype(np.float32)
     x = rng.normal(size=(n, *shape)).astype(np.float32)
     dy = rng.normal(size=(n, *layers[-1].output_shape)).astype(np.float32)
     results = []
-    for front in (poisoned(plan, params), poisoned(apart(plan), params)):
+    for made in (plan, apart(plan), remade):
+        front = poisoned(made, params)
         y = front.forward(x)
         front.backward(dy)
         assert canaries_sing(front)
         results.append((y, front.gradients.copy()))
-    assert np.array_equal(results[0][0], results[1][0])
-    assert np.array_equal(results[0][1], results[1][1]), "memory was reused too early"
+    assert results[0][0].tobytes() == results[1][0].tobytes() == results[2][0].tobytes()
+    for _, gradients in results[1:]:
+        assert results[0][1].tobytes() == gradients.tobytes(), "memory was reused too early"
     p = torch.tensor(params, dtype=torch.float64, requires_grad=True)
     inputs = torch.tensor(x, dtype=torch.float64, requires_grad=True)
     want = torch_network(layers, p, inputs)
@@ -415,6 +419,8 @@ VALUE, GRADIENT = 8, 12  # where a tensor's row says so
         ("parameters behind the last", LAYERS_AT + 20, "<I", 0xFFFFFFF0, -7),
         ("fewer parameters", LAYERS_AT + 24, "<I", 3, -9),
         ("reserved bytes in a layer", LAYERS_AT + 40, "<I", 1, -1),
+        ("an unknown flag of a layer", LAYERS_AT + 1, "<B", 2, -1),
+        ("a last layer that is made again", LAYERS_AT + 10 * 48 + 1, "<B", 1, -1),
         ("statistics over the parameters", LAYERS_AT + 48 + 28, "<I", 0, -7),
         ("no groups", LAYERS_AT + 48 + 18, "<H", 0, -9),
         ("a ceiling that is NaN", LAYERS_AT + 96 + 32, "<f", float("nan"), -9),
@@ -423,7 +429,7 @@ VALUE, GRADIENT = 8, 12  # where a tensor's row says so
     ],
 )
 def test_a_plan_with_one_lie_is_refused(name, offset, layout, value, status):
-    plan = bytearray(build_plan(RESIDUAL, (8, 8, 3), 4))
+    plan = bytearray(apart(build_plan(RESIDUAL, (8, 8, 3), 4)))
     struct.pack_into(layout, plan, offset, value)
     with pytest.raises(SeamError) as caught:
         check_plan(with_crc(plan))
