@@ -134,8 +134,15 @@ static void gather_tile(void *patches, const source *from, int64_t first, int32_
     const seam_window *p = from->p;
     const int32_t terms = p->kernel_h * p->kernel_w * from->in;
     const ptrdiff_t step = (ptrdiff_t)seam_q8_padded(terms);
-    const size_t bytes = (size_t)step * SEAM_Q8_TILE_BYTES / (size_t)from->kernels->pixels;
-    if (is_pointwise(p)) {
+    size_t bytes = (size_t)step * SEAM_Q8_TILE_BYTES / (size_t)from->kernels->pixels;
+    if (from->kernels->pixel_bytes > 0)
+        bytes = (size_t)from->kernels->pixel_bytes;
+    if (is_pointwise(p) && from->kernels->pixel_bytes > 0) {
+        for (int32_t i = 0; i < count; i++)
+            from->kernels->patch((char *)patches + (size_t)i * bytes, 0, 0,
+                                 from->x + (ptrdiff_t)(first + i) * p->in_c, 0, 1, terms,
+                                 from->x_zero);
+    } else if (is_pointwise(p)) {
         from->kernels->patch(patches, 0, step, from->x + (ptrdiff_t)first * p->in_c, p->in_c, count,
                              terms, from->x_zero);
     } else {

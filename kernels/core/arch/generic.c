@@ -1,4 +1,7 @@
-/* The micro-kernels in plain C, one float at a time; fmaf comes from the FPU or the C library. */
+/* The micro-kernels in plain C, one float at a time; fmaf comes from the FPU or the C library. On a
+ * Cortex-M the int8 layers beside them are those for its instructions. */
+#include "q8.h"
+
 #define LANES 1
 #define TILE_1 4
 #define TILE_2 4
@@ -8,8 +11,16 @@
 #define OUTER_3 2
 #define DEPTHWISE_TILE 4
 #define VARIANT seam_kernels_generic
+#if defined(SEAM_M_MVE_LATER)
+#define VARIANT_Q8 seam_q8_kernels_m_mve
+#define VARIANT_NAME "m_mve"
+#elif defined(SEAM_M_DSP)
+#define VARIANT_Q8 seam_q8_kernels_m_dsp
+#define VARIANT_NAME "m_dsp"
+#else
 #define VARIANT_Q8 seam_q8_kernels_generic
 #define VARIANT_NAME "generic"
+#endif
 
 typedef float vec;
 

@@ -5,6 +5,15 @@
 
 #include "../seam.h"
 
+/* A Cortex-M has one variant: the best of what it is compiled for. */
+#if defined(__ARM_ARCH_PROFILE) && __ARM_ARCH_PROFILE == 'M' && defined(__ARMEL__)
+#if defined(__ARM_FEATURE_MVE)
+#define SEAM_M_MVE
+#elif defined(__ARM_FEATURE_DSP)
+#define SEAM_M_DSP
+#endif
+#endif
+
 /* Bytes a tile takes for one term of all its pixels, any variant: scratch sizes must not depend on
  * it. A variant has eight pixels of one byte or four of two. */
 #define SEAM_Q8_TILE_BYTES 8
@@ -37,6 +46,8 @@ static inline size_t seam_q8_padded(int32_t terms) {
 
 typedef struct {
     int32_t pixels; /* in a tile: 4 or 8 */
+    /* From a pixel's patch to the next; 0: seam_q8_padded(terms) terms. */
+    int32_t pixel_bytes;
     /* Bytes of packed weights; 0: this variant never wants them. */
     size_t (*packed_size)(int32_t channels, int32_t terms);
     void (*pack)(void *packed, const seam_q8_job *job);
@@ -46,8 +57,7 @@ typedef struct {
                   int32_t rows, int32_t count, int32_t x_zero);
     /* The end of a patch, which the tile may read but does not use. */
     void (*patch_end)(void *patch, int32_t terms);
-    /* y[p * y_step + channel] from at most a tile's patches; they are seam_q8_padded(terms)
-     * terms apart. */
+    /* y[p * y_step + channel] from at most a tile's patches. */
     void (*tile)(int8_t *y, ptrdiff_t y_step, const void *patches, int32_t pixels,
                  const seam_q8_job *job);
     void (*depthwise)(int8_t *y, const int8_t *x, const seam_q8_line *line);
@@ -60,6 +70,8 @@ typedef struct {
 extern const seam_q8_kernels seam_q8_kernels_generic;
 extern const seam_q8_kernels seam_q8_kernels_avx2;
 extern const seam_q8_kernels seam_q8_kernels_vnni;
+extern const seam_q8_kernels seam_q8_kernels_m_dsp;
+extern const seam_q8_kernels seam_q8_kernels_m_mve;
 
 /* Of AVX2, for other variants of x86. */
 void seam_q8_avx2_depthwise(int8_t *y, const int8_t *x, const seam_q8_line *line);
