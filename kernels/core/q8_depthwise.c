@@ -20,6 +20,7 @@ static void line_shared(int8_t *y, const int8_t *x, const seam_q8_line *line, in
 
 void seam_q8_depthwise(int8_t *y, const int8_t *x, const int8_t *w, const int32_t *bias,
                        const seam_q8_scaling *how, const seam_window *p) {
+    const seam_q8_kernels *kernels = seam_kernels_now()->q8;
     const int32_t multiplier = p->out_c / p->in_c;
     const ptrdiff_t x_line = (ptrdiff_t)p->in_w * p->in_c, y_line = (ptrdiff_t)p->out_w * p->out_c;
     const ptrdiff_t w_line = (ptrdiff_t)p->kernel_w * p->out_c;
@@ -38,6 +39,10 @@ void seam_q8_depthwise(int8_t *y, const int8_t *x, const int8_t *w, const int32_
                          .y_pixel = p->out_c,
                          .w_row = w_line,
                          .w_col = p->out_c};
+    line.job.w = w;
+    if (multiplier == 1 && kernels->depthwise_image != NULL &&
+        kernels->depthwise_image(y, x, &line.job, p))
+        return;
     for (int32_t n = 0; n < p->batch; n++)
         for (int32_t oh = 0; oh < p->out_h; oh++) {
             const seam_axis axis = seam_axis_h(p);
@@ -57,7 +62,7 @@ void seam_q8_depthwise(int8_t *y, const int8_t *x, const int8_t *w, const int32_
                 line.rows = end - first;
                 line.cols = span.taps;
                 if (multiplier == 1)
-                    seam_kernels_now()->q8->depthwise(to, from, &line);
+                    kernels->depthwise(to, from, &line);
                 else
                     line_shared(to, from, &line, multiplier);
             }

@@ -61,6 +61,10 @@ typedef struct {
     void (*tile)(int8_t *y, ptrdiff_t y_step, const void *patches, int32_t pixels,
                  const seam_q8_job *job);
     void (*depthwise)(int8_t *y, const int8_t *x, const seam_q8_line *line);
+    /* A whole layer whose output channels each read their own input channel; 0: not done, because
+     * it is none of the usual ones. May be NULL. */
+    int (*depthwise_image)(int8_t *y, const int8_t *x, const seam_q8_job *job,
+                           const seam_window *p);
     void (*add)(int8_t *y, const int8_t *a, const int8_t *b, const seam_q8_sum *how, size_t count);
     void (*requantise)(int8_t *y, const int8_t *x, const seam_q8_scaling *how, size_t count);
     int32_t peak_products;            /* in a vector */
@@ -72,6 +76,9 @@ extern const seam_q8_kernels seam_q8_kernels_avx2;
 extern const seam_q8_kernels seam_q8_kernels_vnni;
 extern const seam_q8_kernels seam_q8_kernels_m_dsp;
 extern const seam_q8_kernels seam_q8_kernels_m_mve;
+
+/* Of plain C, for Cortex-M. */
+void seam_q8_generic_depthwise(int8_t *y, const int8_t *x, const seam_q8_line *line);
 
 /* Of AVX2, for other variants of x86. */
 void seam_q8_avx2_depthwise(int8_t *y, const int8_t *x, const seam_q8_line *line);

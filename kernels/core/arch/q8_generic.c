@@ -51,7 +51,7 @@ static void tile(int8_t *y, ptrdiff_t y_step, const void *patches, int32_t pixel
     }
 }
 
-static void depthwise(int8_t *y, const int8_t *x, const seam_q8_line *line) {
+void seam_q8_generic_depthwise(int8_t *y, const int8_t *x, const seam_q8_line *line) {
     const seam_q8_job *job = &line->job;
     for (int32_t p = 0; p < line->pixels; p++, x += line->x_pixel, y += line->y_pixel)
         for (int32_t c = 0; c < job->channels; c++) {
@@ -101,7 +101,7 @@ const seam_q8_kernels seam_q8_kernels_generic = {
     .patch = patch,
     .patch_end = patch_end,
     .tile = tile,
-    .depthwise = depthwise,
+    .depthwise = seam_q8_generic_depthwise,
     .add = add,
     .requantise = requantise,
     .peak_products = 1,

@@ -6,6 +6,7 @@
 #include <arm_acle.h>
 
 #include "../q8_requant.h"
+#include "../walk.h"
 
 #define FIXED static inline __attribute__((always_inline))
 #define EACH(i, n) _Pragma("GCC unroll 8") for (int i = 0; i < (n); i++)
@@ -57,24 +58,35 @@ FIXED int16x2_t twice(int32_t value) {
 
 #define RIGHT_MAX 20 /* the zero point, so far up, leaves room */
 
-/* right 0: figures that are not usual go the long way. */
+/* What holds for all channels of a job. */
 typedef struct {
-    int32_t multiplier, shift, right, round;
-} scale;
+    int32_t limit; /* with |bias| below it, every sum is below 2^30: it can be doubled */
+    int32_t round; /* 2 * y_zero + 1 */
+    int full;      /* every int8 is in range */
+} job_range;
 
-/* Sums stay below 2^30 if the bias stays below this. */
-static inline int32_t bias_limit(int32_t terms) {
-    return (1 << 30) - lesser(terms, 30000) * (128 * 255) - (terms > 30000 ? 1 << 30 : 0);
+static inline job_range range_of(const seam_q8_job *job, int32_t terms) {
+    const int32_t most = (1 << 30) / (128 * 255);
+    return (job_range){terms < most ? (1 << 30) - terms * (128 * 255) : 0, 2 * job->y_zero + 1,
+                       job->y_min == -128 && job->y_max == 127};
 }
 
-FIXED scale scale_of(const seam_q8_job *job, int32_t c, int32_t bias, int32_t limit) {
-    const int32_t at = c * job->scale_step, shift = job->shift[at];
-    scale s = {job->multiplier[at], shift, 0, 0};
-    if (shift < 0 && shift >= -RIGHT_MAX && bias < limit && -bias < limit) {
-        s.right = -shift;
-        s.round = (1 << (s.right - 1)) + job->y_zero * (1 << s.right);
-    }
-    return s;
+/* A channel's usual figures: a right shift, and what is added before it. */
+typedef struct {
+    int32_t multiplier, right, round;
+} scale;
+
+/* Whether they are usual. */
+FIXED int scale_of(scale *s, const seam_q8_job *job, int32_t c, int32_t bias,
+                   const job_range *range) {
+    const int32_t at = c * job->scale_step, less = -1 - job->shift[at];
+    if ((uint32_t)less >= RIGHT_MAX ||
+        (uint32_t)(bias + range->limit) >= 2u * (uint32_t)range->limit)
+        return 0;
+    s->multiplier = job->multiplier[at];
+    s->right = less + 1;
+    s->round = range->round << less; /* half, and the zero point */
+    return 1;
 }
 
 /* round(a * b / 2^32), ties up. */
@@ -84,15 +96,20 @@ FIXED int32_t multiply_high(int32_t a, int32_t b) {
     return high;
 }
 
-FIXED int8_t finish(int32_t sum, const scale *s, const seam_q8_job *job) {
-    int32_t y;
-    if (s->right > 0) {
-        y = multiply_high(sum * 2, s->multiplier);
-        y = (y + (y >> 31) + s->round) >> s->right; /* halves away from zero, and the zero point */
-    } else {
-        y = seam_q8_rescale(sum, s->multiplier, s->shift) + job->y_zero;
+/* doubled: a sum, twice. */
+FIXED int32_t finish(int32_t doubled, const scale *s) {
+    const int32_t y = multiply_high(doubled, s->multiplier);
+    return (y + (y >> 31) + s->round) >> s->right; /* halves away from zero */
+}
+
+/* `count` results of a channel whose figures are any that are allowed. */
+static __attribute__((noinline)) void finish_any(int8_t *y, ptrdiff_t y_step, const int32_t *sum,
+                                                 int32_t count, const seam_q8_job *job, int32_t c) {
+    const int32_t at = c * job->scale_step;
+    for (int32_t i = 0; i < count; i++) {
+        const int32_t value = seam_q8_rescale(sum[i], job->multiplier[at], job->shift[at]);
+        y[i * y_step] = seam_q8_clamp(value + job->y_zero, job->y_min, job->y_max);
     }
-    return seam_q8_clamp(y, job->y_min, job->y_max);
 }
 
 /* ---- Patches of four pixels: [terms / 4][even terms, odd terms][pixel] halves ---- */
@@ -158,38 +175,64 @@ static void patch_end(void *to, int32_t terms) {
 
 /* ---- Tiles ---- */
 
+/* The inner loops are functions of nothing but assembly: they take every register there is, and no
+ * compiler can be asked for that. It must not look into them either: it would find their arguments
+ * unused. */
+#define NAKED __attribute__((naked, noipa)) static
+#pragma GCC diagnostic ignored "-Wunused-parameter"
+
 /* clang-format off */
-#define PIXEL(a, b)                      \
-    "ldr %[t], [%[x]], #4\n\t"            \
-    "smlad %[" a "], %[t], %[u], %[" a "]\n\t" \
-    "smlad %[" b "], %[t], %[v], %[" b "]\n\t"
-#define FOUR_PIXELS PIXEL("a0", "b0") PIXEL("a1", "b1") PIXEL("a2", "b2") PIXEL("a3", "b3")
+#define PIXEL(a, b)                \
+    "ldr lr, [r1], #4\n"            \
+    "smlad " a ", lr, r0, " a "\n"  \
+    "smlad " b ", lr, r12, " b "\n"
+#define FOUR_PIXELS PIXEL("r4", "r8") PIXEL("r5", "r9") PIXEL("r6", "r10") PIXEL("r7", "r11")
+#define FOUR_TERMS                                     \
+    "ldr r0, [r2]\n" "ldr r12, [r3]\n"                 \
+    "sxtb16 r0, r0\n" "sxtb16 r12, r12\n" FOUR_PIXELS  \
+    "ldr r0, [r2], #4\n" "ldr r12, [r3], #4\n"         \
+    "sxtb16 r0, r0, ror #8\n" "sxtb16 r12, r12, ror #8\n" FOUR_PIXELS
 /* clang-format on */
 
-/* Sums of two channels over four pixels, four terms at a time until x is at x_end; in assembly
- * because it takes every register there is. */
-FIXED void dot_4x2(int32_t *a, int32_t *b, const int16_t *x, const int16_t *x_end, const int8_t *w,
-                   const int8_t *w2) {
-    uint32_t t, u, v;
-    int32_t a0 = a[0], a1 = a[1], a2 = a[2], a3 = a[3];
-    int32_t b0 = b[0], b1 = b[1], b2 = b[2], b3 = b[3];
-    __asm volatile("0:\n\t"
-                   "ldr %[u], [%[w]]\n\t"
-                   "ldr %[v], [%[w2]]\n\t"
-                   "sxtb16 %[u], %[u]\n\t"
-                   "sxtb16 %[v], %[v]\n\t" FOUR_PIXELS "ldr %[u], [%[w]], #4\n\t"
-                   "ldr %[v], [%[w2]], #4\n\t"
-                   "sxtb16 %[u], %[u], ror #8\n\t"
-                   "sxtb16 %[v], %[v], ror #8\n\t" FOUR_PIXELS "ldr %[t], %[end]\n\t"
-                   "cmp %[x], %[t]\n\t"
-                   "bne 0b"
-                   : [a0] "+r"(a0), [a1] "+r"(a1), [a2] "+r"(a2), [a3] "+r"(a3), [b0] "+r"(b0),
-                     [b1] "+r"(b1), [b2] "+r"(b2), [b3] "+r"(b3), [x] "+r"(x), [w] "+r"(w),
-                     [w2] "+r"(w2), [t] "=&r"(t), [u] "=&r"(u), [v] "=&r"(v)
-                   : [end] "m"(x_end)
-                   : "cc", "memory");
-    a[0] = a0, a[1] = a1, a[2] = a2, a[3] = a3;
-    b[0] = b0, b[1] = b1, b[2] = b2, b[3] = b3;
+/* sum[channel][pixel] += products of two channels and four pixels, until x is at x_end. */
+NAKED void dot_4x2(int32_t *sum, const int16_t *x, const int8_t *w, const int8_t *w2,
+                   const int16_t *x_end) {
+    __asm volatile("push {r0, r4-r11, lr}\n"
+                   "ldr lr, [sp, #40]\n"
+                   "ldm r0, {r4-r11}\n"
+                   "sub lr, lr, r1\n"
+                   "tst lr, #32\n" /* an odd number of groups */
+                   "bne 1f\n"
+                   "0:\n" FOUR_TERMS "1:\n" FOUR_TERMS "ldr lr, [sp, #40]\n"
+                   "cmp r1, lr\n"
+                   "bne 0b\n"
+                   "pop {r0}\n"
+                   "stm r0, {r4-r11}\n"
+                   "pop {r4-r11, pc}");
+}
+
+/* clang-format off */
+#define CHANNEL(a, w)              \
+    "ldr r12, [" w "], #4\n"        \
+    "sxtb16 lr, r12\n"              \
+    "smlad " a ", r0, lr, " a "\n"  \
+    "sxtb16 r12, r12, ror #8\n"     \
+    "smlad " a ", r2, r12, " a "\n"
+/* clang-format on */
+
+/* sum[channel] += products of four channels and a lone pixel, four terms `groups` times. */
+NAKED void dot_1x4(int32_t *sum, const int16_t *x, const int8_t *const *w, int32_t groups) {
+    __asm volatile("push {r0, r4-r11, lr}\n"
+                   "ldm r0, {r4-r7}\n"
+                   "ldm r2, {r8-r11}\n"
+                   "0:\n"
+                   "ldr r0, [r1], #16\n"
+                   "ldr r2, [r1], #16\n" CHANNEL("r4", "r8") CHANNEL("r5", "r9")
+                       CHANNEL("r6", "r10") CHANNEL("r7", "r11") "subs r3, r3, #1\n"
+                                                                 "bne 0b\n"
+                                                                 "pop {r0}\n"
+                                                                 "stm r0, {r4-r7}\n"
+                                                                 "pop {r4-r11, pc}");
 }
 
 /* The last weights of a row, fewer than four; nothing before or behind the row is read. */
@@ -203,151 +246,233 @@ static uint32_t last_weights(const int8_t *w, int32_t terms) {
     return word;
 }
 
-/* One channel of `pixels` pixels. */
-static void finish_channel(int8_t *y, ptrdiff_t y_step, const int32_t *sum, int32_t pixels,
-                           const seam_q8_job *job, int32_t c, int32_t limit) {
-    const scale s = scale_of(job, c, job->bias != NULL ? job->bias[c] : 0, limit);
-    for (int32_t p = 0; p < pixels; p++)
-        y[p * y_step] = finish(sum[p], &s, job);
+/* P results of a channel. */
+FIXED void finish_channel(int8_t *y, ptrdiff_t y_step, const int P, const int32_t *sum,
+                          const seam_q8_job *job, int32_t c, int32_t bias, const job_range *range) {
+    scale s;
+    if (!range->full || !scale_of(&s, job, c, bias, range)) {
+        finish_any(y, y_step, sum, P, job, c);
+        return;
+    }
+    EACH (p, P) {
+        *y = (int8_t)__ssat(finish(sum[p] * 2, &s), 8);
+        y += y_step;
+    }
 }
 
 static void two_channels(int8_t *y, ptrdiff_t y_step, const int16_t *x, int32_t pixels,
-                         const seam_q8_job *job, int32_t c, int32_t second, int32_t limit) {
-    const int32_t terms = job->terms, whole = terms >> 2;
+                         const seam_q8_job *job, int32_t c, int32_t second,
+                         const job_range *range) {
+    const int32_t terms = job->terms;
     const int8_t *w = job->w + (ptrdiff_t)c * terms, *w2 = job->w + (ptrdiff_t)second * terms;
-    int32_t a[4], b[4];
-    EACH (p, 4) {
-        a[p] = job->bias != NULL ? job->bias[c] : 0;
-        b[p] = job->bias != NULL ? job->bias[second] : 0;
-    }
-    if (whole > 0)
-        dot_4x2(a, b, x, x + whole * GROUP, w, w2);
+    const int32_t bias = job->bias != NULL ? job->bias[c] : 0;
+    const int32_t bias2 = job->bias != NULL ? job->bias[second] : 0;
+    int32_t sum[8] = {bias, bias, bias, bias, bias2, bias2, bias2, bias2};
+    const int16_t *x_end = x + (terms >> 2) * GROUP;
+    if (terms >= 4)
+        dot_4x2(sum, x, w, w2, x_end);
     if ((terms & 3) != 0) {
         const uint32_t last[2] = {last_weights(w, terms), last_weights(w2, terms)};
-        dot_4x2(a, b, x + whole * GROUP, x + (whole + 1) * GROUP, (const int8_t *)last,
-                (const int8_t *)(last + 1));
+        dot_4x2(sum, x_end, (const int8_t *)last, (const int8_t *)(last + 1), x_end + GROUP);
     }
-    finish_channel(y + c, y_step, a, pixels, job, c, limit);
-    finish_channel(y + second, y_step, b, pixels, job, second, limit);
+    if (pixels == 4) {
+        finish_channel(y + c, y_step, 4, sum, job, c, bias, range);
+        finish_channel(y + second, y_step, 4, sum + 4, job, second, bias2, range);
+    } else {
+        finish_any(y + c, y_step, sum, pixels, job, c);
+        finish_any(y + second, y_step, sum + 4, pixels, job, second);
+    }
 }
 
-/* Four channels of a lone pixel. */
+/* Channels [c, c + 4) of a lone pixel. */
 static void lone_pixel(int8_t *y, const int16_t *x, const seam_q8_job *job, int32_t c,
-                       int32_t channels, int32_t limit) {
+                       const job_range *range) {
     const int32_t terms = job->terms;
     const int8_t *w[4];
-    int32_t sum[4];
+    int32_t sum[4], bias[4];
     EACH (i, 4) {
-        const int32_t channel = c + lesser(i, channels - 1);
-        w[i] = job->w + (ptrdiff_t)channel * terms;
-        sum[i] = job->bias != NULL ? job->bias[channel] : 0;
+        w[i] = job->w + (ptrdiff_t)(c + i) * terms;
+        sum[i] = bias[i] = job->bias != NULL ? job->bias[c + i] : 0;
     }
-    for (int32_t k = 0; k < terms; k += 4, x += GROUP) {
-        const int16x2_t even = load2(x), odd = load2(x + 8);
-        const int last = k + 4 > terms;
+    if (terms >= 4)
+        dot_1x4(sum, x, w, terms >> 2);
+    if ((terms & 3) != 0) {
+        uint32_t last[4];
         EACH (i, 4) {
-            const uint32_t four = last ? last_weights(w[i] - k, terms) : load4(w[i]);
-            w[i] += 4;
-            sum[i] = __smlad(even, even_of(four), sum[i]);
-            sum[i] = __smlad(odd, odd_of(four), sum[i]);
+            last[i] = last_weights(w[i], terms);
+            w[i] = (const int8_t *)&last[i];
         }
+        dot_1x4(sum, x + (terms >> 2) * GROUP, w, 1);
     }
-    for (int32_t i = 0; i < channels; i++)
-        finish_channel(y + c + i, 1, sum + i, 1, job, c + i, limit);
+    EACH (i, 4)
+        finish_channel(y + c + i, 1, 1, sum + i, job, c + i, bias[i], range);
 }
 
 static void tile(int8_t *y, ptrdiff_t y_step, const void *patches, int32_t pixels,
                  const seam_q8_job *job) {
-    const int32_t limit = bias_limit(job->terms), channels = job->channels;
-    if (pixels == 1) {
-        for (int32_t c = 0; c < channels; c += 4)
-            lone_pixel(y, patches, job, c, lesser(4, channels - c), limit);
-        return;
-    }
-    for (int32_t c = 0; c < channels; c += 2)
-        two_channels(y, y_step, patches, pixels, job, c, lesser(c + 1, channels - 1), limit);
+    const job_range range = range_of(job, job->terms);
+    const int32_t channels = job->channels;
+    int32_t c = 0;
+    if (pixels == 1)
+        for (; c + 4 <= channels; c += 4)
+            lone_pixel(y, patches, job, c, &range);
+    for (; c < channels; c += 2)
+        two_channels(y, y_step, patches, pixels, job, c, lesser(c + 1, channels - 1), &range);
 }
 
-/* ---- Depthwise: four channels side by side ---- */
+/* ---- Depthwise: four channels side by side, weights unpacked once for the whole image ---- */
 
-FIXED void depthwise_tap(int32_t *sum, const int8_t *x, const int8_t *w, int16x2_t minus) {
-    const uint32_t values = load4(x), weights = load4(w);
-    const int16x2_t even = even_plus(minus, values), odd = odd_plus(minus, values);
-    const int16x2_t w_even = even_of(weights), w_odd = odd_of(weights);
-    sum[0] = __smlabb(even, w_even, sum[0]);
-    sum[1] = __smlabb(odd, w_odd, sum[1]);
-    sum[2] = __smlatt(even, w_even, sum[2]);
-    sum[3] = __smlatt(odd, w_odd, sum[3]);
-}
+#define TAPS_MAX 25
+#define SPANS_MAX 7
 
-/* cols 0: any number. */
-FIXED void depthwise_pixel(const int cols, int32_t *sum, const int8_t *x, const int8_t *w,
-                           const seam_q8_line *line, int16x2_t minus) {
-    for (int32_t i = 0; i < line->rows; i++, x += line->x_row, w += line->w_row) {
-        if (cols > 0) {
-            EACH (j, cols)
-                depthwise_tap(sum, x + j * line->x_col, w + j * line->w_col, minus);
-        } else {
-            for (int32_t j = 0; j < line->cols; j++)
-                depthwise_tap(sum, x + j * line->x_col, w + j * line->w_col, minus);
-        }
-    }
-}
+typedef struct {
+    uint32_t weights[TAPS_MAX][2]; /* doubled; channels 0 and 2, 1 and 3 */
+    int32_t bias[4];               /* doubled */
+    scale scales[4];
+    int full;
+    const seam_q8_job *job;
+    const seam_window *p;
+    int32_t c;
+} four_channels;
 
-/* Channels [c, c + 4) of a line. */
-FIXED void depthwise_fixed(const int cols, int8_t *y, const int8_t *x, const seam_q8_line *line,
-                           int32_t c) {
-    const seam_q8_job *job = &line->job;
-    const int32_t limit = bias_limit(line->rows * line->cols);
-    const int16x2_t minus = twice(-job->x_zero);
-    int32_t bias[4];
-    scale s[4];
+/* Pixels of a line that use the same taps; the assembly reads the first four. */
+typedef struct {
+    ptrdiff_t x_row, x_col;
+    int16x2_t minus; /* the zero point */
+    int32_t rows, cols, pixels;
+    ptrdiff_t x_pixel;
+    const uint32_t (*weights)[2]; /* of the first tap */
+} line_part;
+
+static int four_of(four_channels *four, const int8_t *w, const job_range *range) {
+    const seam_q8_job *job = four->job;
+    const int32_t taps = four->p->kernel_h * four->p->kernel_w;
     EACH (i, 4) {
-        bias[i] = job->bias != NULL ? job->bias[c + i] : 0;
-        s[i] = scale_of(job, c + i, bias[i], limit);
+        const int32_t bias = job->bias != NULL ? job->bias[four->c + i] : 0;
+        if (!scale_of(&four->scales[i], job, four->c + i, bias, range))
+            return 0;
+        four->bias[i] = bias * 2;
     }
-    x += c;
-    y += c;
-    for (int32_t p = 0; p < line->pixels; p++, x += line->x_pixel, y += line->y_pixel) {
-        int32_t sum[4] = {bias[0], bias[1], bias[2], bias[3]};
-        depthwise_pixel(cols, sum, x, job->w + c, line, minus);
-        EACH (i, 4)
-            y[i] = finish(sum[i], &s[i], job);
+    w += four->c;
+    for (int32_t k = 0; k < taps; k++, w += four->p->out_c) {
+        const int16x2_t even = even_of(load4(w)), odd = odd_of(load4(w));
+        four->weights[k][0] = (uint32_t)__sadd16(even, even);
+        four->weights[k][1] = (uint32_t)__sadd16(odd, odd);
     }
+    return 1;
 }
 
-/* Fewer than four channels, one at a time. */
-static void depthwise_narrow(int8_t *y, const int8_t *x, const seam_q8_line *line, int32_t c) {
-    const seam_q8_job *job = &line->job;
-    const int32_t bias = job->bias != NULL ? job->bias[c] : 0;
-    const scale s = scale_of(job, c, bias, bias_limit(line->rows * line->cols));
-    for (int32_t p = 0; p < line->pixels; p++) {
-        int32_t sum = bias;
-        for (int32_t i = 0; i < line->rows; i++)
-            for (int32_t j = 0; j < line->cols; j++)
-                sum += (x[p * line->x_pixel + i * line->x_row + j * line->x_col + c] -
-                        job->x_zero) *
-                       job->w[i * line->w_row + j * line->w_col + c];
-        y[p * line->y_pixel + c] = finish(sum, &s, job);
-    }
+/* clang-format off */
+#define TAP(x)                       \
+    "ldr r0, [r1" x "]\n"             \
+    "ldrd r12, lr, [r2], #8\n"        \
+    "sxtab16 r3, r10, r0, ror #8\n"   \
+    "sxtab16 r0, r10, r0\n"           \
+    "smlabb r4, r0, r12, r4\n"        \
+    "smlatt r6, r0, r12, r6\n"        \
+    "smlabb r5, r3, lr, r5\n"         \
+    "smlatt r7, r3, lr, r7\n"
+#define ROWS_OF(taps)                \
+    __asm volatile("push {r0, r4-r11, lr}\n" "ldm r0, {r4-r7}\n" "ldm r3, {r8-r11}\n"  \
+                   "0:\n" taps "add r1, r1, r8\n" "subs r11, r11, #1\n" "bne 0b\n"   \
+                   "pop {r0}\n" "stm r0, {r4-r7}\n" "pop {r4-r11, pc}")
+/* clang-format on */
+
+/* sum[channel] += products of three taps a row. */
+NAKED void sum_three(int32_t *sum, const int8_t *x, const uint32_t (*w)[2], const line_part *part) {
+    ROWS_OF(TAP("") TAP(", r9") TAP(", r9, lsl #1"));
 }
 
-static void depthwise(int8_t *y, const int8_t *x, const seam_q8_line *line) {
-    const int32_t channels = line->job.channels;
-    if (channels < 4) {
-        for (int32_t c = 0; c < channels; c++)
-            depthwise_narrow(y, x, line, c);
-        return;
-    }
-    for (int32_t start = 0; start < channels; start += 4) {
-        const int32_t c = lesser(start, channels - 4); /* the last ones may be done twice */
-        if (line->cols == 3)
-            depthwise_fixed(3, y, x, line, c);
-        else if (line->cols == 2)
-            depthwise_fixed(2, y, x, line, c);
+/* Of the two taps that an edge leaves of three. */
+NAKED void sum_two(int32_t *sum, const int8_t *x, const uint32_t (*w)[2], const line_part *part) {
+    ROWS_OF(TAP("") TAP(", r9") "add r2, r2, #8\n");
+}
+
+static void sum_any(int32_t *sum, const int8_t *x, const uint32_t (*w)[2], const line_part *part,
+                    int32_t kernel_w) {
+    for (int32_t i = 0; i < part->rows; i++, x += part->x_row, w += kernel_w)
+        for (int32_t j = 0; j < part->cols; j++) {
+            const uint32_t four = load4(x + j * part->x_col);
+            const int16x2_t even = even_plus(part->minus, four), odd = odd_plus(part->minus, four);
+            const int16x2_t w_even = (int16x2_t)w[j][0], w_odd = (int16x2_t)w[j][1];
+            sum[0] = __smlabb(even, w_even, sum[0]);
+            sum[1] = __smlabb(odd, w_odd, sum[1]);
+            sum[2] = __smlatt(even, w_even, sum[2]);
+            sum[3] = __smlatt(odd, w_odd, sum[3]);
+        }
+}
+
+static void line_run(int8_t *y, const int8_t *x, const line_part *part, const four_channels *four) {
+    const int32_t kernel_w = four->p->kernel_w, known = kernel_w == 3 && part->rows > 0;
+    const ptrdiff_t y_pixel = four->p->out_c;
+    for (int32_t p = 0; p < part->pixels; p++, x += part->x_pixel, y += y_pixel) {
+        int32_t sum[4] = {four->bias[0], four->bias[1], four->bias[2], four->bias[3]};
+        if (known && part->cols == 3)
+            sum_three(sum, x, part->weights, part);
+        else if (known && part->cols == 2)
+            sum_two(sum, x, part->weights, part);
         else
-            depthwise_fixed(0, y, x, line, c);
+            sum_any(sum, x, part->weights, part, kernel_w);
+        EACH (i, 4)
+            sum[i] = __ssat(finish(sum[i], &four->scales[i]), 8);
+        if (!four->full)
+            EACH (i, 4)
+                sum[i] = seam_q8_clamp(sum[i], four->job->y_min, four->job->y_max);
+        EACH (i, 4)
+            y[i] = (int8_t)sum[i];
     }
+}
+
+static void image_run(int8_t *y, const int8_t *x, const four_channels *four, const seam_span *spans,
+                      int32_t count) {
+    const seam_window *p = four->p;
+    const ptrdiff_t x_line = (ptrdiff_t)p->in_w * p->in_c;
+    const seam_axis axis = seam_axis_h(p);
+    line_part part = {.x_pixel = (ptrdiff_t)p->stride_w * p->in_c,
+                      .x_row = p->dilation_h * x_line,
+                      .x_col = (ptrdiff_t)p->dilation_w * p->in_c,
+                      .minus = twice(-four->job->x_zero)};
+    x += four->c;
+    y += four->c;
+    for (int32_t n = 0; n < p->batch; n++, x += p->in_h * x_line)
+        for (int32_t oh = 0; oh < p->out_h; oh++) {
+            int32_t first, end;
+            seam_axis_taps(&first, &end, &axis, oh);
+            const int32_t row = oh * p->stride_h - p->pad_top + first * p->dilation_h;
+            const int8_t *from = end > first ? x + row * x_line : x;
+            part.rows = end - first;
+            for (int32_t i = 0; i < count; i++) {
+                part.pixels = spans[i].length;
+                part.cols = spans[i].taps;
+                part.weights = &four->weights[first * p->kernel_w + spans[i].tap];
+                line_run(y, from + (ptrdiff_t)spans[i].source * p->in_c, &part, four);
+                y += (ptrdiff_t)spans[i].length * p->out_c;
+            }
+        }
+}
+
+static int depthwise_image(int8_t *y, const int8_t *x, const seam_q8_job *job,
+                           const seam_window *p) {
+    const int32_t channels = job->channels, taps = p->kernel_h * p->kernel_w;
+    const job_range range = range_of(job, taps);
+    seam_spans cols = {.axis = seam_axis_w(p)};
+    seam_span spans[SPANS_MAX];
+    int32_t count = 0;
+    if (channels < 4 || p->kernel_h > TAPS_MAX || p->kernel_w > TAPS_MAX || taps > TAPS_MAX)
+        return 0;
+    for (seam_span span; seam_spans_next(&span, &cols); spans[count++] = span)
+        if (count == SPANS_MAX)
+            return 0;
+    four_channels four = {.full = range.full, .job = job, .p = p};
+    for (int pass = 0; pass < 2; pass++) /* nothing is done if a channel is unusual */
+        for (int32_t c = 0; c < channels; c += 4) {
+            four.c = lesser(c, channels - 4); /* the last ones may be done twice */
+            if (!four_of(&four, job->w, &range))
+                return 0;
+            if (pass == 1)
+                image_run(y, x, &four, spans, count);
+        }
+    return 1;
 }
 
 /* ---- Element by element ---- */
@@ -395,7 +520,8 @@ const seam_q8_kernels seam_q8_kernels_m_dsp = {
     .patch = patch,
     .patch_end = patch_end,
     .tile = tile,
-    .depthwise = depthwise,
+    .depthwise = seam_q8_generic_depthwise,
+    .depthwise_image = depthwise_image,
     .add = add,
     .requantise = requantise,
 };
