@@ -11,7 +11,7 @@
 #define OUTER_3 2
 #define DEPTHWISE_TILE 4
 #define VARIANT seam_kernels_generic
-#if defined(SEAM_M_MVE_LATER)
+#if defined(SEAM_M_MVE)
 #define VARIANT_Q8 seam_q8_kernels_m_mve
 #define VARIANT_NAME "m_mve"
 #elif defined(SEAM_M_DSP)
