@@ -211,6 +211,115 @@ void seam_q8_dequantise(float *x, const int8_t *q, float scale, int32_t zero, si
 /* From one scale and zero point to another. y may be x. */
 void seam_q8_requantise(int8_t *y, const int8_t *x, const seam_q8_scaling *how, size_t count);
 
+/* ---- q8 training. A gradient is int8 with one exponent for the tensor: g * 2^exponent is the
+ * gradient with respect to the quantised value. Sums are exact int32. Coefficients are float32 that
+ * are taken apart by their bits, never computed with. SPEC.md has the arithmetic. ---- */
+
+#define SEAM_Q8_MOST 127               /* of a gradient, a weight, a velocity */
+#define SEAM_Q8_RATIO_ONE 32768u       /* a ratio of 1 */
+#define SEAM_Q8_WEIGHT_TERMS_MAX 66311 /* outputs (batch * h * w) in the sum of one weight */
+#define SEAM_Q8_INPUT_TERMS_MAX 133144 /* products in the sum of one input */
+
+/* Where the random bits of a rounding come from; element i of the tensor takes index i. */
+typedef struct {
+    uint32_t seed, stream;
+    int mode; /* seam_rounding */
+} seam_q8_noise;
+
+/* dy = 0 where not y_min < y < y_max: there the clamp held y. */
+void seam_q8_mask(int8_t *dy, const int8_t *y, int32_t y_min, int32_t y_max, size_t count);
+
+/* Each channel's multiplier over the largest of the layer, times SEAM_Q8_RATIO_ONE. Is every one
+ * SEAM_Q8_RATIO_ONE? Then nothing has to be weighed. */
+int seam_q8_ratios_even(const uint16_t *ratios, int32_t channels);
+/* out = dy * ratio, rounded. out may be dy. */
+void seam_q8_weigh(int8_t *out, const int8_t *dy, const uint16_t *ratios, int32_t channels,
+                   size_t pixels, const seam_q8_noise *noise);
+
+/* For each input the sum of w * dy over the outputs that read it; dy is weighed. Rows `first` to
+ * `first + rows` of the batch * in_h rows of inputs: sums [rows][in_w][in_c], overwritten. Scratch:
+ * seam_q8_conv2d_input_scratch bytes, 16-aligned. */
+size_t seam_q8_conv2d_input_scratch(const seam_window *p, int32_t groups);
+void seam_q8_conv2d_input_sums(int32_t *sums, const int8_t *dy, const int8_t *w,
+                               const seam_window *p, int32_t groups, int32_t first, int32_t rows,
+                               void *scratch);
+void seam_q8_depthwise_input_sums(int32_t *sums, const int8_t *dy, const int8_t *w,
+                                  const seam_window *p, int32_t first, int32_t rows);
+
+/* For each weight the sum of dy * (x - x_zero), for output channels `first` to `first + channels`;
+ * a conv2d's lie in one group. sums [channels][kernel_h][kernel_w][in_c / groups], depthwise
+ * [kernel_h][kernel_w][channels], overwritten. Scratch: seam_q8_conv2d_weight_scratch bytes for so
+ * many channels, 16-aligned. */
+size_t seam_q8_conv2d_weight_scratch(const seam_window *p, int32_t groups, int32_t channels);
+void seam_q8_conv2d_weight_sums(int32_t *sums, const int8_t *dy, const int8_t *x, int32_t x_zero,
+                                const seam_window *p, int32_t groups, int32_t first,
+                                int32_t channels, void *scratch);
+void seam_q8_depthwise_weight_sums(int32_t *sums, const int8_t *dy, const int8_t *x, int32_t x_zero,
+                                   const seam_window *p, int32_t first, int32_t channels);
+/* sums[channel] of dy over all pixels. */
+void seam_q8_bias_sums(int32_t *sums, const int8_t *dy, int32_t channels, size_t pixels);
+
+/* The first of equal maxima takes the gradient; of n taps inside each takes round(2^15 / n), so the
+ * sums of an average have an exponent 15 lower than dy. Rows as above. seam_q8_pool_sums_check:
+ * SEAM_E_LIMIT where the sums of an average might leave int32. */
+void seam_q8_max_pool2d_sums(int32_t *sums, const int8_t *dy, const int8_t *x, const seam_window *p,
+                             int32_t first, int32_t rows);
+SEAM_MUST_USE int seam_q8_pool_sums_check(const seam_window *p);
+void seam_q8_average_pool2d_sums(int32_t *sums, const int8_t *dy, const seam_window *p,
+                                 int32_t first, int32_t rows);
+/* One input of a residual sum: sums = dy times the ratio (input scale over y's), as 15 bits;
+ * returns what their exponent is above dy's. */
+int32_t seam_q8_add_sums(int32_t *sums, const int8_t *dy, float ratio, size_t count);
+/* The sum of two gradients of one tensor: returns the exponent of the sums. */
+int32_t seam_q8_join_sums(int32_t *sums, const int8_t *a, int32_t a_exponent, const int8_t *b,
+                          int32_t b_exponent, size_t count);
+
+/* Sums become a gradient: the largest magnitude of all pieces gives the bits to drop, which raise
+ * the exponent. multiplier: first sums = multiply(sums, multiplier), of the layer's largest
+ * multiplier, whose shift raises the exponent as well; 0: not. first: index of sums[0] in the
+ * tensor. */
+uint32_t seam_q8_peak(const int32_t *sums, size_t count);
+int32_t seam_q8_settle_bits(uint32_t peak, int32_t multiplier);
+void seam_q8_settle(int8_t *g, const int32_t *sums, int32_t multiplier, int32_t bits,
+                    uint32_t first, size_t count, const seam_q8_noise *noise);
+
+/* The layer's weights and how far their memory goes: weight k of output channel o is at
+ * o * channel_step + k * term_step. */
+typedef struct {
+    int32_t channels, terms;
+    int32_t channel_step, term_step;
+} seam_q8_order;
+seam_q8_order seam_q8_order_of(const seam_window *p, int32_t groups, int depthwise);
+
+/* steps: float32 [channels], a sum's gradient in steps of its weight. dw_exponent: of dy. */
+typedef struct {
+    const float *steps;
+    int32_t dw_exponent;
+    float rate, momentum, decay;
+} seam_q8_rates;
+
+/* The bound of the sums of some channels from `first` on, to be taken over all pieces (start with
+ * zero); dw lies by `order` with only these channels. */
+typedef struct {
+    uint32_t mantissa, peak;
+    int32_t exponent;
+} seam_q8_bound;
+void seam_q8_bound_take(seam_q8_bound *bound, const int32_t *dw, const seam_q8_order *order,
+                        int32_t first, const float *steps);
+/* The exponent of the velocities after this step; 0 in *moves: nothing moves. v may be NULL. */
+int32_t seam_q8_velocity_exponent(int *moves, const seam_q8_bound *bound, const int8_t *w,
+                                  const int8_t *v, int32_t v_exponent, size_t count,
+                                  const seam_q8_rates *rates);
+/* v = momentum * v + dw + decay * w; w -= rate * v, in steps of a weight, for channels as above;
+ * w, v (or NULL) by `whole`, the order of all channels; dw by `order`. */
+void seam_q8_update(int8_t *w, int8_t *v, const int32_t *dw, const seam_q8_order *whole,
+                    const seam_q8_order *order, int32_t first, const seam_q8_bound *bound,
+                    int32_t v_exponent, int32_t new_exponent, const seam_q8_rates *rates,
+                    const seam_q8_noise *noise);
+/* The same for biases: b within `most`, v in 2^-8 of b's unit; per_input: 1 / x scale^2. */
+void seam_q8_update_bias(int32_t *b, int32_t *v, const int32_t *db, int32_t channels, float per_input,
+                         int32_t most, const seam_q8_rates *rates, const seam_q8_noise *noise);
+
 /* Name of the kernel variant in use: "generic", "avx2", ... */
 const char *seam_kernels_variant(void);
 /* Choose a variant by name (NULL: the best this machine has), before kernels run; "generic" until
@@ -230,7 +339,11 @@ void seam_random_fill(uint32_t *out, uint32_t seed, uint32_t stream, uint32_t fi
 
 /* ---- Parcels: an encoded tensor. SPEC.md has the bytes. ---- */
 typedef enum { SEAM_CODEC_F32 = 0, SEAM_CODEC_INT8 = 1, SEAM_CODEC_INT4 = 2 } seam_codec;
-typedef enum { SEAM_ROUND_NEAREST = 0, SEAM_ROUND_STOCHASTIC = 1 } seam_rounding;
+typedef enum {
+    SEAM_ROUND_NEAREST = 0,
+    SEAM_ROUND_STOCHASTIC = 1,
+    SEAM_ROUND_TRUNCATE = 2 /* of int8 training only: toward zero */
+} seam_rounding;
 
 typedef struct {
     uint8_t codec, rounding, ndim;
