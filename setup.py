@@ -33,6 +33,7 @@ def module(name: str, c_files: list[str]) -> Extension:
 
 KERNELS = ["add", "activation", "conv", "crc", "dense", "depthwise", "dispatch", "loss", "norm"]
 KERNELS += ["q8_add", "q8_conv", "q8_depthwise", "q8_pool", "q8_quantise", "q8_softmax"]
+KERNELS += ["q8_train", "q8_train_conv", "q8_train_depthwise", "q8_update"]
 KERNELS += ["parcel", "pool", "round", "sgd", "status", "walk"]
 FACES = {
     "_core": KERNELS,

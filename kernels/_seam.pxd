@@ -1,5 +1,5 @@
 # C prototypes of the seamline core, once for all Cython faces (cimport _seam).
-from libc.stdint cimport int8_t, int32_t, int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdint cimport int8_t, int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 
 cdef extern from "seam.h" nogil:
@@ -107,6 +107,69 @@ cdef extern from "seam.h" nogil:
     void seam_q8_dequantise(float *x, const int8_t *q, float scale, int32_t zero, size_t count)
     void seam_q8_requantise(int8_t *y, const int8_t *x, const seam_q8_scaling *how,
                             size_t count)
+
+    unsigned int SEAM_Q8_RATIO_ONE
+    int32_t SEAM_Q8_WEIGHT_TERMS_MAX, SEAM_Q8_INPUT_TERMS_MAX
+
+    ctypedef struct seam_q8_noise:
+        uint32_t seed, stream
+        int mode
+
+    ctypedef struct seam_q8_order:
+        int32_t channels, terms, channel_step, term_step
+
+    ctypedef struct seam_q8_rates:
+        const float *steps
+        int32_t dw_exponent
+        float rate, momentum, decay
+
+    ctypedef struct seam_q8_bound:
+        uint32_t mantissa, peak
+        int32_t exponent
+
+    void seam_q8_mask(int8_t *dy, const int8_t *y, int32_t y_min, int32_t y_max, size_t count)
+    int seam_q8_ratios_even(const uint16_t *ratios, int32_t channels)
+    void seam_q8_weigh(int8_t *out, const int8_t *dy, const uint16_t *ratios, int32_t channels,
+                       size_t pixels, const seam_q8_noise *noise)
+    size_t seam_q8_conv2d_input_scratch(const seam_window *p, int32_t groups)
+    void seam_q8_conv2d_input_sums(int32_t *sums, const int8_t *dy, const int8_t *w,
+                                   const seam_window *p, int32_t groups, int32_t first,
+                                   int32_t rows, void *scratch)
+    void seam_q8_depthwise_input_sums(int32_t *sums, const int8_t *dy, const int8_t *w,
+                                      const seam_window *p, int32_t first, int32_t rows)
+    size_t seam_q8_conv2d_weight_scratch(const seam_window *p, int32_t groups, int32_t channels)
+    void seam_q8_conv2d_weight_sums(int32_t *sums, const int8_t *dy, const int8_t *x,
+                                    int32_t x_zero, const seam_window *p, int32_t groups,
+                                    int32_t first, int32_t channels, void *scratch)
+    void seam_q8_depthwise_weight_sums(int32_t *sums, const int8_t *dy, const int8_t *x,
+                                       int32_t x_zero, const seam_window *p, int32_t first,
+                                       int32_t channels)
+    void seam_q8_bias_sums(int32_t *sums, const int8_t *dy, int32_t channels, size_t pixels)
+    void seam_q8_max_pool2d_sums(int32_t *sums, const int8_t *dy, const int8_t *x,
+                                 const seam_window *p, int32_t first, int32_t rows)
+    int seam_q8_pool_sums_check(const seam_window *p)
+    void seam_q8_average_pool2d_sums(int32_t *sums, const int8_t *dy, const seam_window *p,
+                                     int32_t first, int32_t rows)
+    int32_t seam_q8_add_sums(int32_t *sums, const int8_t *dy, float ratio, size_t count)
+    int32_t seam_q8_join_sums(int32_t *sums, const int8_t *a, int32_t a_exponent, const int8_t *b,
+                              int32_t b_exponent, size_t count)
+    uint32_t seam_q8_largest(const int32_t *sums, size_t count)
+    int32_t seam_q8_settle_bits(uint32_t peak, int32_t multiplier)
+    void seam_q8_settle(int8_t *g, const int32_t *sums, int32_t multiplier, int32_t bits,
+                        uint32_t first, size_t count, const seam_q8_noise *noise)
+    seam_q8_order seam_q8_order_of(const seam_window *p, int32_t groups, int depthwise)
+    void seam_q8_bound_take(seam_q8_bound *bound, const int32_t *dw, const seam_q8_order *order,
+                            int32_t first, const float *steps)
+    int32_t seam_q8_velocity_exponent(int *moves, const seam_q8_bound *bound, const int8_t *w,
+                                      const int8_t *v, int32_t v_exponent, size_t count,
+                                      const seam_q8_rates *rates)
+    void seam_q8_update(int8_t *w, int8_t *v, const int32_t *dw, const seam_q8_order *whole,
+                        const seam_q8_order *order, int32_t first, const seam_q8_bound *bound,
+                        int32_t v_exponent, int32_t new_exponent, const seam_q8_rates *rates,
+                        const seam_q8_noise *noise)
+    void seam_q8_update_bias(int32_t *b, int32_t *v, const int32_t *db, int32_t channels,
+                             float per_input, int32_t most, const seam_q8_rates *rates,
+                             const seam_q8_noise *noise)
 
     const char *seam_kernels_variant()
     int seam_kernels_choose(const char *name)

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .reference import NO_PADDING, Padding, Pair, _axes, random_bits
-from .reference_q8 import Q, Ints, Wide, _multiply
+from .reference_q8 import Ints, Q, Wide, _multiply
 
 Ratios = NDArray[np.uint16]
 FULL = 32768  # a ratio of 1
@@ -169,7 +169,7 @@ def depthwise_input_sums(
         for j in range(v.kernel):
             ow, iw = v.outputs(j)
             part = dy[:, oh, ow].astype(np.int64) * w[0, i, j]
-            sums[:, ih, iw] += part.reshape(*part.shape[:3], channels, -1)
+            sums[:, ih, iw] += part.reshape(*part.shape[:3], *sums.shape[3:])
     return np.asarray(sums.sum(axis=4))
 
 

@@ -278,7 +278,7 @@ int32_t seam_q8_join_sums(int32_t *sums, const int8_t *a, int32_t a_exponent, co
  * the exponent. multiplier: first sums = multiply(sums, multiplier), of the layer's largest
  * multiplier, whose shift raises the exponent as well; 0: not. first: index of sums[0] in the
  * tensor. */
-uint32_t seam_q8_peak(const int32_t *sums, size_t count);
+uint32_t seam_q8_largest(const int32_t *sums, size_t count);
 int32_t seam_q8_settle_bits(uint32_t peak, int32_t multiplier);
 void seam_q8_settle(int8_t *g, const int32_t *sums, int32_t multiplier, int32_t bits,
                     uint32_t first, size_t count, const seam_q8_noise *noise);
@@ -317,8 +317,9 @@ void seam_q8_update(int8_t *w, int8_t *v, const int32_t *dw, const seam_q8_order
                     int32_t v_exponent, int32_t new_exponent, const seam_q8_rates *rates,
                     const seam_q8_noise *noise);
 /* The same for biases: b within `most`, v in 2^-8 of b's unit; per_input: 1 / x scale^2. */
-void seam_q8_update_bias(int32_t *b, int32_t *v, const int32_t *db, int32_t channels, float per_input,
-                         int32_t most, const seam_q8_rates *rates, const seam_q8_noise *noise);
+void seam_q8_update_bias(int32_t *b, int32_t *v, const int32_t *db, int32_t channels,
+                         float per_input, int32_t most, const seam_q8_rates *rates,
+                         const seam_q8_noise *noise);
 
 /* Name of the kernel variant in use: "generic", "avx2", ... */
 const char *seam_kernels_variant(void);

@@ -5,6 +5,7 @@
 
 #include "../seam.h"
 #include "q8.h"
+#include "q8_train.h"
 
 #define SEAM_TILE_MAX 8 /* pixels in a tile, any variant */
 #define SEAM_LANES_MAX                                                         \
@@ -81,6 +82,7 @@ typedef struct {
     void (*quantise)(int8_t *q, const float *x, const seam_quantiser *how, size_t count);
     float (*peak)(uint32_t rounds); /* SEAM_PEAK_VECTORS * lanes multiply-adds a round */
     const seam_q8_kernels *q8;
+    const seam_q8_train_kernels *train;
 } seam_kernels;
 
 extern const seam_kernels seam_kernels_generic;

@@ -57,4 +57,6 @@ static inline void v_transpose(vec *rows) {
     (void)rows;
 }
 
+#define VARIANT_TRAIN seam_q8_train_generic
+
 #include "kernels.h"

@@ -508,4 +508,5 @@ const seam_kernels VARIANT = {
     .quantise = quantise,
     .peak = peak,
     .q8 = &VARIANT_Q8,
+    .train = &VARIANT_TRAIN,
 };

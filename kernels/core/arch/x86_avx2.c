@@ -16,6 +16,7 @@
 #define DEPTHWISE_TILE 6
 #define VARIANT seam_kernels_avx2
 #define VARIANT_Q8 seam_q8_kernels_avx2
+#define VARIANT_TRAIN seam_q8_train_avx2
 #define VARIANT_NAME "avx2"
 
 typedef __m256 vec;

@@ -17,6 +17,7 @@
 #define NARROW seam_kernels_avx2
 #define VARIANT seam_kernels_vnni
 #define VARIANT_Q8 seam_q8_kernels_vnni
+#define VARIANT_TRAIN seam_q8_train_vnni
 #define VARIANT_NAME "vnni"
 
 typedef __m512 vec;

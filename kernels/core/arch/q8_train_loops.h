@@ -1,0 +1,136 @@
+/* The loops of int8 training over single elements, written once; a variant includes this and the
+ * compiler makes vectors of them. */
+#include "../q8_requant.h"
+#include "../round.h"
+#include "q8_train.h"
+
+#define FRACTION 16 /* bits behind the point in an update */
+
+/* round(a / 2^bits), ties up; bits of 1 to 31. */
+static inline int32_t half_up(int32_t a, int32_t bits) {
+    return (a >> bits) + ((a >> (bits - 1)) & 1);
+}
+
+/* The same for any bits: left if negative, 0 above 31. */
+static inline int32_t shifted(int32_t a, int32_t bits) {
+    const int32_t right = bits < 1 ? 1 : bits > 31 ? 31 : bits;
+    const int32_t left = bits > 0 ? 0 : bits < -31 ? 31 : -bits;
+    const int32_t down = bits > 31 ? 0 : half_up(a, right);
+    return bits > 0 ? down : (int32_t)((uint32_t)a << left);
+}
+
+/* a / 2^bits to a whole number. random: as many bits; truncation adds what moves a negative value
+ * up to the next whole number. */
+static inline int32_t round_off(int32_t a, int32_t bits, int32_t random, int mode) {
+    const int32_t up = (a >> 31) & (int32_t)((1u << bits) - 1u);
+    return (a + (mode == SEAM_ROUND_TRUNCATE ? up : random)) >> bits;
+}
+
+static inline uint32_t random_at(uint32_t key, uint32_t index, int mode) {
+    const uint32_t random = seam_mix(key + index * SEAM_RANDOM_STEP);
+    return mode == SEAM_ROUND_STOCHASTIC ? random : 1u << 31;
+}
+
+static inline int8_t within_most(int32_t value) {
+    return seam_q8_clamp(value, -SEAM_Q8_MOST, SEAM_Q8_MOST);
+}
+
+static inline void weigh_all(int8_t *out, const int8_t *dy, const uint16_t *ratios,
+                             int32_t channels, size_t pixels, uint32_t key, int mode) {
+    uint32_t index = 0;
+    for (size_t p = 0; p < pixels; p++, out += channels, dy += channels)
+        for (int32_t c = 0; c < channels; c++, index++) {
+            const uint32_t random = random_at(key, index, mode) >> 17;
+            out[c] = (int8_t)round_off(dy[c] * ratios[c], 15, (int32_t)random, mode);
+        }
+}
+
+static void weigh(int8_t *out, const int8_t *dy, const uint16_t *ratios, int32_t channels,
+                  size_t pixels, uint32_t key, int mode) {
+    if (mode == SEAM_ROUND_STOCHASTIC)
+        weigh_all(out, dy, ratios, channels, pixels, key, SEAM_ROUND_STOCHASTIC);
+    else
+        weigh_all(out, dy, ratios, channels, pixels, key, mode);
+}
+
+static uint32_t peak(const int32_t *sums, size_t count) {
+    int32_t most = 0, least = 0;
+    for (size_t i = 0; i < count; i++) {
+        most = sums[i] > most ? sums[i] : most;
+        least = sums[i] < least ? sums[i] : least;
+    }
+    const uint32_t below = 0u - (uint32_t)least;
+    return (uint32_t)most > below ? (uint32_t)most : below;
+}
+
+static inline void settle_all(int8_t *g, const int32_t *sums, int32_t multiplier, int32_t bits,
+                              uint32_t key, uint32_t first, size_t count, int mode) {
+    for (size_t i = 0; i < count; i++) {
+        const int32_t sum = multiplier ? seam_q8_multiply(sums[i], multiplier) : sums[i];
+        const uint32_t random = random_at(key, first + (uint32_t)i, mode);
+        g[i] =
+            within_most(bits ? round_off(sum, bits, (int32_t)(random >> (32 - bits)), mode) : sum);
+    }
+}
+
+/* One copy each, so that no loop asks again what is the same for all elements. */
+static void settle(int8_t *g, const int32_t *sums, int32_t multiplier, int32_t bits, uint32_t key,
+                   uint32_t first, size_t count, int mode) {
+    if (bits == 0)
+        settle_all(g, sums, multiplier, 0, key, first, count, SEAM_ROUND_NEAREST);
+    else if (mode != SEAM_ROUND_STOCHASTIC)
+        settle_all(g, sums, multiplier, bits, key, first, count, mode);
+    else if (multiplier)
+        settle_all(g, sums, multiplier, bits, key, first, count, SEAM_ROUND_STOCHASTIC);
+    else
+        settle_all(g, sums, 0, bits, key, first, count, SEAM_ROUND_STOCHASTIC);
+}
+
+static inline void update_one(int8_t *w, int8_t *v, int32_t old, int32_t dw, int32_t step,
+                              int32_t shift, uint32_t index, const seam_q8_motion *m, int mode) {
+    const uint32_t random = random_at(m->key, index, mode);
+    const int32_t high = (int32_t)(random >> 16);
+    const int32_t low = mode == SEAM_ROUND_STOCHASTIC ? (int32_t)(random & 0xFFFFu) : high;
+    const int32_t raised = (int32_t)((uint32_t)dw << m->up);
+    int32_t velocity = shifted(seam_q8_multiply(raised, step), shift);
+    velocity += shifted(old * m->keep, m->keep_shift);
+    velocity += shifted(seam_q8_multiply(*w * (1 << 23), m->pull), m->pull_shift);
+    const int32_t moved = shifted(seam_q8_multiply(velocity * 128, m->speed), m->speed_shift);
+    *w = within_most(*w - round_off(moved, FRACTION, high, mode));
+    if (v != NULL)
+        *v = within_most(round_off(velocity, FRACTION, low, mode));
+}
+
+static inline void update_all(int8_t *w, int8_t *v, const int32_t *dw, const int32_t *steps,
+                              const int32_t *shifts, int32_t step, uint32_t first, int32_t count,
+                              const seam_q8_motion *motion, int mode) {
+    const seam_q8_motion m = *motion;
+    for (int32_t i = 0; i < count; i++)
+        update_one(w + i, v ? v + i : NULL, v ? v[i] : 0, dw[i], steps[i * step], shifts[i * step],
+                   first + (uint32_t)i, &m, mode);
+}
+
+static void update(int8_t *w, int8_t *v, const int32_t *dw, const int32_t *steps,
+                   const int32_t *shifts, int32_t step, uint32_t first, int32_t count,
+                   const seam_q8_motion *motion) {
+    if (motion->mode != SEAM_ROUND_STOCHASTIC || v == NULL)
+        update_all(w, v, dw, steps, shifts, step, first, count, motion, motion->mode);
+    else if (step == 0)
+        update_all(w, v, dw, steps, shifts, 0, first, count, motion, SEAM_ROUND_STOCHASTIC);
+    else
+        update_all(w, v, dw, steps, shifts, 1, first, count, motion, SEAM_ROUND_STOCHASTIC);
+}
+
+static void tap_inputs(int32_t *sums, const int8_t *dy, const int8_t *w,
+                       const seam_q8_tap_line *line) {
+    for (int32_t p = 0; p < line->pixels; p++, sums += line->x_step, dy += line->y_step)
+        for (int32_t c = 0; c < line->channels; c++)
+            sums[c] += (int16_t)dy[c] * (int16_t)w[c];
+}
+
+static void tap_weights(int32_t *sums, const int8_t *dy, const int8_t *x,
+                        const seam_q8_tap_line *line) {
+    for (int32_t p = 0; p < line->pixels; p++, x += line->x_step, dy += line->y_step)
+        for (int32_t c = 0; c < line->channels; c++)
+            sums[c] += (int16_t)dy[c] * (int16_t)(x[c] - line->x_zero);
+}

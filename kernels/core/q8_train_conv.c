@@ -1,0 +1,241 @@
+/* The sums of int8 training for convolutions and dense layers: as products of pairs of terms. */
+#include "arch/arch.h"
+#include "walk.h"
+
+#include <string.h>
+
+#define CHUNK 8   /* pairs of pixels whose terms lie in the scratch memory at a time */
+#define PIXELS 64 /* of a 1x1 layer, at a time */
+
+typedef struct {
+    int32_t in, out, terms; /* channels of one group, products in one of its sums */
+} group_sizes;
+
+static group_sizes sizes_of(const seam_window *p, int32_t groups) {
+    const int32_t in = p->in_c / groups;
+    return (group_sizes){in, p->out_c / groups, p->kernel_h * p->kernel_w * in};
+}
+
+static int32_t lesser(int32_t a, int32_t b) {
+    return a < b ? a : b;
+}
+
+/* One tap, every pixel where it stands: then rows of pixels need not be told apart. */
+static int is_pointwise(const seam_window *p) {
+    return p->kernel_h == 1 && p->kernel_w == 1 && p->stride_h == 1 && p->stride_w == 1 &&
+           p->in_h == p->out_h && p->in_w == p->out_w && p->pad_top == 0 && p->pad_left == 0;
+}
+
+static void product(int32_t *c, const int32_t *a, const int32_t *b, const seam_q8_product *shape) {
+    if (shape->rows > 0 && shape->cols > 0 && shape->terms > 0)
+        seam_kernels_now()->train->product(c, a, b, shape);
+}
+
+/* ---- for each input ---- */
+
+static int32_t pairs_of(int32_t terms) {
+    return (terms + 1) / 2;
+}
+
+size_t seam_q8_conv2d_input_scratch(const seam_window *p, int32_t groups) {
+    const group_sizes size = sizes_of(p, groups);
+    const size_t pairs = (size_t)pairs_of(size.out);
+    const int32_t pixels = is_pointwise(p) ? PIXELS : p->out_w;
+    return (pairs * (size_t)size.terms + pairs * (size_t)pixels) * sizeof(int32_t);
+}
+
+/* packed[pair of output channels][terms] of one group. */
+static void pack_weights(int32_t *packed, const int8_t *w, const group_sizes *size) {
+    for (int32_t o = 0; o < size->out; o += 2, w += 2 * (ptrdiff_t)size->terms)
+        for (int32_t k = 0; k < size->terms; k++)
+            *packed++ = seam_pair(w[k], o + 1 < size->out ? w[size->terms + k] : 0);
+}
+
+/* packed[pixel][pair of channels] of pixels that are `step` apart. */
+static void pack_pixels(int32_t *packed, const int8_t *dy, ptrdiff_t step, int32_t pixels,
+                        int32_t channels) {
+    for (int32_t p = 0; p < pixels; p++, dy += step) {
+        int32_t c = 0;
+        for (; c + 1 < channels; c += 2)
+            *packed++ = seam_pair(dy[c], dy[c + 1]);
+        if (c < channels)
+            *packed++ = seam_pair(dy[c], 0);
+    }
+}
+
+/* What one group adds to the rows. */
+typedef struct {
+    const seam_window *p;
+    group_sizes size;
+    const int8_t *dy; /* first channel of the group */
+    const int32_t *weights;
+    int32_t *pixels;
+} input_work;
+
+static void pointwise_inputs(int32_t *sums, const input_work *work, int32_t first, int32_t count) {
+    const seam_window *p = work->p;
+    const int32_t pairs = pairs_of(work->size.out);
+    for (int32_t done = 0, n; done < count; done += n) {
+        n = lesser(count - done, PIXELS);
+        pack_pixels(work->pixels, work->dy + (ptrdiff_t)(first + done) * p->out_c, p->out_c, n,
+                    work->size.out);
+        const seam_q8_product shape = {.c_row = p->in_c,
+                                       .a_row = pairs,
+                                       .a_term = 1,
+                                       .b_term = work->size.terms,
+                                       .rows = n,
+                                       .cols = work->size.in,
+                                       .terms = pairs};
+        product(sums + (ptrdiff_t)done * p->in_c, work->pixels, work->weights, &shape);
+    }
+}
+
+/* One row of inputs, from one row of outputs through one kernel row. */
+static void inputs_from_row(int32_t *sums, const input_work *work, int32_t kh) {
+    const seam_window *p = work->p;
+    const seam_axis w = seam_axis_w(p);
+    const int32_t pairs = pairs_of(work->size.out);
+    for (int32_t kw = 0; kw < p->kernel_w; kw++) {
+        int32_t first, end;
+        seam_axis_outputs(&first, &end, &w, kw);
+        const int32_t iw = first * p->stride_w - p->pad_left + kw * p->dilation_w;
+        const seam_q8_product shape = {.c_row = (ptrdiff_t)p->stride_w * p->in_c,
+                                       .a_row = pairs,
+                                       .a_term = 1,
+                                       .b_term = work->size.terms,
+                                       .rows = end - first,
+                                       .cols = work->size.in,
+                                       .terms = pairs};
+        if (end > first)
+            product(sums + (ptrdiff_t)iw * p->in_c, work->pixels + (ptrdiff_t)first * pairs,
+                    work->weights + (ptrdiff_t)(kh * p->kernel_w + kw) * work->size.in, &shape);
+    }
+}
+
+static void row_inputs(int32_t *sums, const input_work *work, int32_t row) {
+    const seam_window *p = work->p;
+    const int32_t n = row / p->in_h, ih = row % p->in_h;
+    for (int32_t kh = 0; kh < p->kernel_h; kh++) {
+        const int32_t at = ih + p->pad_top - kh * p->dilation_h, oh = at / p->stride_h;
+        if (at < 0 || at % p->stride_h != 0 || oh >= p->out_h)
+            continue;
+        pack_pixels(work->pixels, work->dy + ((ptrdiff_t)n * p->out_h + oh) * p->out_w * p->out_c,
+                    p->out_c, p->out_w, work->size.out);
+        inputs_from_row(sums, work, kh);
+    }
+}
+
+void seam_q8_conv2d_input_sums(int32_t *sums, const int8_t *dy, const int8_t *w,
+                               const seam_window *p, int32_t groups, int32_t first, int32_t rows,
+                               void *scratch) {
+    const group_sizes size = sizes_of(p, groups);
+    int32_t *weights = scratch;
+    int32_t *pixels = weights + (ptrdiff_t)pairs_of(size.out) * size.terms;
+    const ptrdiff_t line = (ptrdiff_t)p->in_w * p->in_c;
+    memset(sums, 0, (size_t)rows * (size_t)line * sizeof *sums);
+    for (int32_t g = 0; g < groups; g++) {
+        const input_work work = {p, size, dy + g * size.out, weights, pixels};
+        pack_weights(weights, w + (ptrdiff_t)g * size.out * size.terms, &size);
+        int32_t *to = sums + g * size.in;
+        if (is_pointwise(p))
+            pointwise_inputs(to, &work, first * p->in_w, rows * p->in_w);
+        else
+            for (int32_t r = 0; r < rows; r++)
+                row_inputs(to + r * line, &work, first + r);
+    }
+}
+
+/* ---- for each weight ---- */
+
+/* Taps of a kernel row whose inputs lie side by side are one run. */
+static int32_t run_taps(const seam_window *p, int32_t groups) {
+    return groups == 1 && p->dilation_w == 1 ? p->kernel_w : 1;
+}
+
+size_t seam_q8_conv2d_weight_scratch(const seam_window *p, int32_t groups, int32_t channels) {
+    const group_sizes size = sizes_of(p, groups);
+    return (size_t)CHUNK * ((size_t)channels + (size_t)run_taps(p, groups) * (size_t)size.in) *
+           sizeof(int32_t);
+}
+
+typedef struct {
+    const seam_window *p;
+    const int8_t *x; /* first input channel of the group */
+    int32_t in, taps, x_zero;
+} weight_source;
+
+/* A pixel's inputs of a run of taps from (kh, kw) on, x - x_zero, to every second place; 0 outside.
+ */
+static void gather(int16_t *to, const weight_source *from, int32_t pixel, int32_t kh, int32_t kw) {
+    const seam_window *p = from->p;
+    const int32_t image = p->out_h * p->out_w, n = pixel / image, rest = pixel % image;
+    const int32_t ih = rest / p->out_w * p->stride_h - p->pad_top + kh * p->dilation_h;
+    const int32_t iw = rest % p->out_w * p->stride_w - p->pad_left + kw * p->dilation_w;
+    const ptrdiff_t place = (((ptrdiff_t)n * p->in_h + ih) * p->in_w + iw) * p->in_c;
+    const int32_t count = from->taps * from->in;
+    int32_t begin = 0, end = 0;
+    if (ih >= 0 && ih < p->in_h) { /* the part of the run that lies inside */
+        begin = lesser(iw < 0 ? -iw : 0, from->taps) * from->in;
+        end = (iw < p->in_w ? lesser(p->in_w - iw, from->taps) : 0) * from->in;
+    }
+    for (int32_t i = 0; i < lesser(begin, count); i++)
+        to[2 * i] = 0;
+    for (int32_t i = begin; i < end; i++)
+        to[2 * i] = (int16_t)(from->x[place + i] - from->x_zero);
+    for (int32_t i = end > begin ? end : begin; i < count; i++)
+        to[2 * i] = 0;
+}
+
+static void clear_odd(int16_t *to, int32_t count) {
+    for (int32_t i = 0; i < count; i++)
+        to[2 * i] = 0;
+}
+
+/* packed[pair][channel] of dy for the pixels from `pixel` on. */
+static void pack_gradients(int16_t *packed, const int8_t *dy, ptrdiff_t step, int32_t pixels,
+                           int32_t channels) {
+    for (int32_t p = 0; p < pixels; p += 2, dy += 2 * step, packed += 2 * channels)
+        for (int32_t c = 0; c < channels; c++) {
+            packed[2 * c] = dy[c];
+            packed[2 * c + 1] = p + 1 < pixels ? dy[step + c] : (int16_t)0;
+        }
+}
+
+/* The pixels from `pixel` on, at most 2 * CHUNK of them, through the run at (kh, kw). */
+static void run_sums(int32_t *sums, const int32_t *gradients, int16_t *inputs,
+                     const weight_source *from, int32_t pixel, int32_t pixels, int32_t kh,
+                     int32_t kw, const seam_q8_product *shape) {
+    for (int32_t i = 0; i < pixels; i++)
+        gather(inputs + (i / 2) * 2 * shape->cols + i % 2, from, pixel + i, kh, kw);
+    if (pixels % 2 != 0)
+        clear_odd(inputs + (pixels / 2) * 2 * shape->cols + 1, shape->cols);
+    product(sums, gradients, (const int32_t *)(const void *)inputs, shape);
+}
+
+void seam_q8_conv2d_weight_sums(int32_t *sums, const int8_t *dy, const int8_t *x, int32_t x_zero,
+                                const seam_window *p, int32_t groups, int32_t first,
+                                int32_t channels, void *scratch) {
+    const group_sizes size = sizes_of(p, groups);
+    const weight_source from = {p, x + first / size.out * size.in, size.in, run_taps(p, groups),
+                                x_zero};
+    int32_t *gradients = scratch;
+    int16_t *inputs = (int16_t *)(void *)(gradients + (ptrdiff_t)CHUNK * channels);
+    const int32_t total = p->batch * p->out_h * p->out_w;
+    memset(sums, 0, (size_t)channels * (size_t)size.terms * sizeof *sums);
+    for (int32_t pixel = 0, n; pixel < total; pixel += n) {
+        n = lesser(total - pixel, 2 * CHUNK);
+        const seam_q8_product shape = {.c_row = size.terms,
+                                       .a_row = 1,
+                                       .a_term = channels,
+                                       .b_term = (ptrdiff_t)from.taps * size.in,
+                                       .rows = channels,
+                                       .cols = from.taps * size.in,
+                                       .terms = pairs_of(n)};
+        pack_gradients((int16_t *)(void *)gradients, dy + (ptrdiff_t)pixel * p->out_c + first,
+                       p->out_c, n, channels);
+        for (int32_t kh = 0; kh < p->kernel_h; kh++)
+            for (int32_t kw = 0; kw < p->kernel_w; kw += from.taps)
+                run_sums(sums + (ptrdiff_t)(kh * p->kernel_w + kw) * size.in, gradients, inputs,
+                         &from, pixel, n, kh, kw, &shape);
+    }
+}
