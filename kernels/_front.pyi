@@ -24,7 +24,12 @@ def encode_message(
 ) -> bytes: ...
 def decode_message(data: Buffer) -> tuple[int, int, int, int, int, memoryview]: ...
 def layer_scratch(
-    kind: int, batch: int, in_shape: _Shape, out_shape: _Shape, window: tuple[int, ...]
+    kind: int,
+    batch: int,
+    in_shape: _Shape,
+    out_shape: _Shape,
+    window: tuple[int, ...],
+    source: int,
 ) -> int: ...
 def check_plan(data: Buffer) -> tuple[int, int, int, int]: ...
 

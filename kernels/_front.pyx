@@ -33,6 +33,7 @@ cdef extern from "seam_front.h" nogil:
         uint32_t value_offset, gradient_offset, values
     ctypedef struct seam_layer:
         uint8_t kind
+        uint16_t input
         _seam.seam_window window
     int seam_plan_open(seam_plan *plan, const uint8_t *bytes_, size_t size)
     void seam_plan_tensor(seam_tensor *tensor, const seam_plan *plan, uint32_t index)
@@ -165,9 +166,13 @@ def decode_message(object data):
 
 # ---- Plans ----
 
-def layer_scratch(uint8_t kind, uint16_t batch, tuple in_shape, tuple out_shape, tuple window):
-    """Scratch bytes of a layer. window: kernel, stride, dilation, pads (top to right)."""
+def layer_scratch(uint8_t kind, uint16_t batch, tuple in_shape, tuple out_shape, tuple window,
+                  uint16_t source):
+    """Scratch bytes of a layer. window: kernel, stride, dilation, pads (top to right); source: the
+    tensor it reads, 0 is the front's input.
+    """
     cdef seam_layer layer
+    layer.input = source
     cdef _seam.seam_window *w = &layer.window
     layer.kind = kind
     w.batch = batch

@@ -178,6 +178,11 @@ def _in_shape(layer: LayerSpec, shapes: list[Shape], index: int) -> Shape:
     return shapes[layer.input]
 
 
+def _scratch(layer: LayerSpec, in_shape: Shape, batch: int) -> int:
+    kind, made = KINDS[layer.kind], layer.output_shape
+    return layer_scratch(kind, batch, in_shape, made, layer.window, layer.input)
+
+
 @dataclass(frozen=True)
 class Layout:
     """A front in its arena: what a plan is written from, and what it is judged by."""
@@ -219,8 +224,7 @@ def lay_out(
         shapes.append(layer.output_shape)
         offsets.append(parameters)
         parameters += layer.parameters(in_shape)
-        size = layer_scratch(KINDS[layer.kind], batch, in_shape, layer.output_shape, layer.window)
-        scratch.append(size)
+        scratch.append(_scratch(layer, in_shape, batch))
     _check_readers(layers)
     lives = Lifetimes(layers, shapes, batch, training=training, again=again)
     at = (3 if training else 1) * round16(4 * parameters)

@@ -49,9 +49,15 @@ typedef struct {
     int backward;
 } matrix;
 
+#define BLOCK_VECTORS 3 /* most vectors in a block of channels */
+
+/* Floats one block takes when it is packed: its start values, then its weights. */
 static size_t packed_size(const matrix *m) {
+    size_t most = BLOCK_VECTORS * SEAM_LANES_MAX;
     size_t width = ((size_t)m->channels + SEAM_LANES_MAX - 1) / SEAM_LANES_MAX * SEAM_LANES_MAX;
-    return width * ((size_t)m->outer * (size_t)m->inner + 1);
+    if (m->backward && width == (size_t)m->channels)
+        return 0; /* whole blocks lie as they are wanted */
+    return (width < most ? width : most) * ((size_t)m->outer * (size_t)m->inner + 1);
 }
 
 /* Forward: an output channel sums over taps and input channels. */
@@ -80,10 +86,15 @@ static matrix matrix_backward(const seam_window *p, const float *w) {
                     .backward = 1};
 }
 
+size_t seam_f32_conv2d_first_scratch(const seam_window *p) {
+    matrix forward = matrix_forward(p, NULL, NULL);
+    return packed_size(&forward) * sizeof(float);
+}
+
 size_t seam_f32_conv2d_scratch(const seam_window *p) {
-    matrix forward = matrix_forward(p, NULL, NULL), backward = matrix_backward(p, NULL);
-    size_t a = packed_size(&forward), b = packed_size(&backward);
-    return (a > b ? a : b) * sizeof(float);
+    matrix backward = matrix_backward(p, NULL);
+    size_t a = seam_f32_conv2d_first_scratch(p), b = packed_size(&backward) * sizeof(float);
+    return a > b ? a : b;
 }
 
 /* Channels [first, first + width) as start values, then [term][width]; zero after the last channel.
@@ -152,7 +163,7 @@ static void block_run(float *y, const float *a, const matrix *m, const seam_wind
 
 /* Blocks of one to three vectors, as even as they go: 4 is 2 + 2. */
 static int32_t block_vectors(int32_t left) {
-    return left == 4 ? 2 : left < 3 ? left : 3;
+    return left == 4 ? 2 : left < BLOCK_VECTORS ? left : BLOCK_VECTORS;
 }
 
 static void contract(float *y, const float *a, const matrix *m, const seam_window *p,

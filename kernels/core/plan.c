@@ -61,13 +61,15 @@ void seam_plan_layer(seam_layer *layer, const seam_plan *plan, uint32_t index) {
 
 size_t seam_layer_scratch(const seam_layer *layer) {
     const seam_window *w = &layer->window;
+    seam_window dense = seam_dense_window(w->batch, w->in_h * w->in_w * w->in_c, w->out_c);
     switch (layer->kind) {
-    case SEAM_LAYER_CONV2D:
-        return seam_f32_conv2d_scratch(w);
+    case SEAM_LAYER_DENSE:
+        w = &dense;
+        /* fall through */
+    case SEAM_LAYER_CONV2D: /* nobody wants the gradient of tensor 0 */
+        return layer->input == 0 ? seam_f32_conv2d_first_scratch(w) : seam_f32_conv2d_scratch(w);
     case SEAM_LAYER_DEPTHWISE:
         return seam_f32_depthwise_scratch(w);
-    case SEAM_LAYER_DENSE:
-        return seam_f32_dense_scratch(w->batch, w->in_h * w->in_w * w->in_c, w->out_c);
     default:
         return 0;
     }
@@ -102,9 +104,10 @@ static int check_tensor(const seam_plan *plan, uint32_t index) {
     uint64_t size = values * plan->batch * 4u;
     if (!in_arena(plan, t.value_offset, size))
         return SEAM_E_LIMIT;
-    if (t.gradient_offset == SEAM_PLAN_NONE)
-        return index == 0 ? SEAM_OK : SEAM_E_ARGUMENT;
-    return in_arena(plan, t.gradient_offset, size) ? SEAM_OK : SEAM_E_LIMIT;
+    /* The input has none, and kernels' scratch relies on that; all others have one. */
+    if ((t.gradient_offset == SEAM_PLAN_NONE) != (index == 0))
+        return SEAM_E_ARGUMENT;
+    return index == 0 || in_arena(plan, t.gradient_offset, size) ? SEAM_OK : SEAM_E_LIMIT;
 }
 
 /* Parameters this layer must have; sets *status if its shapes do not fit together. */

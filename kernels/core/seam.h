@@ -75,8 +75,9 @@ typedef struct {
 SEAM_MUST_USE int seam_window_check(const seam_window *p);
 
 /* w: [out_c][kernel_h][kernel_w][in_c]; b: [out_c] or NULL. scratch: seam_f32_conv2d_scratch(p)
- * bytes, 16-aligned. */
+ * bytes, 16-aligned; seam_f32_conv2d_first_scratch(p) are enough where no dx is wanted. */
 size_t seam_f32_conv2d_scratch(const seam_window *p);
+size_t seam_f32_conv2d_first_scratch(const seam_window *p);
 void seam_f32_conv2d(float *y, const float *x, const float *w, const float *b, const seam_window *p,
                      void *scratch);
 /* dx may be NULL (first layer); db may be NULL. */

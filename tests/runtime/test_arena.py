@@ -1,4 +1,4 @@
-"""Placement: nothing that lives at once overlaps, no bound is undercut, few buffers lie as well as can be."""
+"""Placement: nothing that lives at once overlaps, no bound is undercut, few buffers lie as well as they can."""
 
 from __future__ import annotations
 
