@@ -15,7 +15,8 @@ from ..runtime.config import Job, find_zone
 from ..runtime.errors import UserError
 from ..runtime.keys import load_keys
 from ..runtime.link import Link, LinkLost, Listener, Received, open_link, open_listener
-from ..runtime.plan import build_plan
+from ..runtime.plan import build_plan, size_up
+from ..runtime.recompute import choose
 from .checkpoint import (
     ZoneState,
     load_zone,
@@ -46,7 +47,9 @@ def cut_model(job: Job) -> Split:
 
 def make_plan(job: Job, cut: Split) -> bytes:
     """The plan of the front for the job's batch."""
-    return build_plan(cut.front, cut.input_shape, job.train.batch)
+    front = size_up(cut.front, cut.input_shape, job.train.batch)
+    again = choose(front) if job.train.recompute else ()
+    return build_plan(cut.front, cut.input_shape, job.train.batch, again=again)
 
 
 class Host:

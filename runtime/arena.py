@@ -48,10 +48,23 @@ def bound(buffers: Sequence[Buffer], base: int, scratch: Sequence[Buffer] = ()) 
 
     scratch: buffers that lie at `base` itself, of lives that do not meet.
     """
-    everything = [*buffers, *scratch]
-    return base + max(
-        (sum(b.size for b in everything if b.lives(t)) for t in _starts(everything)), default=0
-    )
+    changes: dict[int, int] = {}  # of the bytes that are alive, by moment
+    for buffer in (*buffers, *scratch):
+        for first, last in _union(buffer.spans):
+            changes[first] = changes.get(first, 0) + buffer.size
+            changes[last + 1] = changes.get(last + 1, 0) - buffer.size
+    return base + max(accumulate(changes[t] for t in sorted(changes)), default=0)
+
+
+def _union(spans: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
+    """The same moments in spans that lie apart."""
+    found: list[tuple[int, int]] = []
+    for first, last in sorted(spans):
+        if found and first <= found[-1][1]:
+            found[-1] = (found[-1][0], max(last, found[-1][1]))
+        else:
+            found.append((first, last))
+    return found
 
 
 def _starts(buffers: Iterable[Buffer]) -> list[int]:

@@ -54,6 +54,7 @@ class TrainSection(msgspec.Struct, forbid_unknown_fields=True):
     momentum: float = 0.9
     weight_decay: float = 0.0
     freeze_front: bool = False
+    recompute: bool = False  # on the devices: less RAM, more work, the same bits
     evaluate_every: int = (
         4  # cloud rounds between two evaluations (the last round is always evaluated)
     )

@@ -86,6 +86,14 @@ class LayerSpec:
             return math.prod(in_shape) * channels + bias
         return 2 * channels if self.kind == "group_norm" else 0
 
+    def multiply_adds(self, in_shape: Shape) -> int:
+        """Of a weighted layer's forward pass over one sample; taps in the padding count."""
+        if self.kind not in ("conv2d", "depthwise", "dense"):
+            return 0
+        height, width, channels = self.output_shape
+        bias = channels if self.has_bias else 0
+        return height * width * (self.parameters(in_shape) - bias)
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -184,38 +192,50 @@ def _scratch(layer: LayerSpec, in_shape: Shape, batch: int) -> int:
 
 
 @dataclass(frozen=True)
+class Front:
+    """Layers that fit together: what can be said before anything has a place."""
+
+    layers: Sequence[LayerSpec]
+    shapes: list[Shape]  # of the tensors, 0 is the input
+    batch: int
+    offsets: list[int]  # of each layer's parameters
+    parameters: int
+    scratch: list[int]  # bytes by layer
+
+    def base(self, *, training: bool = True) -> int:
+        """Bytes in front of everything that is placed: parameters, momentum, gradients."""
+        return (3 if training else 1) * round16(4 * self.parameters)
+
+    def lives(self, *, again: Collection[int] = (), training: bool = True) -> Lifetimes:
+        """When its arrays live. again: layers made a second time."""
+        return Lifetimes(self.layers, self.shapes, self.batch, training=training, again=again)
+
+    def bound(self, *, again: Collection[int] = (), training: bool = True) -> int:
+        """Bytes below which no placement gets."""
+        lives = self.lives(again=again, training=training)
+        busy = lives.scratch(self.scratch.__getitem__)
+        return bound(lives.buffers(), self.base(training=training), busy)
+
+
+@dataclass(frozen=True)
 class Layout:
     """A front in its arena: what a plan is written from, and what it is judged by."""
 
+    front: Front
     lives: Lifetimes
-    offsets: list[int]  # of each layer's parameters
-    parameters: int
     arena_bytes: int
     scratch_at: int
     scratch_bytes: int
     bound: int  # no placement of these lives has a smaller arena
 
 
-def lay_out(
-    layers: Sequence[LayerSpec],
-    input_shape: Shape,
-    batch: int,
-    *,
-    again: Collection[int] = (),
-    training: bool = True,
-) -> Layout:
-    """Every array of these layers in its place. Raises PlanError as `build_plan` does.
-
-    training: is room for a backward pass (and for momentum and gradients) wanted?
+def size_up(layers: Sequence[LayerSpec], input_shape: Shape, batch: int) -> Front:
+    """The layers, checked. Raises PlanError if the shapes do not fit together or a limit is
+    passed.
     """
     _check_sizes("the input", input_shape)
     if not 1 <= batch <= BATCH_MAX:
         raise PlanError(f"batch: 1 to {BATCH_MAX} samples are allowed, got {batch}")
-    if not set(again) <= set(range(len(layers) - 1)):
-        raise PlanError(
-            f"again: expected layers 0 to {len(layers) - 2} (the last one's output is at hand), "
-            f"got {sorted(again)}"
-        )
     shapes = [input_shape]
     parameters = 0
     offsets, scratch = [], []
@@ -226,12 +246,24 @@ def lay_out(
         parameters += layer.parameters(in_shape)
         scratch.append(_scratch(layer, in_shape, batch))
     _check_readers(layers)
-    lives = Lifetimes(layers, shapes, batch, training=training, again=again)
-    at = (3 if training else 1) * round16(4 * parameters)
-    buffers, busy = lives.buffers(), lives.scratch(scratch.__getitem__)
+    return Front(layers, shapes, batch, offsets, parameters, scratch)
+
+
+def lay_out(front: Front, *, again: Collection[int] = (), training: bool = True) -> Layout:
+    """Every array of a front in its place. again: see `build_plan`. training: is room wanted for a
+    backward pass, momentum and gradients?
+    """
+    if not set(again) <= set(range(len(front.layers) - 1)):
+        raise PlanError(
+            f"again: expected layers 0 to {len(front.layers) - 2} (the last one's output is at "
+            f"hand), got {sorted(again)}"
+        )
+    at = front.base(training=training)
+    lives = front.lives(again=again, training=training)
+    buffers, busy = lives.buffers(), lives.scratch(front.scratch.__getitem__)
     arena = place(buffers, at, busy)
-    least = bound(buffers, at, busy)
-    return Layout(lives, offsets, parameters, arena, at, round16(max(scratch, default=0)), least)
+    scratch = round16(max(front.scratch, default=0))
+    return Layout(front, lives, max(arena, at + scratch), at, scratch, bound(buffers, at, busy))
 
 
 def build_plan(
@@ -247,12 +279,12 @@ def build_plan(
     (`recompute.choose` finds them). Raises PlanError if the shapes do not fit together or a limit
     is passed.
     """
-    it = lay_out(layers, input_shape, batch, again=again)
+    it = lay_out(size_up(layers, input_shape, batch), again=again)
     head = (MAGIC, WIRE_VERSION, 0, 0, len(layers), len(layers) + 1, batch, 0, len(layers), 0)
-    sizes = (it.parameters, it.arena_bytes, it.scratch_at, it.scratch_bytes, 0, 0, 0)
+    sizes = (it.front.parameters, it.arena_bytes, it.scratch_at, it.scratch_bytes, 0, 0, 0)
     try:
         header = HEADER.pack(*head, *sizes)
-        body = b"".join(_tensors(it.lives)) + b"".join(_layers(it.lives, it.offsets))
+        body = b"".join(_tensors(it.lives)) + b"".join(_layers(it.lives, it.front.offsets))
         plan = header[:44] + struct.pack("<I", crc32(header + body)) + body
         check_plan(plan)
     except (ValueError, struct.error) as error:

@@ -11,12 +11,13 @@ import pytest
 import torch
 from seamline.edge_host import load_checkpoint
 from seamline.edge_host.checkpoint import load_zone, save_zone, zone_file
-from seamline.edge_host.host import Host
+from seamline.edge_host.host import Host, make_plan
 from seamline.edge_host.split import float_state
 from seamline.runtime import message as wire
 from seamline.runtime.errors import UserError
 from seamline.runtime.files import write_whole
 from seamline.runtime.message import Kind, Message
+from seamline.runtime.plan import read_plan
 
 
 def folder(here: Any) -> Path:
@@ -50,6 +51,19 @@ def test_a_checkpoint_that_is_missing_or_foreign_is_one_clear_error(tmp_path: Pa
     torch.save({"state_dict": {}}, tmp_path / "other")
     with pytest.raises(UserError, match="KeyError"):
         load_checkpoint(tmp_path / "other")
+
+
+def test_devices_that_compute_again_take_less_memory_and_learn_the_same_bits(
+    world: Callable[..., Any],
+) -> None:
+    usual = world("federated", name="usual")
+    again = world("federated", name="again", recompute=True)
+    for here in (usual, again):
+        here.run()
+    sizes = [read_plan(make_plan(here.job, here.host.cut)).arena_bytes for here in (usual, again)]
+    assert sizes[1] < sizes[0]
+    for name, value in usual.cloud.model.items():
+        np.testing.assert_array_equal(value, again.cloud.model[name])
 
 
 def test_events_tell_the_story_of_a_job(world: Callable[..., Any]) -> None:
