@@ -203,13 +203,13 @@ class Deviation:
     """How far a tensor is from its float counterpart, over all samples, errors of earlier layers
     included.
 
-    layer: -1 is the input; sqnr_db: 10 log10 of the square sum of the float values over that of
-    the differences (inf: none); worst: the largest difference, at [sample, row, column, channel];
-    saturated: share of the float values that lie outside what int8 can say there, by more than
-    half a step.
+    tensor: 0 is the input, i what layer i - 1 makes; name: of that layer; sqnr_db: 10 log10 of
+    the square sum of the float values over that of the differences (inf: none); worst: the largest
+    difference, at [sample, row, column, channel]; saturated: share of the float values that lie
+    outside what int8 can say there, by more than half a step.
     """
 
-    layer: int
+    tensor: int
     name: str
     shape: Shape
     scale: float
@@ -246,7 +246,7 @@ def _deviation(front: QuantisedFront, tensor: int, value: F32, q: Q) -> Deviatio
     at = tuple(int(i) for i in np.unravel_index(np.argmax(np.abs(difference)), value.shape))
     outside = (wide < (-128.5 - zero) * scale) | (wide > (127.5 - zero) * scale)
     return Deviation(
-        layer=tensor - 1,
+        tensor=tensor,
         name=layer_name(front, tensor),
         shape=front.shapes[tensor],
         scale=scale,
@@ -381,7 +381,10 @@ def read_front(path: str | Path) -> QuantisedFront:
     try:
         with np.load(path, allow_pickle=False) as file:
             if META not in file.files:
-                raise QuantisedError(f"{path} is no quantised front: it has no {META!r}")
+                raise QuantisedError(
+                    f"{path} is no quantised front: `seamline quantize RUN` makes one of a run's "
+                    "folder or job file"
+                )
             arrays = {name: file[name] for name in file.files}
         return _front_of(arrays)
     except FileNotFoundError:

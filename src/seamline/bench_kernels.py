@@ -21,6 +21,7 @@ from .runtime.config import Job
 from .runtime.errors import UserError
 from .runtime.networks import NETWORKS, PASSES, Network, Piece, Unit, costs, make_piece, network
 from .runtime.plan import LayerSpec, build_plan
+from .table import print_table
 
 Row = dict[str, Any]
 DTYPES = ("f32", "q8")
@@ -401,30 +402,8 @@ def _print(machine: Row, command: str, rows: list[Row]) -> None:
         f"{machine['load']}; us: the least of the samples; "
         "(8.0x): we are eight times faster"
     )
-    _table([*head, *peers], lines)
+    print_table([*head, *peers], lines, words=4)
     for peer in PEERS:
         notes = {row["note"] for row in rows if row["peer"] == peer.name and "note" in row}
         for note in sorted(notes):
             print(f"no {peer.name}: {note}")
-
-
-def _table(head: list[str], lines: list[list[str]]) -> None:
-    words = 4  # columns of text; the others are numbers
-    if find_spec("rich") is not None and sys.stdout.isatty():
-        from rich.console import Console
-        from rich.table import Table
-
-        table = Table(*head[:words])
-        for name in head[words:]:
-            table.add_column(name, justify="right")
-        for line in lines:
-            table.add_row(*line)
-        Console().print(table)
-        return
-    widths = [max(map(len, column)) for column in zip(head, *lines, strict=True)]
-    for line in [head, *lines]:
-        cells = [
-            cell.ljust(width) if i < words else cell.rjust(width)
-            for i, (cell, width) in enumerate(zip(line, widths, strict=True))
-        ]
-        print("  ".join(cells).rstrip())

@@ -126,6 +126,13 @@ def _parser() -> argparse.ArgumentParser:
     _add_keys(commands, common)
     _add_data(commands, common)
     _add_bench(commands, common)
+    _add_quantize(
+        add(
+            "quantize",
+            _quantize,
+            "a finished run's front (or whole network) in int8, and its trace",
+        )
+    )
     proxy = add("link-proxy", _link_proxy, "a cable between pairs of pseudo-terminals")
     proxy.add_argument("--line", nargs=2, action="append", required=True, metavar=("PATH", "PATH"))
     add("info", _info, "versions, kernels and extras of this installation")
@@ -139,13 +146,24 @@ def _count(text: str) -> int:
     return value
 
 
-def _add_demo(sub: argparse.ArgumentParser) -> None:
-    def seed(text: str) -> int:
-        if not text.isdecimal() or int(text) >= 2**32:
-            raise argparse.ArgumentTypeError(f"0 to 4294967295 is allowed, found {text!r}")
-        return int(text)
+def _seed(text: str) -> int:
+    if not text.isdecimal() or int(text) >= 2**32:
+        raise argparse.ArgumentTypeError(f"0 to 4294967295 is allowed, found {text!r}")
+    return int(text)
 
-    sub.add_argument("--seed", type=seed, default=0)
+
+def _share(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 50 < value <= 100:
+        raise argparse.ArgumentTypeError(f"above 50, up to 100 is allowed, found {text!r}")
+    return value
+
+
+def _add_demo(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("--seed", type=_seed, default=0)
     sub.add_argument(
         "--devices", type=_count, default=10, metavar="N", help="1 to 10, one person each"
     )
@@ -215,6 +233,36 @@ def _add_bench(commands: Any, common: argparse.ArgumentParser) -> None:
     sub.add_argument("--batch", type=_count, metavar="N", help="samples at once (default 1, 16)")
     sub.add_argument("--repeat", type=_count, default=30, metavar="N", help="samples of each time")
     sub.add_argument("--compare", metavar="OLD.json", help="flag what is slower than in this run")
+
+
+def _add_quantize(sub: argparse.ArgumentParser) -> None:
+    sub.epilog = f"{EXITS}\nWith --against, 1 says that the traces differ."
+    sub.add_argument(
+        "run",
+        metavar="RUN",
+        help="folder of a finished run, or its job file; or a quantised front (.npz) to trace",
+    )
+    sub.add_argument(
+        "--calibration",
+        choices=("minmax", "percentile", "mse"),
+        help="how ranges are found (default minmax)",
+    )
+    sub.add_argument(
+        "--percentile", type=_share, metavar="P", help="of the values that are kept (default 99.99)"
+    )
+    sub.add_argument(
+        "--samples", type=_count, metavar="N", help="to calibrate and compare with (default 256)"
+    )
+    sub.add_argument(
+        "--device", action="append", metavar="ID", help="whose data is used (default: every one's)"
+    )
+    sub.add_argument("--seam", metavar="SEAM", help='cut there instead; "end": the whole network')
+    sub.add_argument("--per-tensor", action="store_true", help="one weight scale a layer")
+    sub.add_argument("--out", metavar="FILE", help="(default: front-q8.npz in the run's folder)")
+    sub.add_argument("--compare", action="store_true", help="float against int8, layer by layer")
+    sub.add_argument("--trace", metavar="FILE", help="write a checksum of each layer's output")
+    sub.add_argument("--against", metavar="FILE", help="name the first layer that differs from it")
+    sub.add_argument("--seed", type=_seed, default=0, help="of the trace's inputs")
 
 
 # ---- tiers ----
@@ -306,6 +354,32 @@ def _bench_kernels(args: argparse.Namespace) -> int:
     from .bench_kernels import run_bench_kernels
 
     return run_bench_kernels(args, _read(args.job) if args.job else None)
+
+
+def _quantize(args: argparse.Namespace) -> int:
+    from .quantize import run_quantised, run_quantize
+
+    if args.percentile is not None and args.calibration != "percentile":
+        raise UserError("--percentile belongs to --calibration percentile")
+    if args.run.endswith(".npz"):
+        return run_quantised(args, args.run)
+    job, folder = _finished_run(Path(args.run))
+    _need("quantize", "torch", "PyTorch", "edge")
+    return run_quantize(args, job, folder)
+
+
+def _finished_run(path: Path) -> tuple[Job, Path]:
+    """The job of a run and the folder where it left its model. path: that folder, or a job."""
+    if not path.is_dir():
+        job = _read(str(path))
+        return job, Path(job.out)
+    for name in ("job.toml", "local-job.toml"):
+        if (path / name).is_file():
+            return _read(str(path / name)), path
+    raise UserError(
+        f"{path} is not the folder of a run (it has no job.toml or local-job.toml); name the job "
+        "file instead"
+    )
 
 
 # ---- files ----

@@ -147,7 +147,7 @@ def test_int8_stays_near_float_through_whole_networks(name):
     piece, front = made(name)
     floats = float_tensors(piece.layers, piece.input_shape, piece.parameters, piece.x)
     found = compare(front, floats, run_layers(front, front.quantise(piece.x)))
-    assert [d.layer for d in found] == list(range(-1, len(front.layers)))
+    assert [d.tensor for d in found] == list(range(len(front.layers) + 1))
     assert found[0].sqnr_db > 35 and found[-1].sqnr_db > BOUNDS[name]
     assert min(d.sqnr_db for d in found) > 22
     assert max(d.saturated for d in found) == 0  # min-max ranges of these very samples
@@ -272,7 +272,7 @@ DAMAGE = {
         {"3.weights": np.zeros((1, 1), np.int8)},
         "3.weights: expected None",
     ),
-    "no meta": ({"meta": None}, "it has no 'meta'"),
+    "no meta": ({"meta": None}, "`seamline quantize RUN` makes one"),
     "no JSON": ({"meta": np.frombuffer(b"{", np.uint8)}, "is no quantised front"),
 }
 META_DAMAGE = {
