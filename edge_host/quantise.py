@@ -63,13 +63,17 @@ def quantise(
     if not 1 <= weight_peak <= 127:
         raise ValueError(f"weight_peak: expected 1 to 127, got {weight_peak}")
     specs, stands_for, ceilings = fuse(layers)
+    expected = (len(layers) + 1,)
+    if ranges.lo.shape != expected or ranges.hi.shape != expected:
+        raise ValueError(f"ranges: expected {expected}, got {ranges.lo.shape}")
+    spans = _spans(ranges, stands_for, ceilings)
     parts = layer_parameters(layers, input_shape, parameters)
     real = [_Real(*_widened(*part)) for part in parts if part is not None]
 
     def fit(number: int, largest: Wide) -> Wide:
         return np.full_like(largest, largest.max()) if per_tensor else largest
 
-    front = _Assembly(input_shape, specs, ceilings, _spans(ranges, stands_for, layers))
+    front = _Assembly(input_shape, specs, ceilings, spans)
     front.build(real, lambda i, largest: fit(i, largest) / weight_peak, _nearest)
     return front.front(stands_for)
 
@@ -80,11 +84,13 @@ def _widened(w: F32, bias: F32 | None) -> tuple[Wide, Wide | None]:
     return w.astype(np.float64), None if bias is None else bias.astype(np.float64)
 
 
-def _spans(ranges: Ranges, stands_for: list[int], layers: Sequence[LayerSpec]) -> list[Span]:
-    expected = (len(layers) + 1,)
-    if ranges.lo.shape != expected or ranges.hi.shape != expected:
-        raise ValueError(f"ranges: expected {expected}, got {ranges.lo.shape}")
-    return [(float(ranges.lo[t]), float(ranges.hi[t])) for t in stands_for]
+def _spans(ranges: Ranges, stands_for: list[int], ceilings: list[float | None]) -> list[Span]:
+    """Ranges of the int8 front's tensors; a fused ReLU lets nothing below 0 or above itself."""
+    spans = [(float(ranges.lo[t]), float(ranges.hi[t])) for t in stands_for]
+    for tensor, ceiling in enumerate(ceilings, 1):
+        if ceiling is not None:
+            spans[tensor] = 0.0, min(max(spans[tensor][1], 0.0), ceiling)
+    return spans
 
 
 def _nearest(layer: int, part: int, steps: Wide) -> Wide:
@@ -156,7 +162,7 @@ class _Assembly:
             whole = round_(number, 1, real.bias / (x_scale * scales))
             bias = np.clip(whole, -room, room).astype(np.int32)
         raised = RAISED / (TERM_MAX * terms + (0 if bias is None else int(np.abs(bias).max())))
-        self._output(ceiling, x_scale * float(scales.max()) / max(1.0, raised))
+        self._output(x_scale * float(scales.max()) / max(1.0, raised))
         y_scale = self.scales[-1]
         multiplier, shift = q8.multiplier_of(x_scale * scales / y_scale)
         y_min, y_max = self._clamp(ceiling)
@@ -169,7 +175,7 @@ class _Assembly:
 
     def _sum(self, spec: LayerSpec, ceiling: float | None) -> None:
         a, b = (self.scales[tensor] for tensor in spec.inputs())
-        self._output(ceiling, max(a, b) / 2.0**18)
+        self._output(max(a, b) / 2.0**18)
         integers = q8.sum_scaling(a, b, self.scales[-1])
         y_min, y_max = self._clamp(ceiling)
         self.layers.append(QuantisedLayer(spec, ceiling, y_min, y_max, sum=integers))
@@ -181,11 +187,9 @@ class _Assembly:
         y_min, y_max = self._clamp(spec.ceiling if relu else None)
         self.layers.append(QuantisedLayer(spec, None, y_min, y_max))
 
-    def _output(self, ceiling: float | None, least: float) -> None:
+    def _output(self, least: float) -> None:
         """The next tensor's scale and zero point; a scale below `least` would let sums wrap."""
         lo, hi = self.spans[len(self.layers) + 1]
-        if ceiling is not None:
-            lo, hi = 0.0, min(max(hi, 0.0), ceiling)
         scale, zero = affine(lo, hi)
         if scale <= least:
             scale = float(np.nextafter(np.float32(least), np.float32(np.inf)))
@@ -332,8 +336,7 @@ def _old_spans(front: QuantisedFront) -> list[Span]:
 
 
 def _new_spans(ranges: Ranges, front: QuantisedFront) -> list[Span]:
-    if ranges.lo.shape != ranges.hi.shape or len(ranges.lo) <= max(front.stands_for):
-        raise ValueError(
-            f"ranges: expected at least ({max(front.stands_for) + 1},), got {ranges.lo.shape}"
-        )
-    return [(float(ranges.lo[t]), float(ranges.hi[t])) for t in front.stands_for]
+    least = max(front.stands_for) + 1
+    if ranges.lo.shape != ranges.hi.shape or len(ranges.lo) < least:
+        raise ValueError(f"ranges: expected at least ({least},), got {ranges.lo.shape}")
+    return _spans(ranges, front.stands_for, [layer.ceiling for layer in front.layers])

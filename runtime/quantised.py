@@ -13,8 +13,9 @@ import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -333,16 +334,7 @@ def digest(front: QuantisedFront) -> int:
 def front_bytes(front: QuantisedFront, **more: NDArray[Any]) -> bytes:
     """The front as an .npz without objects; `more` arrays go into it as they are."""
     arrays: dict[str, NDArray[Any]] = {"scales": front.scales, "zeros": front.zeros, **more}
-    layers = []
     for i, layer in enumerate(front.layers):
-        layers.append(
-            {
-                "spec": {**dataclasses.asdict(layer.spec), "ceiling": None},
-                "ceiling": _finite(layer.ceiling),
-                "y": [layer.y_min, layer.y_max],
-                "sum": layer.sum,
-            }
-        )
         for name in _ARRAYS:
             if (array := getattr(layer, name)) is not None:
                 arrays[f"{i}.{name}"] = array
@@ -351,10 +343,40 @@ def front_bytes(front: QuantisedFront, **more: NDArray[Any]) -> bytes:
         "arithmetic": ARITHMETIC_VERSION,
         "input_shape": front.input_shape,
         "stands_for": front.stands_for,
-        "layers": layers,
+        "layers": [_description(layer) for layer in front.layers],
     }
     arrays[META] = np.frombuffer(json.dumps(meta, sort_keys=True).encode(), np.uint8)
     return npz_bytes(arrays)
+
+
+def _description(layer: QuantisedLayer) -> dict[str, Any]:
+    """JSON has no infinity: a ReLU without a ceiling is "none"."""
+    spec = dataclasses.asdict(layer.spec)
+    del spec["ceiling"]  # y says what it comes to
+    ceiling = layer.ceiling
+    return {
+        "spec": spec,
+        "ceiling": "none" if ceiling is not None and math.isinf(ceiling) else ceiling,
+        "y": [layer.y_min, layer.y_max],
+        "sum": layer.sum,
+    }
+
+
+class _Layer(msgspec.Struct, forbid_unknown_fields=True):
+    """The types of a layer's description, so that nothing else gets in."""
+
+    spec: LayerSpec
+    ceiling: float | Literal["none"] | None
+    y: tuple[int, int]
+    sum: dict[str, int]
+
+
+class _Meta(msgspec.Struct, forbid_unknown_fields=True):
+    format: int
+    arithmetic: int
+    input_shape: tuple[int, int, int]
+    stands_for: list[int]
+    layers: list[_Layer]
 
 
 _ARRAYS = {
@@ -364,11 +386,6 @@ _ARRAYS = {
     "multiplier": np.int32,
     "shift": np.int32,
 }
-
-
-def _finite(ceiling: float | None) -> float | str | None:
-    """JSON has no infinity."""
-    return "none" if ceiling is not None and math.isinf(ceiling) else ceiling
 
 
 def write_front(path: Path, front: QuantisedFront, **more: NDArray[Any]) -> None:
@@ -389,6 +406,8 @@ def read_front(path: str | Path) -> QuantisedFront:
         return _front_of(arrays)
     except FileNotFoundError:
         raise QuantisedError(f"there is no file {path}") from None
+    except (MemoryError, RecursionError):
+        raise QuantisedError(f"{path} is damaged: it asks for more memory than there is") from None
     except _DAMAGE as error:
         raise QuantisedError(f"{path} is no quantised front: {error}") from None
     except PlanError as error:
@@ -397,53 +416,40 @@ def read_front(path: str | Path) -> QuantisedFront:
 
 _DAMAGE = (
     OSError, EOFError, ValueError, TypeError, KeyError, AttributeError, IndexError,
-    zipfile.BadZipFile, zlib.error,
+    OverflowError, zipfile.BadZipFile, zlib.error, msgspec.MsgspecError,
 )  # fmt: skip
 
 
 def _front_of(arrays: Mapping[str, NDArray[Any]]) -> QuantisedFront:
-    meta = json.loads(arrays[META].tobytes())
-    found = (meta["format"], meta["arithmetic"])
+    meta = msgspec.json.decode(arrays[META].tobytes(), type=_Meta)
+    found = (meta.format, meta.arithmetic)
     if found != (FORMAT, ARITHMETIC_VERSION):
         raise ValueError(
             f"expected format {FORMAT}, arithmetic {ARITHMETIC_VERSION}, got {found[0]}, {found[1]}"
         )
-    layers = [_layer_of(i, entry, arrays) for i, entry in enumerate(meta["layers"])]
+    layers = [_layer_of(i, entry, arrays) for i, entry in enumerate(meta.layers)]
     tensors = (len(layers) + 1,)
     front = QuantisedFront(
-        _triple(meta["input_shape"]),
+        meta.input_shape,
         layers,
         _array(arrays, "scales", np.float32, tensors),
         _array(arrays, "zeros", np.int32, tensors),
-        [int(number) for number in meta["stands_for"]],
+        meta.stands_for,
     )
     check(front)
+    run(front, np.zeros((1, *front.input_shape), np.int8))  # the kernels check the rest
     return front
 
 
-def _layer_of(
-    index: int, entry: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]
-) -> QuantisedLayer:
-    values = dict(entry["spec"])
-    for name in ("kernel", "stride", "dilation"):
-        values[name] = (int(values[name][0]), int(values[name][1]))
-    values["padding"] = tuple((int(a), int(b)) for a, b in values["padding"])
-    values |= {"output_shape": _triple(values["output_shape"]), "ceiling": math.inf}
-    ceiling = entry["ceiling"]
-    own = {name: arrays.get(f"{index}.{name}") for name in _ARRAYS}
+def _layer_of(index: int, entry: _Layer, arrays: Mapping[str, NDArray[Any]]) -> QuantisedLayer:
     return QuantisedLayer(
-        LayerSpec(**values),
-        ceiling=math.inf if ceiling == "none" else ceiling,
-        y_min=int(entry["y"][0]),
-        y_max=int(entry["y"][1]),
-        sum={str(name): int(value) for name, value in entry["sum"].items()},
-        **own,
+        entry.spec,
+        ceiling=math.inf if entry.ceiling == "none" else entry.ceiling,
+        y_min=entry.y[0],
+        y_max=entry.y[1],
+        sum=entry.sum,
+        **{name: arrays.get(f"{index}.{name}") for name in _ARRAYS},
     )
-
-
-def _triple(values: Any) -> Shape:
-    h, w, c = values
-    return (int(h), int(w), int(c))
 
 
 def _array(
@@ -461,6 +467,9 @@ def check(front: QuantisedFront) -> None:
     build_plan([layer.spec for layer in front.layers], front.input_shape, 1)
     if not (np.isfinite(front.scales).all() and (front.scales > 0).all()):
         raise ValueError("scales: expected finite ones above 0")
+    numbers = front.stands_for
+    if len(numbers) != len(front.scales) or numbers != sorted(set(numbers)) or numbers[0] != 0:
+        raise ValueError(f"stands_for: expected {len(front.scales)} rising from 0, got {numbers}")
     if front.zeros.min() < -128 or front.zeros.max() > 127:
         raise ValueError("zeros: expected -128 to 127")
     shapes = front.shapes
@@ -480,5 +489,14 @@ def check(front: QuantisedFront) -> None:
             got = None if array is None else (array.dtype, array.shape)
             if shape is None or got != (_ARRAYS[name], shape):
                 raise ValueError(f"{i}.{name}: expected {shape}, got {got}")
+        _check_scaling(f"layer {i}", layer)
         if set(layer.sum) != (SUM if layer.spec.kind == "add" else set()):
             raise ValueError(f"layer {i} ({layer.spec.kind}): wrong integers {list(layer.sum)}")
+
+
+def _check_scaling(name: str, layer: QuantisedLayer) -> None:
+    """multiplier: 0, or 31 bits; shift: -31 to 30."""
+    if layer.multiplier is not None and layer.shift is not None:
+        m, e = layer.multiplier, layer.shift
+        if ((m != 0) & (m < 1 << 30)).any() or (e < -31).any() or (e > 30).any():
+            raise ValueError(f"{name}: expected multipliers of 31 bits and shifts of -31 to 30")

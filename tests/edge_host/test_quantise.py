@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
+import math
+
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from seamline.edge_host import fold_batch_norm, load_model, split
 from seamline.edge_host.models import with_input_shape
 from seamline.edge_host.quantise import (
@@ -17,7 +22,7 @@ from seamline.edge_host.quantise import (
     refit,
 )
 from seamline.edge_host.split import END, float_state
-from seamline.kernels import q8
+from seamline.kernels import q8, reference_q8
 from seamline.runtime.calibration import (
     METHODS,
     Ranges,
@@ -26,10 +31,11 @@ from seamline.runtime.calibration import (
     layer_parameters,
     merge_ranges,
     observer,
+    weight_shape,
 )
 from seamline.runtime.networks import make_piece, network
 from seamline.runtime.plan import LayerSpec, PlanError
-from seamline.runtime.quantised import compare, front_bytes, run, run_layers
+from seamline.runtime.quantised import check, compare, front_bytes, run, run_layers
 from torch import nn
 
 torch.set_num_threads(1)
@@ -234,6 +240,98 @@ def test_a_grouped_convolution_is_quantised_like_any_other():
     assert front.layers[0].weights.shape == (8, 3, 3, 3)
     floats = float_tensors(layers, (4, 4, 6), parameters, x)
     assert compare(front, floats, run_layers(front, front.quantise(x)))[-1].sqnr_db > 30
+
+
+@st.composite
+def networks(draw):
+    """(layers, input shape): up to eight layers of any kind, with groups, windows and sums."""
+    layers: list[LayerSpec] = []
+    shapes = [(draw(st.integers(3, 8)), draw(st.integers(3, 8)), draw(st.sampled_from([2, 4, 6])))]
+    for _ in range(draw(st.integers(1, 8))):
+        at, shape = len(layers), shapes[-1]
+        twins = [t for t in range(at) if shapes[t] == shape]
+        kinds = ["conv2d", "depthwise", "max_pool", "average_pool", "relu", "relu6", "flatten"]
+        kind = draw(st.sampled_from([*kinds, "dense"] + ["add"] * 3 * bool(twins)))
+        window, out = {}, shape
+        if kind in ("conv2d", "depthwise") or kind.endswith("_pool"):
+            window, side = {}, []
+            for axis in range(2):
+                reach = draw(st.integers(1, min(3, shape[axis])))
+                pads = (draw(st.integers(0, reach - 1)), draw(st.integers(0, reach - 1)))
+                step = draw(st.integers(1, 2))
+                side.append((reach, step, pads, (shape[axis] + sum(pads) - reach) // step + 1))
+            window = {
+                "kernel": (side[0][0], side[1][0]),
+                "stride": (side[0][1], side[1][1]),
+                "padding": (side[0][2], side[1][2]),
+            }
+            channels = shape[2]
+            if kind == "conv2d":
+                window["groups"] = draw(st.sampled_from([1, 2])) if channels % 2 == 0 else 1
+                channels = draw(st.sampled_from([2, 4]))
+            if kind == "depthwise":
+                channels *= draw(st.integers(1, 2))
+            out = (side[0][3], side[1][3], channels)
+        elif kind == "dense":
+            out = (1, 1, draw(st.sampled_from([2, 4])))
+        elif kind == "flatten":
+            out = (1, 1, math.prod(shape))
+        elif kind == "add":
+            window = {"second_input": draw(st.sampled_from(twins))}
+        elif kind == "relu6":
+            kind, window = "relu", {"ceiling": 6.0}
+        bias = {"has_bias": draw(st.booleans())} if kind in ("conv2d", "depthwise", "dense") else {}
+        layers.append(LayerSpec(kind, at, out, **window, **bias))
+        shapes.append(out)
+    return layers, shapes[0]
+
+
+def in_real_numbers(front, tensor, kept):
+    """What the layer before `tensor` makes of the int8 tensors before it, in steps of its own."""
+    layer = front.layers[tensor - 1]
+    inputs = [front.dequantise(t, kept[t]) for t in layer.spec.inputs()]
+    if layer.spec.kind == "add":
+        real = inputs[0].astype(np.float64) + inputs[1]
+    else:
+        alone = dataclasses.replace(layer.spec, input=0)
+        shape = front.shapes[layer.spec.input]
+        one = dataclasses.replace(
+            front,
+            input_shape=shape,
+            layers=[dataclasses.replace(layer, spec=alone)],
+            scales=front.scales[[layer.spec.input, tensor]],
+            zeros=front.zeros[[layer.spec.input, tensor]],
+        )
+        *_, real = float_tensors([alone], shape, real_parameters(one), inputs[0])
+    steps = real / front.scale(tensor) + front.zero(tensor)
+    return np.clip(steps, layer.y_min, layer.y_max)
+
+
+@given(networks(), st.integers(0, 1000), st.booleans(), st.sampled_from([127, TRAINED_PEAK]))
+@settings(max_examples=120, deadline=None)
+def test_any_network_computes_in_int8_what_its_integers_stand_for(net, seed, per_tensor, peak):
+    """Each layer is within a step of its real value, and the definition gives the same bytes."""
+    layers, shape = net
+    rng = np.random.default_rng(seed)
+    shapes = [shape, *(layer.output_shape for layer in layers)]
+    count = sum(
+        math.prod(weight_shape(one, shapes[one.input])) + one.has_bias * one.output_shape[2]
+        for one in layers
+        if one.kind in ("conv2d", "depthwise", "dense")
+    )
+    parameters = (rng.normal(size=count) * rng.choice([0, 0.1, 1, 20], count)).astype(np.float32)
+    x = rng.normal(0, 3, size=(3, *shape)).astype(np.float32)
+    ranges = calibrate(layers, shape, parameters, x)
+    front = quantise(layers, shape, parameters, ranges, per_tensor=per_tensor, weight_peak=peak)
+    check(front)
+    kept = list(run_layers(front, front.quantise(x)))
+    for tensor in range(1, len(kept)):
+        difference = np.abs(in_real_numbers(front, tensor, kept) - kept[tensor])
+        assert difference.max() <= 1.01
+    definition = run_layers(front, front.quantise(x), reference_q8)
+    assert all(np.array_equal(a, b) for a, b in zip(kept, definition, strict=True))
+    again = refit(front, [learned(front)], kept=EVERYTHING)
+    assert front_bytes(again) == front_bytes(front)
 
 
 def test_clipping_helps_where_a_few_samples_are_far_out():

@@ -5,9 +5,12 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+from contextlib import suppress
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from seamline.edge_host.quantise import quantise
 from seamline.kernels import choose_variant, q8, reference_q8, variant, variants
 from seamline.runtime.calibration import calibrate, float_tensors
@@ -273,6 +276,11 @@ DAMAGE = {
         "3.weights: expected None",
     ),
     "no meta": ({"meta": None}, "`seamline quantize RUN` makes one"),
+    "a bias that no sum can hold": (
+        {"0.bias": np.full(16, 2**31 - 1, np.int32)},
+        "is no quantised front",
+    ),
+    "a mantissa out of range": ({"0.multiplier": np.full(16, 5, np.int32)}, "multiplier"),
     "no JSON": ({"meta": np.frombuffer(b"{", np.uint8)}, "is no quantised front"),
 }
 META_DAMAGE = {
@@ -283,7 +291,7 @@ META_DAMAGE = {
         lambda m: m["layers"][1]["spec"].update(output_shape=[1, 9, 24]),
         "the shapes do not fit",
     ),
-    "a strange word": (lambda m: m["layers"][0]["spec"].update(colour=1), "colour"),
+    "a strange word": (lambda m: m["layers"][0].update(colour=1), "colour"),
     "a clamp upside down": (lambda m: m["layers"][0].update(y=[5, -5]), "y_min 5, y_max -5"),
     "integers of a sum": (lambda m: m["layers"][0].update(sum={"a": 1}), "wrong integers"),
 }
@@ -305,6 +313,40 @@ def test_a_damaged_description_is_one_clear_error(watch, tmp_path, case):
     path.write_bytes(_changed(watch, meta=_meta(watch, change)))
     with pytest.raises(QuantisedError, match=words):
         read_front(path)
+
+
+@given(st.data())
+@settings(max_examples=60, deadline=None)
+def test_a_file_with_wrong_bytes_is_refused_or_runs(watch, tmp_path_factory, data):
+    """No traceback, whatever the bytes are; a checksum of the archive may not see them."""
+    whole = bytearray(front_bytes(watch))
+    for _ in range(data.draw(st.integers(1, 3))):
+        whole[data.draw(st.integers(0, len(whole) - 1))] = data.draw(st.integers(0, 255))
+    path = tmp_path_factory.mktemp("damaged") / "q8.npz"
+    path.write_bytes(whole[: data.draw(st.integers(len(whole) // 2, len(whole)))])
+    with suppress(QuantisedError):
+        trace(read_front(path), trace_input(watch, 1, 0))
+
+
+@given(st.data())
+@settings(max_examples=60, deadline=None)
+def test_a_description_with_wrong_values_is_refused_or_runs(watch, tmp_path_factory, data):
+    """The same where the archive is sound: each value of the JSON replaced by something else."""
+
+    def change(meta):
+        entry = data.draw(st.sampled_from([meta, *meta["layers"]]))
+        entry = entry if data.draw(st.booleans()) else entry.get("spec", entry)
+        key = data.draw(st.sampled_from(sorted(entry)))
+        entry[key] = data.draw(
+            st.none() | st.integers(-2, 300) | st.text(max_size=3) | st.floats()
+            | st.lists(st.integers(-1, 9), max_size=4)
+        )  # fmt: skip
+
+    path = tmp_path_factory.mktemp("damaged") / "q8.npz"
+    path.write_bytes(_changed(watch, meta=_meta(watch, change)))
+    with suppress(QuantisedError):
+        front = read_front(path)
+        trace(front, trace_input(front, 1, 0))
 
 
 def test_a_file_of_something_else_is_one_clear_error(tmp_path):
