@@ -6,11 +6,9 @@ No torch: a device can read, run and trace what an edge host has quantised.
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
-import zipfile
 import zlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -21,26 +19,18 @@ from numpy.typing import NDArray
 
 from ..kernels import ARITHMETIC_VERSION, q8, random_bits
 from .calibration import F32, WEIGHTED, WHAT_TO_DO, weight_shape
-from .errors import UserError
-from .files import npz_bytes, write_whole
+from .files import write_whole
+from .float_front import Arrays, FileError, array_of, describe_spec, described_bytes, read_described
 from .plan import LayerSpec, PlanError, Shape, build_plan
 
 Q = NDArray[np.int8]
 Ints = NDArray[np.int32]
 
 FORMAT = 1  # of the file
-META = "meta"  # name of the JSON in it
 FUSES = (*WEIGHTED, "add")  # kinds that clamp to a ReLU themselves
 SAME_SCALE = ("max_pool", "average_pool", "flatten", "relu")  # kinds that keep their input's
 SUM = {f"{who}_{what}" for who in "aby" for what in ("multiplier", "shift")}
 TRACE_STREAM = 0x54524143  # of the random inputs of a trace
-
-
-class QuantisedError(UserError):
-    """A file that is no quantised front, or a trace of another one (exit code 3)."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__(text, 3)
 
 
 # ---- what it is ----
@@ -307,13 +297,13 @@ def trace(front: QuantisedFront, x: Q, kernels: Any = q8) -> list[str]:
 def first_difference(ours: Sequence[str], theirs: Sequence[str]) -> str:
     """What the first line says that differs between two traces, "" if none does.
 
-    Raises QuantisedError if the other is no trace, or one of another front or other samples.
+    Raises FileError if the other is no trace, or one of another front or other samples.
     """
     theirs = [line for line in theirs if line.strip()]
     if not theirs or not theirs[0].startswith("seamline-trace "):
-        raise QuantisedError("it is no trace: `seamline quantize --trace FILE` writes one")
+        raise FileError("it is no trace: `seamline quantize --trace FILE` writes one")
     if theirs[0] != ours[0] or len(theirs) != len(ours):
-        raise QuantisedError(
+        raise FileError(
             f"it is the trace of something else: expected {ours[0]!r}, {len(ours) - 1} tensors; "
             f"found {theirs[0]!r}, {len(theirs) - 1} tensors"
         )
@@ -345,17 +335,14 @@ def front_bytes(front: QuantisedFront, **more: NDArray[Any]) -> bytes:
         "stands_for": front.stands_for,
         "layers": [_description(layer) for layer in front.layers],
     }
-    arrays[META] = np.frombuffer(json.dumps(meta, sort_keys=True).encode(), np.uint8)
-    return npz_bytes(arrays)
+    return described_bytes(meta, arrays)
 
 
 def _description(layer: QuantisedLayer) -> dict[str, Any]:
     """JSON has no infinity: a ReLU without a ceiling is "none"."""
-    spec = dataclasses.asdict(layer.spec)
-    del spec["ceiling"]  # y says what it comes to
     ceiling = layer.ceiling
     return {
-        "spec": spec,
+        "spec": describe_spec(layer.spec),
         "ceiling": "none" if ceiling is not None and math.isinf(ceiling) else ceiling,
         "y": [layer.y_min, layer.y_max],
         "sum": layer.sum,
@@ -394,34 +381,13 @@ def write_front(path: Path, front: QuantisedFront, **more: NDArray[Any]) -> None
 
 
 def read_front(path: str | Path) -> QuantisedFront:
-    """The front that `write_front` wrote. Raises QuantisedError (exit 3)."""
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            if META not in file.files:
-                raise QuantisedError(
-                    f"{path} is no quantised front: `seamline quantize RUN` makes one of a run's "
-                    "folder or job file"
-                )
-            arrays = {name: file[name] for name in file.files}
-        return _front_of(arrays)
-    except FileNotFoundError:
-        raise QuantisedError(f"there is no file {path}") from None
-    except (MemoryError, RecursionError):
-        raise QuantisedError(f"{path} is damaged: it asks for more memory than there is") from None
-    except _DAMAGE as error:
-        raise QuantisedError(f"{path} is no quantised front: {error}") from None
-    except PlanError as error:
-        raise QuantisedError(f"{path} is damaged: {error}") from None
+    """The front that `write_front` wrote. Raises FileError (exit 3)."""
+    hint = "`seamline quantize RUN` makes one of a run's folder or job file"
+    return read_described(path, "quantised front", hint, _front_of)
 
 
-_DAMAGE = (
-    OSError, EOFError, ValueError, TypeError, KeyError, AttributeError, IndexError,
-    OverflowError, zipfile.BadZipFile, zlib.error, msgspec.MsgspecError,
-)  # fmt: skip
-
-
-def _front_of(arrays: Mapping[str, NDArray[Any]]) -> QuantisedFront:
-    meta = msgspec.json.decode(arrays[META].tobytes(), type=_Meta)
+def _front_of(words: bytes, arrays: Arrays) -> QuantisedFront:
+    meta = msgspec.json.decode(words, type=_Meta)
     found = (meta.format, meta.arithmetic)
     if found != (FORMAT, ARITHMETIC_VERSION):
         raise ValueError(
@@ -432,8 +398,8 @@ def _front_of(arrays: Mapping[str, NDArray[Any]]) -> QuantisedFront:
     front = QuantisedFront(
         meta.input_shape,
         layers,
-        _array(arrays, "scales", np.float32, tensors),
-        _array(arrays, "zeros", np.int32, tensors),
+        array_of(arrays, "scales", np.float32, tensors),
+        array_of(arrays, "zeros", np.int32, tensors),
         meta.stands_for,
     )
     check(front)
@@ -441,7 +407,7 @@ def _front_of(arrays: Mapping[str, NDArray[Any]]) -> QuantisedFront:
     return front
 
 
-def _layer_of(index: int, entry: _Layer, arrays: Mapping[str, NDArray[Any]]) -> QuantisedLayer:
+def _layer_of(index: int, entry: _Layer, arrays: Arrays) -> QuantisedLayer:
     return QuantisedLayer(
         entry.spec,
         ceiling=math.inf if entry.ceiling == "none" else entry.ceiling,
@@ -450,16 +416,6 @@ def _layer_of(index: int, entry: _Layer, arrays: Mapping[str, NDArray[Any]]) -> 
         sum=entry.sum,
         **{name: arrays.get(f"{index}.{name}") for name in _ARRAYS},
     )
-
-
-def _array(
-    arrays: Mapping[str, NDArray[Any]], name: str, dtype: type, shape: tuple[int, ...]
-) -> NDArray[Any]:
-    found = arrays.get(name)
-    if found is None or found.dtype != dtype or found.shape != shape:
-        got = "nothing" if found is None else f"{found.dtype} {found.shape}"
-        raise ValueError(f"{name}: expected {np.dtype(dtype)} {shape}, got {got}")
-    return found
 
 
 def check(front: QuantisedFront) -> None:

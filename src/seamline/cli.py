@@ -133,6 +133,9 @@ def _parser() -> argparse.ArgumentParser:
             "a finished run's front (or whole network) in int8, and its trace",
         )
     )
+    _add_calibrate(
+        add("calibrate", _calibrate, "ranges of a float front on a device's own data, for int8")
+    )
     proxy = add("link-proxy", _link_proxy, "a cable between pairs of pseudo-terminals")
     proxy.add_argument("--line", nargs=2, action="append", required=True, metavar=("PATH", "PATH"))
     add("info", _info, "versions, kernels and extras of this installation")
@@ -242,6 +245,32 @@ def _add_quantize(sub: argparse.ArgumentParser) -> None:
         metavar="RUN",
         help="folder of a finished run, or its job file; or a quantised front (.npz) to trace",
     )
+    _add_calibration(sub)
+    sub.add_argument(
+        "--device", action="append", metavar="ID", help="whose data is used (default: every one's)"
+    )
+    sub.add_argument("--float", metavar="FILE", help="only write the float front, to calibrate")
+    sub.add_argument(
+        "--ranges", nargs="+", metavar="FILE", help="of `seamline calibrate`, instead of data here"
+    )
+    sub.add_argument("--seam", metavar="SEAM", help='cut there instead; "end": the whole network')
+    sub.add_argument("--per-tensor", action="store_true", help="one weight scale a layer")
+    sub.add_argument("--out", metavar="FILE", help="(default: front-q8.npz in the run's folder)")
+    sub.add_argument("--compare", action="store_true", help="float against int8, layer by layer")
+    sub.add_argument("--trace", metavar="FILE", help="write a checksum of each layer's output")
+    sub.add_argument("--against", metavar="FILE", help="name the first layer that differs from it")
+    sub.add_argument("--seed", type=_seed, default=0, help="of the trace's inputs")
+
+
+def _add_calibrate(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("front", metavar="FRONT", help="what `seamline quantize --float` wrote")
+    sub.add_argument("job", metavar="JOB", help="job file (TOML): says where the data is")
+    sub.add_argument("--id", required=True, metavar="ID", help="the device")
+    _add_calibration(sub)
+    sub.add_argument("--out", metavar="FILE", help="(default: ID-ranges.npz)")
+
+
+def _add_calibration(sub: argparse.ArgumentParser) -> None:
     sub.add_argument(
         "--calibration",
         choices=("minmax", "percentile", "mse"),
@@ -253,16 +282,6 @@ def _add_quantize(sub: argparse.ArgumentParser) -> None:
     sub.add_argument(
         "--samples", type=_count, metavar="N", help="to calibrate and compare with (default 256)"
     )
-    sub.add_argument(
-        "--device", action="append", metavar="ID", help="whose data is used (default: every one's)"
-    )
-    sub.add_argument("--seam", metavar="SEAM", help='cut there instead; "end": the whole network')
-    sub.add_argument("--per-tensor", action="store_true", help="one weight scale a layer")
-    sub.add_argument("--out", metavar="FILE", help="(default: front-q8.npz in the run's folder)")
-    sub.add_argument("--compare", action="store_true", help="float against int8, layer by layer")
-    sub.add_argument("--trace", metavar="FILE", help="write a checksum of each layer's output")
-    sub.add_argument("--against", metavar="FILE", help="name the first layer that differs from it")
-    sub.add_argument("--seed", type=_seed, default=0, help="of the trace's inputs")
 
 
 # ---- tiers ----
@@ -359,13 +378,24 @@ def _bench_kernels(args: argparse.Namespace) -> int:
 def _quantize(args: argparse.Namespace) -> int:
     from .quantize import run_quantised, run_quantize
 
-    if args.percentile is not None and args.calibration != "percentile":
-        raise UserError("--percentile belongs to --calibration percentile")
+    _check_percentile(args)
     if args.run.endswith(".npz"):
         return run_quantised(args, args.run)
     job, folder = _finished_run(Path(args.run))
     _need("quantize", "torch", "PyTorch", "edge")
     return run_quantize(args, job, folder)
+
+
+def _calibrate(args: argparse.Namespace) -> int:
+    from .calibrate import run_calibrate
+
+    _check_percentile(args)
+    return run_calibrate(args, _read(args.job))
+
+
+def _check_percentile(args: argparse.Namespace) -> None:
+    if args.percentile is not None and args.calibration != "percentile":
+        raise UserError("--percentile belongs to --calibration percentile")
 
 
 def _finished_run(path: Path) -> tuple[Job, Path]:

@@ -14,24 +14,25 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from .calibrate import Samples, each_of, local_data, measure, spaced, times
 from .live import percent
-from .runtime.calibration import (
-    F32,
-    METHODS,
-    PERCENTILE,
-    calibrate,
-    float_tensors,
-    merge_ranges,
-    observer,
-)
-from .runtime.config import Job, find_device
+from .runtime.calibration import F32, float_tensors
+from .runtime.config import Job
 from .runtime.errors import UserError
+from .runtime.float_front import (
+    FileError,
+    FloatFront,
+    Measured,
+    joined_ranges,
+    read_ranges,
+    write_float_front,
+)
 from .runtime.quantised import (
     Deviation,
-    QuantisedError,
     QuantisedFront,
     compare,
     first_difference,
+    fuse,
     read_front,
     run,
     run_layers,
@@ -43,12 +44,9 @@ from .table import print_table
 
 if TYPE_CHECKING:
     from .edge_host.finished import Finished
-    from .runtime.data import Data
 
-SAMPLES = 256  # for calibration and comparison, of all devices together
 TRACED = 4  # samples of a trace
 CHUNK = 256  # samples that are evaluated at once
-Samples = dict[str, "Data"]  # by device
 Document = dict[str, Any]
 
 
@@ -61,23 +59,28 @@ def run_quantize(args: argparse.Namespace, job: Job, folder: Path) -> int:
     from .edge_host.finished import load_finished
     from .edge_host.quantise import quantise
 
-    observe = observer(args.calibration or METHODS[0], args.percentile or PERCENTILE)
+    _check_options(args)
     seam = args.seam if args.seam is None or not args.seam.isdecimal() else int(args.seam)
     finished = load_finished(job, folder, seam)
-    data = _local_data(job, args.device, finished)
-    chain = (finished.cut.front, finished.cut.input_shape, finished.parameters)
-    count = args.samples or SAMPLES
-    parts = _shares(data, count)
-    try:
-        ranges = merge_ranges([calibrate(*chain, x, observe) for x in parts.values()])
-        front = quantise(*chain, ranges, per_tensor=args.per_tensor)
-    except ValueError as error:  # a network that gives infinity for a sample
-        raise UserError(f"{finished.source} cannot be calibrated: {error}", 3) from None
-    held_out = _held_out(data, count)
-    floats = float_tensors(*chain, held_out)
-    found = compare(front, floats, run_layers(front, front.quantise(held_out)))
-    document = _document(args, job, finished, front, found, data)
-    document["calibration"]["samples"] = sum(len(x) for x in parts.values())
+    cut = finished.cut
+    whole = FloatFront(cut.front, cut.input_shape, finished.parameters)
+    fuse(whole.layers)  # says at once what int8 fronts do not have
+    if args.float:
+        return _write_float(args, whole)
+    remote = [read_ranges(path) for path in args.ranges or []]
+    data = {} if remote and not args.device else local_data(job, args.device, cut.input_shape)
+    measured = remote or measure(args, whole, data, finished.source)
+    ranges = joined_ranges(measured, whole)
+    chain = (whole.layers, whole.input_shape, whole.parameters)
+    front = quantise(*chain, ranges, per_tensor=args.per_tensor)
+    document = _document(args, job, finished, front, measured)
+    if data:
+        held_out = _held_out(data, args.samples)
+        floats = float_tensors(*chain, held_out)
+        found = compare(front, floats, run_layers(front, front.quantise(held_out)))
+        document["layers"] = [_row(deviation) for deviation in found]
+        document["sqnr_db"] = _number(found[-1].sqnr_db)
+        document["accuracy"] = _accuracy(finished, front, data)
     out = Path(args.out) if args.out else folder / "front-q8.npz"
     write_front(out, front)
     document["files"] = {"front": str(out)}
@@ -89,49 +92,28 @@ def run_quantize(args: argparse.Namespace, job: Job, folder: Path) -> int:
     return code
 
 
-def _local_data(job: Job, names: list[str] | None, finished: Finished) -> Samples:
-    """Of the devices named, or of all; every sample stays here."""
-    from .runtime.data import device_data
-
-    found = {}
-    for name in names or [device.id for device in job.devices]:
-        find_device(job, name)
-        try:
-            data = device_data(job, name)
-        except UserError as error:
-            hint = "" if names else "; --device ID names those whose data is here"
-            raise UserError(f"{name}: {error}{hint}", error.exit_code) from error
-        if data.x_train.shape[1:] != finished.cut.input_shape:
-            raise UserError(
-                f"{name}: the model takes samples of {_times(finished.cut.input_shape)}, its data "
-                f"has {_times(data.x_train.shape[1:])} (height x width x channels)",
-                3,
-            )
-        found[name] = data
-    return found
+def _check_options(args: argparse.Namespace) -> None:
+    """Options that would go unheard beside others."""
+    if args.ranges and args.calibration:
+        raise UserError("--calibration was chosen on the devices: it cannot go with --ranges")
+    if args.ranges and args.compare and not args.device:
+        raise UserError("--compare needs samples: --device ID names a device whose data is here")
 
 
-def _times(shape: tuple[int, ...]) -> str:
-    return "x".join(str(side) for side in shape)
+def _write_float(args: argparse.Namespace, whole: FloatFront) -> int:
+    """--float: what a device needs to calibrate without PyTorch."""
+    write_float_front(Path(args.float), whole)
+    if args.format == "json":
+        _json({"files": {"float": args.float}, "parameters": len(whole.parameters)})
+    else:
+        print(f"{args.float}\nnext, on each device: `seamline calibrate {args.float} JOB --id ID`")
+    return 0
 
 
-def _spaced(x: F32, count: int) -> F32:
-    """Up to `count` of the samples, evenly spaced, so that a recording is seen from end to end."""
-    chosen = np.linspace(0, len(x) - 1, min(count, len(x))).round().astype(int)
-    return np.ascontiguousarray(x[chosen])
-
-
-def _shares(data: Samples, count: int) -> dict[str, F32]:
-    """Samples to calibrate with: an equal share of each device's, at least one."""
-    each = -(-count // len(data))
-    return {name: _spaced(one.x_train, each) for name, one in data.items()}
-
-
-def _held_out(data: Samples, count: int) -> F32:
+def _held_out(data: Samples, count: int | None) -> F32:
     """Samples to compare with: held-out ones where there are any."""
-    each = -(-count // len(data))
     parts = [one.x_test if len(one.x_test) else one.x_train for one in data.values()]
-    return np.concatenate([_spaced(part, each) for part in parts])
+    return np.concatenate([spaced(part, each_of(data, count)) for part in parts])
 
 
 # ---- accuracy ----
@@ -182,7 +164,9 @@ def run_quantised(args: argparse.Namespace, path: str) -> int:
 
     Returns 1 if it differs from that of --against. Raises UserError.
     """
-    options = ("calibration", "percentile", "samples", "seam", "device", "out")
+    options = (
+        "calibration", "percentile", "samples", "seam", "device", "out", "float", "ranges",
+    )  # fmt: skip
     given = [name for name in options if getattr(args, name) is not None]
     given += [name for name in ("per_tensor", "compare") if getattr(args, name)]
     if given:
@@ -217,8 +201,8 @@ def _trace(args: argparse.Namespace, front: QuantisedFront, document: Document) 
         return 0
     try:
         document["difference"] = first_difference(lines, theirs)
-    except QuantisedError as error:
-        raise QuantisedError(f"--against {args.against}: {error}") from None
+    except FileError as error:
+        raise FileError(f"--against {args.against}: {error}") from None
     return 1 if document["difference"] else 0
 
 
@@ -228,7 +212,7 @@ def _read_trace(path: str) -> list[str]:
     except FileNotFoundError:
         raise UserError(f"--against: there is no file {path}", 3) from None
     except UnicodeDecodeError:
-        raise QuantisedError(f"--against {path}: it is no trace, but bytes") from None
+        raise FileError(f"--against {path}: it is no trace, but bytes") from None
 
 
 # ---- words and figures ----
@@ -239,27 +223,25 @@ def _document(
     job: Job,
     finished: Finished,
     front: QuantisedFront,
-    found: list[Deviation],
-    data: Samples,
+    measured: list[Measured],
 ) -> Document:
-    method = args.calibration or METHODS[0]
     return {
         "model": job.model.name,
         "source": str(finished.source),
         "seam": finished.cut.seam,
         "whole": finished.cut.at_end,
         "calibration": {
-            "method": method,
-            "percentile": (args.percentile or PERCENTILE) if method == "percentile" else None,
-            "devices": list(data),
+            "method": ", ".join(sorted({one.method for one in measured})),
+            "devices": [one.device for one in measured],
+            "samples": sum(one.samples for one in measured),
         },
         "per_tensor": args.per_tensor,
         "parameters": len(finished.parameters),
         "float_bytes": 4 * len(finished.parameters),
         "q8_bytes": front.weight_bytes(),
-        "sqnr_db": _number(found[-1].sqnr_db),
-        "layers": [_row(deviation) for deviation in found],
-        "accuracy": _accuracy(finished, front, data),
+        "sqnr_db": None,
+        "layers": None,
+        "accuracy": None,
         "note": _note(job),
     }
 
@@ -286,13 +268,12 @@ def _json(document: Document) -> None:
 
 def _print(args: argparse.Namespace, document: Document) -> None:
     used = document["calibration"]
-    method = used["method"] + (f" {used['percentile']:g}" if used["percentile"] else "")
     devices = used["devices"]
     who = ", ".join(devices[:3]) + (f" and {len(devices) - 3} more" if len(devices) > 3 else "")
     place = "whole network" if document["whole"] else f"front up to module {document['seam']}"
     print(
         f"{document['model']}: {place}, {document['parameters']} parameters; calibrated by "
-        f"{method} on {used['samples']} samples of {who}"
+        f"{used['method']} on {used['samples']} samples of {who}"
     )
     if args.compare:
         print_table(HEAD, [_cells(row) for row in document["layers"]], words=3)
@@ -303,11 +284,12 @@ def _print(args: argparse.Namespace, document: Document) -> None:
             f"on {accuracy['samples']} held-out samples; {percent(accuracy['same_answer'])} of "
             "the answers are the same"
         )
-    noise = document["sqnr_db"]
-    print(
-        f"signal over quantisation noise at the end: {'no noise' if noise is None else noise} dB; "
-        f"weights and biases: {document['q8_bytes']} bytes instead of {document['float_bytes']}"
-    )
+    size = f"{document['q8_bytes']} bytes instead of {document['float_bytes']}"
+    if document["layers"] is not None:
+        noise = document["sqnr_db"]
+        said = "no noise" if noise is None else f"{noise:.1f} dB"
+        print(f"signal over quantisation noise at the end: {said}")
+    print(f"weights and biases: {size}")
     print(document["files"]["front"])
     _say_trace(args, document)
     if document["note"]:
@@ -335,7 +317,7 @@ def _cells(row: Document) -> list[str]:
     return [
         str(row["tensor"]),
         row["name"],
-        _times(tuple(row["shape"])),
+        times(tuple(row["shape"])),
         f"{row['scale']:.4g}",
         str(row["zero"]),
         "-" if noise is None else f"{noise:.1f}",

@@ -98,9 +98,10 @@ def test_a_run_is_quantised_compared_and_written(finished, capsys):
         "two"
     )
     assert [line.split()[1] for line in lines[1:5]] == ["made", "input", *["conv2d+relu"] * 2]
-    assert "on 60 held-out samples" in lines[5] and "2560 bytes instead of 9760" in lines[6]
-    assert lines[7] == str(finished / "front-q8.npz")
-    assert [layer.spec.kind for layer in read_front(lines[7]).layers] == ["conv2d", "conv2d"]
+    assert "on 60 held-out samples" in lines[5] and lines[6].endswith(" dB")
+    assert lines[7] == "weights and biases: 2560 bytes instead of 9760"
+    assert lines[8] == str(finished / "front-q8.npz")
+    assert [layer.spec.kind for layer in read_front(lines[8]).layers] == ["conv2d", "conv2d"]
 
 
 def test_the_job_file_names_the_run_too(finished, capsys, tmp_path):
@@ -116,7 +117,7 @@ def test_each_calibration_keeps_the_answers_of_the_whole_network(
 ):
     arguments = [finished, "--seam", "end", "--calibration", method, "--out", tmp_path / "q8.npz"]
     found = document(arguments, capsys)
-    assert found["whole"] and found["calibration"]["method"] == method
+    assert found["whole"] and found["calibration"]["method"].startswith(method)
     kinds = [row["name"] for row in found["layers"]]
     assert kinds == ["input", *["conv2d+relu"] * 3, "average_pool", "dense+relu", "dense"]
     assert found["sqnr_db"] > 25 and found["accuracy"]["same_answer"] >= 0.9
@@ -128,7 +129,6 @@ def test_options_reach_the_quantiser(finished, capsys, tmp_path):
     one = document([finished, "--device", "two", "--samples", "7", *out], capsys)
     assert one["calibration"] == {
         "method": "minmax",
-        "percentile": None,
         "devices": ["two"],
         "samples": 7,
     }
@@ -205,6 +205,56 @@ def test_batch_norm_of_the_network_is_folded_where_the_whole_of_it_is_quantised(
     assert np.array_equal(ours, cut.front_vector(float_state(cut.model)))
 
 
+# ---- calibration on devices ----
+
+
+def test_devices_without_torch_calibrate_and_only_ranges_come_back(
+    finished, capsys, tmp_path, monkeypatch
+):
+    """The host has no data, the devices have no torch; the front is that of both in one place."""
+    document([finished, "--calibration", "mse", "--out", tmp_path / "here.npz"], capsys)
+    front, job = tmp_path / "float.npz", finished / "job.toml"
+    code, out, _ = run_here(["quantize", finished, "--float", front], capsys)
+    assert code == 0 and out.splitlines()[1] == (
+        f"next, on each device: `seamline calibrate {front} JOB --id ID`"
+    )
+    files = [tmp_path / f"{name}.ranges" for name in ("one", "two")]
+    with monkeypatch.context() as device:
+        device.setitem(sys.modules, "torch", None)  # as if it were not installed
+        for name, file in zip(("one", "two"), files, strict=True):
+            more = ["--id", name, "--calibration", "mse", "--out", file]
+            code, out, _ = run_here(["calibrate", front, job, *more], capsys)
+            assert (code, out) == (
+                0,
+                f"{name}: 5 ranges by mse of 60 samples, which stay here\n{file}\n",
+            )
+    assert all(file.stat().st_size < 2000 for file in files)
+    for name in ("one", "two"):
+        (finished / f"{name}.npz").rename(tmp_path / f"{name}-away.npz")
+    try:
+        more = ["--ranges", *files, "--out", tmp_path / "there.npz"]
+        found = document([finished, *more], capsys)
+    finally:
+        for name in ("one", "two"):
+            (tmp_path / f"{name}-away.npz").rename(finished / f"{name}.npz")
+    assert (tmp_path / "there.npz").read_bytes() == (tmp_path / "here.npz").read_bytes()
+    assert found["calibration"] == {"method": "mse", "devices": ["one", "two"], "samples": 120}
+    assert found["layers"] is None and found["accuracy"] is None
+    code, out, _ = run_here(["quantize", finished, *more, "--device", "one", "--compare"], capsys)
+    assert code == 0 and "on 30 held-out samples" in out
+
+
+def test_ranges_of_another_front_are_refused(finished, capsys, tmp_path):
+    front, ranges = tmp_path / "float.npz", tmp_path / "ranges.npz"
+    run_here(["quantize", finished, "--float", front, "--seam", "3"], capsys)
+    more = ["--id", "one", "--out", ranges, "--format", "json"]
+    code, out, _ = run_here(["calibrate", front, finished / "job.toml", *more], capsys)
+    assert code == 0 and json.loads(out)["device"] == "one" and len(json.loads(out)["lo"]) == 8
+    code, _, err = run_here(["quantize", finished, "--ranges", ranges], capsys)
+    assert code == 3 and "the ranges of one are of another front" in err
+    assert run_here(["quantize", finished, "--seam", "3", "--ranges", ranges], capsys)[0] == 0
+
+
 # ---- traces ----
 
 
@@ -261,6 +311,15 @@ MISTAKES = {
     "a trace that is none": (["{run}", "--against", "{run}/job.toml"], 3, "it is no trace"),
     "a trace of bytes": (["{run}", "--against", "{run}/model.pt"], 3, "it is no trace"),
     "a trace into nowhere": (["{run}", "--trace", "{empty}/no/file"], 2, "{empty}/no/file"),
+    "calibration beside ranges": (
+        ["{run}", "--ranges", "x.npz", "--calibration", "mse"], 2, "cannot go with --ranges",
+    ),
+    "a comparison without samples": (
+        ["{run}", "--ranges", "x.npz", "--compare"], 2, "--compare needs samples",
+    ),
+    "ranges that are not there": (["{run}", "--ranges", "{empty}/x"], 3, "there is no file"),
+    "ranges that are none": (["{run}", "--ranges", "{run}/one.npz"], 3, "is no file of ranges"),
+    "a float front into nowhere": (["{run}", "--float", "{run}/job.toml/x"], 2, "job.toml"),
     "no such quantised front": (["{empty}/q8.npz"], 3, "there is no file"),
     "a float front": (["{run}/front.npz"], 3, "`seamline quantize RUN` makes one"),
     "calibration of what is quantised": (
@@ -284,6 +343,35 @@ def test_a_mistake_is_one_line_with_its_exit_code(finished, capsys, tmp_path, ca
     found, out, err = run_here(["quantize", *map(place, arguments)], capsys)
     assert (found, out) == (code, "")
     assert err.startswith("error: ") and place(words) in err and err.count("\n") == 1
+
+
+CALIBRATE = {
+    # name: (arguments, exit code, words of the line)
+    "no device": (["{front}", "{run}/job.toml"], 2, "--id"),
+    "no such device": (["{front}", "{run}/job.toml", "--id", "wto"], 2, "no device 'wto'"),
+    "no such front": (["{front}x", "{run}/job.toml", "--id", "one"], 3, "there is no file"),
+    "a quantised front": (
+        ["{run}/front-q8.npz", "{run}/job.toml", "--id", "one"], 3, "is no float front",
+    ),
+    "a percentile of minmax": (
+        ["{front}", "{run}/job.toml", "--id", "one", "--percentile", "99"], 2, "--percentile",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", CALIBRATE.values(), ids=CALIBRATE.keys())
+def test_a_mistake_in_calibrating_is_one_line_with_its_exit_code(finished, capsys, tmp_path, case):
+    arguments, code, words = case
+    front = tmp_path / "float.npz"
+    run_here(["quantize", finished], capsys)
+    run_here(["quantize", finished, "--float", front], capsys)
+
+    def place(text: str) -> str:
+        return text.replace("{run}", str(finished)).replace("{front}", str(front))
+
+    found, out, err = run_here(["calibrate", *map(place, arguments)], capsys)
+    assert (found, out) == (code, "")
+    assert err.startswith("error: ") and words in err and err.count("\n") == 1
 
 
 DAMAGE = {
