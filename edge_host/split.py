@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, fx, nn
 
+from ..runtime.budget import Candidate
 from ..runtime.errors import UserError
 from ..runtime.plan import LayerSpec
 from .layers import SHAPE_KEY, Parameter, Shape, Unsupported, Walk, plan_shape, trace
@@ -384,6 +385,23 @@ def _parameters(cuts: _Cuts, node: fx.Node) -> list[Any]:
             owner = getattr(owner, part)
         return [owner]
     return []
+
+
+def list_candidates(model: nn.Module, input_shape: tuple[int, ...]) -> list[Candidate]:
+    """The front behind every legal seam, from the shallowest; empty if there is none.
+
+    Raises UserError (exit 5) if the model cannot be traced or does not take that input.
+    """
+    cuts = _Cuts(model, input_shape)
+    found = []
+    for count, index in cuts.seams():
+        node = cuts.nodes[index]
+        layers = cuts.walk.sizes[node][0]
+        if cuts.walk.values[node].index == layers:  # as `split` needs it
+            front = cuts.walk.layers[:layers]
+            whole = index == len(cuts.nodes) - 1
+            found.append(Candidate(count, cuts.name(index), front, cuts.walk.input_shape, whole))
+    return found
 
 
 def list_seams(model: nn.Module, input_shape: tuple[int, ...]) -> list[Seam]:

@@ -183,6 +183,17 @@ def layer_scratch(uint8_t kind, uint16_t batch, tuple in_shape, tuple out_shape,
     return seam_layer_scratch(&layer)
 
 
+def q8_layer_scratch(tuple in_shape, tuple out_shape, tuple window):
+    """Scratch bytes of an int8 convolution's forward pass; a dense layer is one of its own size."""
+    cdef _seam.seam_window w
+    w.batch = 1
+    w.in_h, w.in_w, w.in_c = in_shape
+    w.out_h, w.out_w, w.out_c = out_shape
+    (w.kernel_h, w.kernel_w, w.stride_h, w.stride_w, w.dilation_h, w.dilation_w,
+     w.pad_top, w.pad_bottom, w.pad_left, w.pad_right) = window
+    return _seam.seam_q8_conv2d_scratch(&w, 1)
+
+
 def check_plan(object data):
     """(layers, batch, parameters, arena bytes) of a plan that is whole; SeamError if it is not."""
     cdef Bytes b = Bytes(data)

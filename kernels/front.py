@@ -14,6 +14,7 @@ from ._front import (
     decode_message,
     encode_message,
     layer_scratch,
+    q8_layer_scratch,
 )
 
 __all__ = [
@@ -30,4 +31,5 @@ __all__ = [
     "decode_message",
     "encode_message",
     "layer_scratch",
+    "q8_layer_scratch",
 ]

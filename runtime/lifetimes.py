@@ -16,7 +16,9 @@ NEEDS_INPUT = frozenset({"conv2d", "depthwise", "dense", "max_pool", "group_norm
 NEEDS_OUTPUT = frozenset({"relu"})
 IN_PLACE = frozenset({"relu", "flatten", "add"})  # may write over what they read
 
-Step = tuple[str, int]  # "forward" or "backward" of a layer; "output": it is taken, or its gradient
+# "forward" or "backward" of a layer; "mask": its backward looks at what it made; "output": the last
+# tensor is taken, or its gradient given
+Step = tuple[str, int]
 
 
 @dataclass
@@ -26,8 +28,10 @@ class Lifetimes:
     element: bytes of one value or gradient. training: is there a backward pass? again: layers
     whose outputs are not kept for it but made a second time, as the C front does it: a run of such
     layers goes forward again before the layer behind the run goes backward (arXiv:1604.06174).
-    in_place: kinds that may write over what they read; needs_output: kinds whose backward looks at
-    what they made. Arrays that share a place are one Buffer.
+    in_place: kinds that may write over what they read; passes_gradient: kinds whose input's
+    gradient may start where the output's lies; needs_output: kinds whose backward looks at what
+    they made; masks: those of them that do so first, with nothing but the output's gradient beside.
+    Arrays that share a place are one Buffer.
     """
 
     layers: Sequence[LayerSpec]
@@ -37,17 +41,21 @@ class Lifetimes:
     training: bool = True
     again: Collection[int] = ()
     in_place: Collection[str] = IN_PLACE
+    passes_gradient: Collection[str] = IN_PLACE
     needs_output: Collection[str] = NEEDS_OUTPUT
+    masks: Collection[str] = ()
     values: list[Buffer] = field(init=False, default_factory=list)
     gradients: list[Buffer | None] = field(init=False, default_factory=list)
     saved: dict[int, Buffer] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.steps = schedule(len(self.layers), self.again, training=self.training)
+        masks = [i for i, layer in enumerate(self.layers) if layer.kind in self.masks]
+        self.steps = schedule(len(self.layers), self.again, masks, training=self.training)
         self._live()
         for i, layer in enumerate(self.layers):
             if layer.kind in self.in_place:
                 self._share_values(i, layer)
+            if layer.kind in self.passes_gradient:
                 self._share_gradients(i, layer)
 
     def readers(self, tensor: int) -> list[int]:
@@ -59,14 +67,13 @@ class Lifetimes:
         gradients = [g for g in self.gradients if g is not None]
         return list(dict.fromkeys([*self.values, *gradients, *self.saved.values()]))
 
-    def scratch(self, size: Callable[[int], int]) -> list[Buffer]:
-        """The scratch of each step of a layer; size: its bytes by layer."""
-        sizes = [round16(size(i)) for i in range(len(self.layers))]
-        return [
-            Buffer(sizes[i], [(t, t)])
-            for t, (what, i) in enumerate(self.steps)
-            if what != "output" and sizes[i]
-        ]
+    def scratch(
+        self, forward: Callable[[int], int], backward: Callable[[int], int] | None = None
+    ) -> list[Buffer]:
+        """The scratch of each step of a layer. forward, backward: its bytes by layer."""
+        sizes = {"forward": forward, "backward": backward or forward}
+        steps = [(t, sizes[what](i)) for t, (what, i) in enumerate(self.steps) if what in sizes]
+        return [Buffer(round16(size), [(t, t)]) for t, size in steps if size]
 
     def _live(self) -> None:
         """From each time something is written to the last time it is read before it is written
@@ -99,11 +106,11 @@ class Lifetimes:
             layer = self.layers[i]
             if what == "forward":
                 writes[i + 1].append(t)
-            if what == "forward" or layer.kind in NEEDS_INPUT:
+            if what == "forward" or (what == "backward" and layer.kind in NEEDS_INPUT):
                 for tensor in layer.inputs():
                     reads[tensor].append(t)
-            if what == "backward" and layer.kind in self.needs_output:
-                reads[i + 1].append(t)
+            if what == ("mask" if layer.kind in self.masks else "backward"):
+                reads[i + 1] += [t] * (layer.kind in self.needs_output)
         return writes, reads
 
     def _backward(self, layer: int) -> int:
@@ -155,13 +162,21 @@ class Lifetimes:
         others = [r for r in self.readers(second) if r != index]
         return (
             self.readers(first) == [index]
-            and self.layers[maker].kind not in self.in_place
+            and self.layers[maker].kind not in self.passes_gradient
             and all(i < maker for i in (second - 1, *others))
         )
 
 
-def schedule(layers: int, again: Collection[int] = (), *, training: bool = True) -> list[Step]:
-    """What happens at moments 0, 1, 2...: forward, the output is taken, backward."""
+def schedule(
+    layers: int,
+    again: Collection[int] = (),
+    masks: Collection[int] = (),
+    *,
+    training: bool = True,
+) -> list[Step]:
+    """What happens at moments 0, 1, 2...: forward, the output is taken, backward. masks: layers
+    that begin backward with a mask.
+    """
     steps: list[Step] = [("forward", i) for i in range(layers)]
     steps.append(("output", layers))
     for i in reversed(range(layers if training else 0)):
@@ -169,6 +184,8 @@ def schedule(layers: int, again: Collection[int] = (), *, training: bool = True)
         while first > 0 and i not in again and first - 1 in again:
             first -= 1
         steps += [("forward", k) for k in range(first, i)]
+        if i in masks:
+            steps.append(("mask", i))
         steps.append(("backward", i))
     return steps
 

@@ -10,7 +10,7 @@ from zlib import crc32
 
 from ..kernels import WIRE_VERSION
 from ..kernels.front import check_plan, layer_scratch
-from .arena import bound, place, round16
+from .arena import Buffer, bound, place, round16
 from .errors import UserError
 from .lifetimes import Lifetimes
 
@@ -210,11 +210,14 @@ class Front:
         """When its arrays live. again: layers made a second time."""
         return Lifetimes(self.layers, self.shapes, self.batch, training=training, again=again)
 
+    def busy(self, lives: Lifetimes) -> list[Buffer]:
+        """The scratch of each step."""
+        return lives.scratch(self.scratch.__getitem__)
+
     def bound(self, *, again: Collection[int] = (), training: bool = True) -> int:
         """Bytes below which no placement gets."""
         lives = self.lives(again=again, training=training)
-        busy = lives.scratch(self.scratch.__getitem__)
-        return bound(lives.buffers(), self.base(training=training), busy)
+        return bound(lives.buffers(), self.base(training=training), self.busy(lives))
 
 
 @dataclass(frozen=True)
@@ -260,9 +263,9 @@ def lay_out(front: Front, *, again: Collection[int] = (), training: bool = True)
         )
     at = front.base(training=training)
     lives = front.lives(again=again, training=training)
-    buffers, busy = lives.buffers(), lives.scratch(front.scratch.__getitem__)
+    buffers, busy = lives.buffers(), front.busy(lives)
     arena = place(buffers, at, busy)
-    scratch = round16(max(front.scratch, default=0))
+    scratch = max((b.size for b in busy), default=0)
     return Layout(front, lives, max(arena, at + scratch), at, scratch, bound(buffers, at, busy))
 
 

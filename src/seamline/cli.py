@@ -122,6 +122,7 @@ def _parser() -> argparse.ArgumentParser:
         "check", _check, "look for what would stop a job, before it starts", "job", "insecure"
     )
     check.add_argument("--only", metavar="NAME", help="one tier: cloud, host-A, watch-3, ..")
+    _add_plan(add("plan", _plan, "what a front takes on a device: RAM, flash, work, bytes sent"))
     _add_job(commands, common)
     _add_keys(commands, common)
     _add_data(commands, common)
@@ -180,6 +181,28 @@ def _add_demo(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--codec", choices=("f32", "int8", "int4"), default="int8", help="both ways")
     sub.add_argument("--out", default="runs/demo", metavar="FOLDER")
     sub.add_argument("--baselines", action="store_true", help="also run the controls")
+
+
+def _add_plan(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument(
+        "model", metavar="MODEL", help="bundled model, package.module:function, or job file (.toml)"
+    )
+    sub.add_argument(
+        "--seam", metavar="X", help="weighted layers on the device, a module's name, or end"
+    )
+    sub.add_argument(
+        "--batch", type=_count, metavar="N", help="samples at once (default: job's, 1)"
+    )
+    sub.add_argument("--dtype", choices=("f32", "q8"), help="arithmetic (default: both)")
+    sub.add_argument(
+        "--momentum", choices=("int8", "f32", "none"), default="int8", help="of a q8 front"
+    )
+    sub.add_argument(
+        "--recompute", action="store_true", help="keep less for the backward pass, compute it again"
+    )
+    sub.add_argument(
+        "--board", metavar="NAME", help="does it fit there, and what would make it fit"
+    )
 
 
 def _add_group(commands: Any, name: str, text: str) -> Any:
@@ -367,6 +390,18 @@ def _check(args: argparse.Namespace) -> int:
     from .check import run_check
 
     return run_check(_read(args.job), only=args.only, insecure=args.insecure, format_=args.format)
+
+
+def _plan(args: argparse.Namespace) -> int:
+    job = _read(args.model) if args.model.endswith(".toml") else None
+    if args.board:
+        from .runtime.boards import find_board
+
+        find_board(args.board)
+    _need("plan", "torch", "PyTorch", "edge")
+    from .plan_table import run_plan
+
+    return run_plan(args, job)
 
 
 def _bench_kernels(args: argparse.Namespace) -> int:
