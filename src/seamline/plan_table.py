@@ -29,6 +29,7 @@ from .runtime.budget import (
 from .runtime.errors import UserError
 from .runtime.fit import Way, fits, least, ways
 from .runtime.plan import BATCH_MAX, PlanError
+from .table import print_table
 
 if TYPE_CHECKING:
     from .runtime.config import Job
@@ -80,9 +81,10 @@ def run_plan(args: argparse.Namespace, job: Job | None) -> int:
             "rows": [_as_json(row, asked.board, candidates) for row in rows],
         }
         sys.stdout.write(json.dumps(document) + "\n")
+    elif asked.seam is None:
+        _overview(asked, rows)
     else:
-        lines = _overview(asked, rows) if asked.seam is None else _detail(asked, rows, candidates)
-        sys.stdout.write("\n".join(lines) + "\n")
+        _detail(asked, rows, candidates)
     return 0
 
 
@@ -183,44 +185,31 @@ def _way_json(way: Way) -> dict[str, Any]:
 
 # ---- text ----
 
-Line = tuple[str, ...]
 
-
-def _table(lines: Sequence[Line], words: int) -> Iterator[str]:
-    """Columns as wide as their widest cell; the first `words` are words, the others numbers."""
-    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
-    for line in lines:
-        cells = [
-            cell.ljust(width) if i < words else cell.rjust(width)
-            for i, (cell, width) in enumerate(zip(line, widths, strict=True))
-        ]
-        yield "  ".join(cells).rstrip()
-
-
-def _overview(asked: Question, rows: Sequence[Row]) -> Iterator[str]:
+def _overview(asked: Question, rows: Sequence[Row]) -> None:
     """A line for each seam and arithmetic."""
     codecs = CODECS["f32"]
     head = ["seam", "behind", "dtype", "training", "bound", "inference", "flash", "MACs", "a step"]
-    head += [f"{codec} up/down" for codec in codecs]
-    yield f"{asked.model}, batch {asked.batch}: bytes of RAM and flash, and on the wire in a step"
-    lines = [(*head, "fits") if asked.board else tuple(head)]
+    head += [f"{codec} up/down" for codec in codecs] + ["fits"] * bool(asked.board)
+    lines = []
     for row in rows:
         it = row.need
-        numbers = [0] * 6
+        numbers = ["-"] * 6
         if it is not None:
-            numbers = [it.training_ram, it.training_bound, it.inference_ram]
-            numbers += [it.flash_bytes, it.forward_macs, it.step_macs]
-        cells = [str(row.candidate.weighted), row.candidate.name, row.choice.dtype]
-        cells += [f"{number:,}" if it else "-" for number in numbers]
-        cells += [_updown(row.wires.get(codec)) for codec in codecs]
+            ram = it.training_ram, it.training_bound, it.inference_ram
+            work = it.forward_macs, it.step_macs
+            numbers = [f"{number:,}" for number in (*ram, it.flash_bytes, *work)]
+        line = [str(row.candidate.weighted), row.candidate.name, row.choice.dtype, *numbers]
+        line += [_updown(row.wires.get(codec)) for codec in codecs]
         if asked.board:
-            cells.append("yes" if it is not None and fits(asked.board, it) else "no")
-        lines.append(tuple(cells))
-    yield from _table(lines, 3)
+            line.append("yes" if it is not None and fits(asked.board, it) else "no")
+        lines.append(line)
+    print(f"{asked.model}, batch {asked.batch}: bytes of RAM and flash, and on the wire in a step")
+    print_table(head, lines, 3)
     for why in dict.fromkeys(row.why for row in rows if row.why):
-        yield f"no q8: {why}"
+        print(f"no q8: {why}")
     if asked.board:
-        yield _board_line(asked.board)
+        print(_board_line(asked.board))
 
 
 def _updown(sent: Wire | None) -> str:
@@ -232,53 +221,50 @@ def _board_line(board: Board) -> str:
     return f"{board.title} ({board.core}): {board.ram:,} bytes of RAM, {flash}"
 
 
-def _detail(asked: Question, rows: Sequence[Row], candidates: Sequence[Candidate]) -> Iterator[str]:
+def _detail(asked: Question, rows: Sequence[Row], candidates: Sequence[Candidate]) -> None:
     """RAM by section, then flash, work, wire, and the board."""
     at = rows[0].candidate
     shape = " x ".join(map(str, at.shape))
-    yield (
-        f"{asked.model}, seam {at.weighted} (behind {at.name}, {shape} values cross), "
-        f"batch {asked.batch}"
-    )
+    what = f"seam {at.weighted} (behind {at.name}, {shape} values cross)"
+    print(f"{asked.model}, {what}, batch {asked.batch}")
     known = [(row, row.need) for row in rows if row.need is not None]
     if known:
-        yield from _table(list(_sections(known)), 1)
+        kinds = [row.choice.dtype for row, _ in known]
+        head = ["RAM", *(f"{k} {what}" for k in kinds for what in ("training", "inference"))]
+        print_table(head, list(_sections([found for _, found in known])), 1)
     for row in rows:
         if row.need is None:
-            yield f"no {row.choice.dtype}: {row.why}"
+            print(f"no {row.choice.dtype}: {row.why}")
         else:
-            yield from _sent(row.choice.dtype, row.wires, row.need)
+            _print_sent(row.choice.dtype, row.wires, row.need)
     if asked.board is not None:
-        yield _board_line(asked.board)
+        print(_board_line(asked.board))
         for row, found in known:
-            yield from _verdict(asked.board, row, found, candidates)
+            print(*_verdict(asked.board, row, found, candidates), sep="\n")
 
 
-def _sent(dtype: Dtype, wires: dict[str, Wire], found: Need) -> Iterator[str]:
+def _print_sent(dtype: Dtype, wires: dict[str, Wire], found: Need) -> None:
     for codec, sent in wires.items():
-        yield f"{dtype}, {codec}: a step sends {sent.up:,} bytes up, {sent.down:,} down"
+        print(f"{dtype}, {codec}: a step sends {sent.up:,} bytes up, {sent.down:,} down")
     up, down = found.weights_up, found.weights_down
-    yield f"{dtype}: a round sends weights, {up:,} bytes up, {down:,} down"
+    print(f"{dtype}: a round sends weights, {up:,} bytes up, {down:,} down")
 
 
-def _sections(known: Sequence[tuple[Row, Need]]) -> Iterator[Line]:
-    kinds = [row.choice.dtype for row, _ in known]
-    yield ("RAM", *(f"{kind} {what}" for kind in kinds for what in ("training", "inference")))
+def _sections(known: Sequence[Need]) -> Iterator[list[str]]:
+    def line(name: str, of: Callable[[Need], Sequence[int | None]]) -> list[str]:
+        cells = [number for found in known for number in of(found)]
+        return [name, *("" if number is None else f"{number:,}" for number in cells)]
 
-    def line(name: str, of: Callable[[Need], Sequence[int | None]]) -> Line:
-        cells = [number for _, found in known for number in of(found)]
-        return (name, *("" if number is None else f"{number:,}" for number in cells))
-
-    def section(name: str) -> Line:
+    def section(name: str) -> list[str]:
         return line(name, lambda found: (found.training[name], found.inference.get(name)))
 
-    def flash(name: str) -> Line:
+    def flash(name: str) -> list[str]:
         return line(f"flash: {name}", lambda found: (found.flash[name],) * 2)
 
-    yield from (section(name) for name in known[0][1].training)
+    yield from (section(name) for name in known[0].training)
     yield line("total", lambda found: (found.training_ram, found.inference_ram))
     yield line("lower bound", lambda found: (found.training_bound, found.inference_bound))
-    yield from (flash(name) for name in known[0][1].flash)
+    yield from (flash(name) for name in known[0].flash)
     yield line("multiply-adds", lambda found: (found.step_macs, found.forward_macs))
 
 
