@@ -1,5 +1,6 @@
 """Types of the compiled module; its own docstrings say the rest."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -31,7 +32,18 @@ def layer_scratch(
     window: tuple[int, ...],
     source: int,
 ) -> int: ...
-def q8_layer_scratch(in_shape: _Shape, out_shape: _Shape, window: tuple[int, ...]) -> int: ...
+def q8_layer_scratch(
+    kind: int,
+    batch: int,
+    in_shape: _Shape,
+    out_shape: _Shape,
+    window: tuple[int, ...],
+    input: int,
+    parameters: int,
+    has_bias: bool,
+    joining: bool,
+    inference: bool,
+) -> tuple[int, int, int]: ...
 def check_plan(data: Buffer) -> tuple[int, int, int, int]: ...
 
 class Front:
@@ -51,9 +63,49 @@ class Front:
     def loss(self, labels: NDArray[Any]) -> tuple[float, int]: ...
     def update(self, rate: float, momentum: float = 0.0, decay: float = 0.0) -> None: ...
 
+class Q8Front:
+    arena: NDArray[np.uint8]
+    learned: NDArray[np.int8]
+    velocity: NDArray[np.int8] | None
+    velocity_exponents: NDArray[np.int32]
+    extremes: NDArray[np.int8]
+    input_shape: _Shape
+    output_shape: _Shape
+    def __init__(self, plan: bytes) -> None: ...
+    @property
+    def arena_size(self) -> int: ...
+    @property
+    def batch(self) -> int: ...
+    def set(self, blob: Buffer) -> None: ...
+    def forward(self, x: _F | NDArray[np.int8], note: bool = False) -> NDArray[np.int8]: ...
+    def backward(
+        self,
+        dy: NDArray[np.int8],
+        exponent: int,
+        *,
+        rate: float,
+        momentum: float = 0.0,
+        decay: float = 0.0,
+        seed: int = 0,
+        mode: str = "stochastic",
+    ) -> None: ...
+    def train(
+        self,
+        labels: NDArray[Any],
+        *,
+        rate: float,
+        momentum: float = 0.0,
+        decay: float = 0.0,
+        seed: int = 0,
+        mode: str = "stochastic",
+    ) -> tuple[float, int]: ...
+
 class Session:
-    params: _F
-    momentum: _F
+    params: _F | None
+    momentum: _F | None
+    learned: NDArray[np.int8] | None
+    velocity: NDArray[np.int8] | None
+    exponents: NDArray[np.int32] | None
     inputs: _F
     labels: NDArray[np.int32]
     plan: bytes | None
@@ -64,7 +116,12 @@ class Session:
         training_samples: int,
         test_samples: int,
         memory_limit: int = 0,
+        *,
+        samples: tuple[float, float] = (0.0, 0.0),
     ) -> None: ...
+    def kept(self) -> dict[str, NDArray[Any]]: ...
+    def restore_front(self, kept: Mapping[str, NDArray[Any]]) -> None: ...
+    def restore_momentum(self, kept: Mapping[str, NDArray[Any]]) -> None: ...
     def hello(self) -> bytes: ...
     def saved(self, round: int, plan: bytes | None) -> None: ...
     def answer(self) -> bytes: ...

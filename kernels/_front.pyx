@@ -4,7 +4,7 @@
 cimport cython
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
-from libc.stdint cimport int32_t, uint8_t, uint16_t, uint32_t, uint64_t, uintptr_t
+from libc.stdint cimport int8_t, int32_t, uint8_t, uint16_t, uint32_t, uint64_t, uintptr_t
 
 cimport _seam
 
@@ -26,18 +26,46 @@ cdef extern from "seam_front.h" nogil:
     void seam_message_header(uint8_t *out, const seam_message *message)
     int seam_message_parse(seam_message *message, const uint8_t *bytes_, size_t size)
     ctypedef struct seam_plan:
+        uint8_t dtype, inference, has_velocity
         uint16_t layers, tensors, batch, output
-        uint32_t parameters, arena_size, scratch_offset, scratch_size
+        uint32_t parameters, arena_size, scratch_offset, scratch_size, blob_size
     ctypedef struct seam_tensor:
         uint16_t h, w, c
         uint32_t value_offset, gradient_offset, values
     ctypedef struct seam_layer:
-        uint8_t kind
+        uint8_t kind, has_bias
         uint16_t input
+        uint32_t parameter_count
         _seam.seam_window window
     int seam_plan_open(seam_plan *plan, const uint8_t *bytes_, size_t size)
     void seam_plan_tensor(seam_tensor *tensor, const seam_plan *plan, uint32_t index)
     size_t seam_layer_scratch(const seam_layer *layer)
+    ctypedef struct seam_q8_layer_needs:
+        uint64_t fixed, sums, piece
+    seam_q8_layer_needs seam_q8_layer_scratch(const seam_layer *layer, int joining, int inference)
+    ctypedef struct seam_q8_front:
+        seam_plan plan
+        uint8_t *blob
+        int8_t *velocity
+        int32_t *velocity_exponents
+        int8_t *extremes
+        int32_t batch
+    ctypedef struct seam_q8_step:
+        float rate, momentum, decay
+        uint32_t seed
+        int mode
+    int seam_q8_front_init(seam_q8_front *front, const seam_plan *plan, void *arena,
+                           size_t arena_size)
+    int seam_q8_front_set(seam_q8_front *front, const uint8_t *blob, size_t size)
+    int8_t *seam_q8_front_input(const seam_q8_front *front)
+    int8_t *seam_q8_front_output(const seam_q8_front *front)
+    int8_t *seam_q8_front_output_gradient(const seam_q8_front *front)
+    float seam_q8_front_scale(int32_t *zero, const seam_q8_front *front, uint32_t tensor)
+    int seam_q8_front_quantise(const seam_q8_front *front, const float *x, int32_t n)
+    void seam_q8_front_forward(seam_q8_front *front, int32_t n, int note)
+    void seam_q8_front_backward(seam_q8_front *front, int32_t exponent, const seam_q8_step *step)
+    int seam_q8_front_loss(seam_q8_front *front, float *loss_sum, uint32_t *correct,
+                           int32_t *exponent, const int32_t *labels, const seam_q8_step *step)
     ctypedef struct seam_front:
         seam_plan plan
         uint8_t *arena
@@ -60,11 +88,15 @@ cdef extern from "seam_front.h" nogil:
         uint8_t boot_id[8]
         uint32_t ram, flash, training_samples, test_samples, saved_round
         uint8_t has_checkpoint
+        float least, most
     ctypedef struct seam_session:
         seam_device_facts facts
         uint32_t number, seed
         uint16_t batch
+        uint8_t q8
         seam_front front
+        seam_q8_front q8_front
+        float *inputs
         int32_t *labels
         uint32_t round, trained_round
         uint8_t *answer
@@ -86,6 +118,9 @@ HEADER = SEAM_MESSAGE_HEADER
 NOTHING, SEND, TRAIN, TEST, END, FAIL = (
     SEAM_DO_NOTHING, SEAM_DO_SEND, SEAM_DO_TRAIN, SEAM_DO_TEST, SEAM_DO_END, SEAM_DO_FAIL
 )
+
+
+MODES = {"nearest": 0, "stochastic": 1, "truncate": 2}
 
 
 def choose_variant(str name not None):
@@ -183,15 +218,26 @@ def layer_scratch(uint8_t kind, uint16_t batch, tuple in_shape, tuple out_shape,
     return seam_layer_scratch(&layer)
 
 
-def q8_layer_scratch(tuple in_shape, tuple out_shape, tuple window):
-    """Scratch bytes of an int8 convolution's forward pass; a dense layer is one of its own size."""
-    cdef _seam.seam_window w
-    w.batch = 1
+def q8_layer_scratch(uint8_t kind, uint16_t batch, tuple in_shape, tuple out_shape, tuple window,
+                     uint16_t input, uint32_t parameters, bint has_bias, bint joining,
+                     bint inference):
+    """(fixed, sums, piece): scratch bytes of a layer of an int8 front; of its int32 sums as a
+    whole; of the least piece they can be made in.
+
+    parameters: how many weights and biases; joining: another layer reads an input of it, too.
+    """
+    cdef seam_layer layer
+    cdef _seam.seam_window *w = &layer.window
+    cdef seam_q8_layer_needs needs
+    layer.kind, layer.input, layer.has_bias = kind, input, has_bias
+    layer.parameter_count = parameters
+    w.batch = batch
     w.in_h, w.in_w, w.in_c = in_shape
     w.out_h, w.out_w, w.out_c = out_shape
     (w.kernel_h, w.kernel_w, w.stride_h, w.stride_w, w.dilation_h, w.dilation_w,
      w.pad_top, w.pad_bottom, w.pad_left, w.pad_right) = window
-    return _seam.seam_q8_conv2d_scratch(&w, 1)
+    needs = seam_q8_layer_scratch(&layer, joining, inference)
+    return needs.fixed, needs.sums, needs.piece
 
 
 def check_plan(object data):
@@ -214,6 +260,24 @@ cdef object _aligned(uint64_t size):
 cdef object _floats_at(object arena, uint8_t *base, const float *p, uint64_t count, tuple shape):
     start = <const uint8_t *>p - base
     return arena[start:start + 4 * count].view(np.float32).reshape(shape)
+
+
+cdef object _bytes_at(object arena, uint8_t *base, const uint8_t *p, tuple shape):
+    start = p - base
+    return arena[start:start + np.prod(shape, dtype=np.int64)].view(np.int8).reshape(shape)
+
+
+cdef tuple _q8_views(object arena, uint8_t *base, const seam_q8_front *front):
+    """What a front has learned, its velocities (None: it has none), their exponents, extremes."""
+    cdef uint32_t size = front.plan.parameters
+    learned = _bytes_at(arena, base, front.blob, (size,))
+    velocity = None
+    if front.velocity != NULL:
+        velocity = _bytes_at(arena, base, <uint8_t *>front.velocity, (size,))
+    exponents = _bytes_at(arena, base, <uint8_t *>front.velocity_exponents,
+                          (4 * front.plan.layers,)).view(np.int32)
+    extremes = _bytes_at(arena, base, <uint8_t *>front.extremes, (front.plan.tensors, 2))
+    return learned, velocity, exponents, extremes
 
 
 cdef tuple _shape(const seam_plan *plan, uint32_t index):
@@ -328,11 +392,160 @@ cdef class Front:
 
 
 @cython.final
+cdef class Q8Front:
+    """The int8 layers of a plan in an arena of their own.
+
+    plan: bytes as `build_q8_plan` makes them. Raises SeamError if the plan is damaged. It has no
+    parameters before `set`.
+    """
+
+    cdef seam_q8_front front
+    cdef readonly object arena, learned, velocity, velocity_exponents, extremes
+    cdef readonly tuple input_shape, output_shape
+    cdef object plan, inputs, outputs, output_gradients
+    cdef bint ready
+
+    def __init__(self, bytes plan not None):
+        cdef Bytes b = Bytes(plan)
+        cdef seam_plan opened
+        cdef int status = seam_plan_open(&opened, b.data(), b.size())
+        if status != 0:
+            raise _error(status)
+        self.plan = plan
+        self.arena = _aligned(opened.arena_size)
+        cdef uint8_t *base = <uint8_t *><uintptr_t>self.arena.ctypes.data
+        status = seam_q8_front_init(&self.front, &opened, base, opened.arena_size)
+        if status != 0:
+            raise _error(status)
+        self.learned, self.velocity, self.velocity_exponents, self.extremes = _q8_views(
+            self.arena, base, &self.front)
+        self.input_shape = _shape(&opened, 0)
+        self.output_shape = _shape(&opened, opened.output)
+        n = opened.batch
+        self.inputs = _bytes_at(self.arena, base, <uint8_t *>seam_q8_front_input(&self.front),
+                                (n, *self.input_shape))
+        self.outputs = _bytes_at(self.arena, base, <uint8_t *>seam_q8_front_output(&self.front),
+                                 (n, *self.output_shape))
+        self.output_gradients = None if opened.inference else _bytes_at(
+            self.arena, base, <uint8_t *>seam_q8_front_output_gradient(&self.front),
+            (n, *self.output_shape))
+
+    @property
+    def arena_size(self):
+        """Bytes of the arena."""
+        return self.front.plan.arena_size
+
+    @property
+    def batch(self):
+        """The largest batch."""
+        return self.front.plan.batch
+
+    def set(self, blob):
+        """Takes all parameters, the bytes of `q8_parameters.blob_of`; velocities stay.
+
+        Raises SeamError for bytes of another plan or numbers that are out of range.
+        """
+        cdef Bytes b = Bytes(blob)
+        cdef int status = seam_q8_front_set(&self.front, b.data(), b.size())
+        self.ready = status == 0
+        if status != 0:
+            raise _error(status)
+
+    def forward(self, x, bint note=False):
+        """x: int8, or float32 to be quantised, [n, h, w, c], n <= batch. Returns the int8 output,
+        a copy. note: widen `extremes`, the least and largest value of each tensor.
+        """
+        cdef int32_t n
+        cdef int status
+        cdef uintptr_t address
+        if not self.ready:
+            raise ValueError("the front has no parameters: call set first")
+        shape = np.shape(x)
+        if len(shape) != 4 or shape[1:] != self.input_shape or not 0 < shape[0] <= self.batch:
+            raise ValueError(
+                f"x: expected [1..{self.batch}, {str(self.input_shape)[1:-1]}], got {shape}")
+        n = shape[0]
+        if x.dtype == np.float32:
+            held = np.ascontiguousarray(x)
+            address = held.ctypes.data
+            status = seam_q8_front_quantise(&self.front, <const float *>address, n)
+            if status != 0:
+                raise _error(status)
+        elif x.dtype == np.int8:
+            self.inputs[:n] = x
+        else:
+            raise TypeError(f"x: expected dtype int8 or float32, got {x.dtype}")
+        with nogil:
+            seam_q8_front_forward(&self.front, n, note)
+        return self.outputs[:n].copy()
+
+    def backward(self, dy, int32_t exponent, *, float rate, float momentum=0.0, float decay=0.0,
+                 uint32_t seed=0, mode="stochastic"):
+        """Gradients and update in one, from dy: int8 like the last output, which counts
+        2^exponent of the gradient with respect to the output's int8 values.
+        """
+        cdef seam_q8_step step = self._step(rate, momentum, decay, seed, mode)
+        n = self.front.batch
+        self._forwarded()
+        if np.shape(dy) != (n, *self.output_shape) or dy.dtype != np.int8:
+            raise ValueError(f"dy: expected int8 {(n, *self.output_shape)}, got {np.shape(dy)}")
+        if not -1000 <= exponent <= 1000:
+            raise ValueError(f"exponent: expected -1000 to 1000, got {exponent}")
+        self.output_gradients[:n] = dy
+        with nogil:
+            seam_q8_front_backward(&self.front, exponent, &step)
+
+    def train(self, labels, *, float rate, float momentum=0.0, float decay=0.0, uint32_t seed=0,
+              mode="stochastic"):
+        """Softmax cross-entropy of the last output, labels int [n], and a step of it: (mean loss,
+        number right).
+        """
+        cdef seam_q8_step step = self._step(rate, momentum, decay, seed, mode)
+        self._forwarded()
+        cdef int32_t n = self.front.batch, exponent = 0
+        held = np.ascontiguousarray(labels, dtype=np.int32)
+        if held.shape != (n,):
+            raise ValueError(f"labels: expected shape {(n,)}, got {held.shape}")
+        cdef uintptr_t address = held.ctypes.data
+        cdef float total = 0
+        cdef uint32_t correct = 0
+        cdef int status
+        with nogil:
+            status = seam_q8_front_loss(&self.front, &total, &correct, &exponent,
+                                        <const int32_t *>address, &step)
+            if status == 0:
+                seam_q8_front_backward(&self.front, exponent, &step)
+        if status != 0:
+            raise _error(status)
+        return total / n, correct
+
+    cdef int _forwarded(self) except -1:
+        if self.front.plan.inference:
+            raise ValueError("this plan is for inference only: build it with training=True")
+        if self.front.batch == 0:
+            raise ValueError("backward needs a forward of its own: none ran since the last one")
+        return 0
+
+    cdef seam_q8_step _step(self, float rate, float momentum, float decay, uint32_t seed,
+                            object mode) except *:
+        cdef seam_q8_step step
+        if mode not in MODES:
+            raise ValueError(f"mode: expected one of {', '.join(MODES)}, got {mode!r}")
+        for name, value, most in (("rate", rate, 2.0**20), ("momentum", momentum, 1.0),
+                                  ("decay", decay, 2.0**20)):
+            if not 0 <= value < most:
+                raise ValueError(f"{name}: expected 0 <= {name} < {most:g}, got {value}")
+        step.rate, step.momentum, step.decay, step.seed = rate, momentum, decay, seed
+        step.mode = MODES[mode]
+        return step
+
+
+@cython.final
 cdef class Session:
     """The device's side of the conversation. Feed messages to `receive`; do what it says.
 
     device_id: at most 63 bytes of UTF-8. boot_id: 8 random bytes. memory_limit: bytes a plan may
-    take, 0: no limit.
+    take, 0: no limit. samples: the least and the largest value of the training samples.
     """
 
     cdef seam_session s
@@ -341,10 +554,10 @@ cdef class Session:
     cdef bytes kept_plan
     cdef uint32_t kept_round
     cdef uint64_t memory_limit
-    cdef readonly object params, momentum, inputs, labels, plan
+    cdef readonly object params, momentum, learned, velocity, exponents, inputs, labels, plan
 
     def __init__(self, str device_id not None, bytes boot_id not None, uint32_t training_samples,
-                 uint32_t test_samples, uint64_t memory_limit=0):
+                 uint32_t test_samples, uint64_t memory_limit=0, *, samples=(0.0, 0.0)):
         cdef seam_device_facts facts
         self.device_id = device_id.encode()
         if not 0 < len(self.device_id) <= SEAM_DEVICE_ID_MAX or len(boot_id) != 8:
@@ -358,6 +571,7 @@ cdef class Session:
         facts.test_samples = test_samples
         facts.saved_round = 0
         facts.has_checkpoint = 0
+        facts.least, facts.most = samples
         self.memory_limit = memory_limit
         seam_session_init(&self.s, &facts)
 
@@ -426,28 +640,53 @@ cdef class Session:
             return action
         self._open_views(base)
         if old is not None:
-            self.params[:], self.momentum[:] = old
+            self.restore_front(old)
+            self.restore_momentum(old)
         return action
 
     cdef object _learnt(self, bytes asked):
         """What this front has learnt, if the link was lost and the host asks for it again."""
         if asked != self.plan or self.s.trained_round == 0:
             return None
-        old = self.params, self.momentum
-        return old if all(np.isfinite(values).all() for values in old) else None
+        return self.kept() if all(np.isfinite(a).all() for a in self.kept().values()) else None
 
     cdef int _open_views(self, uint8_t *base) except -1:
-        cdef seam_plan *plan = &self.s.front.plan
+        cdef seam_plan *plan = &self.s.q8_front.plan if self.s.q8 else &self.s.front.plan
         cdef uint64_t p = plan.parameters
         n = plan.batch
         shape = (n, *_shape(plan, 0))
-        self.params = _floats_at(self.memory, base, self.s.front.parameters, p, (p,))
-        self.momentum = _floats_at(self.memory, base, self.s.front.momentum, p, (p,))
-        self.inputs = _floats_at(self.memory, base, seam_front_input(&self.s.front),
+        self.params = self.momentum = self.learned = self.velocity = self.exponents = None
+        if self.s.q8:
+            self.learned, self.velocity, self.exponents, _ = _q8_views(
+                self.memory, base, &self.s.q8_front)
+        else:
+            self.params = _floats_at(self.memory, base, self.s.front.parameters, p, (p,))
+            self.momentum = _floats_at(self.memory, base, self.s.front.momentum, p, (p,))
+        self.inputs = _floats_at(self.memory, base, self.s.inputs,
                                  np.prod(shape, dtype=np.int64), shape)
         start = <uint8_t *>self.s.labels - base
         self.labels = self.memory[start:start + 4 * n].view(np.int32)
         return 0
+
+    def kept(self):
+        """Arrays by name that a restarted device goes on with: momentum, and in f32 parameters (an
+        int8 front gets its own, with their scales, from the host)."""
+        found = {"params": self.params, "momentum": self.momentum, "velocity": self.velocity,
+                 "exponents": self.exponents}
+        return {name: array for name, array in found.items() if array is not None}
+
+    def restore_front(self, kept):
+        """Parameters from what `kept` gave, where it has any."""
+        if self.params is not None:
+            self.params[:] = kept["params"]
+
+    def restore_momentum(self, kept):
+        """Momentum from what `kept` gave; none if that is empty, or another front's."""
+        arrays = self.kept()
+        arrays.pop("params", None)
+        fits = all(name in kept and kept[name].shape == a.shape for name, a in arrays.items())
+        for name, array in arrays.items():
+            array[:] = kept[name] if fits else 0
 
     @property
     def need_first(self):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from typing import TYPE_CHECKING
 
 from ._core import parcel_pack, parcel_unpack
@@ -36,6 +37,20 @@ def pack(
     return parcel_pack(
         x, _number("codec", codec, CODECS), _number("rounding", rounding, ROUNDINGS), seed
     )
+
+
+def pack_int8(q: NDArray[np.int8], scale: float = 1.0, zero: int = 0) -> bytes:
+    """The parcel of int8 values `q` (1 to 4 dimensions, not empty) that are int8 already.
+
+    They stand for (q - zero) * scale. Raises ValueError for other arrays or a scale that is not a
+    normal float32.
+    """
+    if q.dtype.str != "|i1" or not 1 <= q.ndim <= 4 or q.size == 0:
+        raise ValueError(f"q: expected int8 of 1 to 4 dimensions, got {q.dtype} {q.shape}")
+    if not 2.0**-126 <= scale < 2.0**128:
+        raise ValueError(f"scale: expected a normal float32 above 0, got {scale}")
+    head = struct.pack("<BBBBIfi", CODECS["int8"], 0, q.ndim, 0, 0, scale, zero)
+    return head + struct.pack(f"<{q.ndim}I", *q.shape) + q.tobytes()
 
 
 def unpack(

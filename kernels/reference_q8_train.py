@@ -133,7 +133,7 @@ def conv2d_weight_sums(
     dilation: Pair = (1, 1),
     groups: int = 1,
 ) -> Wide:
-    """[o, *kernel, c / groups]: for each weight the sum of dy (x - x_zero); padding adds nothing."""
+    """[o, *kernel, c / groups]: each weight's sum of dy (x - x_zero); padding adds nothing."""
     each_in, each_out = x.shape[3] // groups, dy.shape[3] // groups
     h, v = _axes(x.shape, kernel, stride, padding, dilation)
     wide = x.astype(np.int64) - x_zero

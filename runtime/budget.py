@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import Literal
@@ -11,15 +11,13 @@ from typing import Literal
 import numpy as np
 
 from ..kernels import parcel
-from ..kernels.front import q8_layer_scratch
-from .arena import Buffer, round16
-from .lifetimes import Lifetimes
+from .arena import round16
 from .plan import HEADER, LAYER, TENSOR, Front, LayerSpec, Layout, Shape, lay_out, size_up
+from .q8_plan import Momentum, Sums, size_up_q8
 from .quantised import fuse
 from .recompute import choose, extra_multiply_adds
 
 Dtype = Literal["f32", "q8"]
-Momentum = Literal["int8", "f32", "none"]
 
 DTYPES: tuple[Dtype, ...] = ("f32", "q8")
 CODECS = {"f32": ("f32", "int8", "int4"), "q8": ("int8",)}
@@ -46,14 +44,15 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Choice:
-    """How a front is trained. momentum: of a q8 front. codec: of the activations of an f32 one,
-    for the room a session keeps for its answers.
+    """How a front is trained. momentum, sums: of a q8 front. codec: of the activations of an f32
+    one, for the room a session keeps for its answers.
     """
 
     batch: int = 1
     dtype: Dtype = "f32"
     recompute: bool = False
     momentum: Momentum = "int8"
+    sums: Sums = "pieces"
     codec: str = "int8"
 
 
@@ -194,101 +193,20 @@ def wire(candidate: Candidate, batch: int, codec: str) -> Wire:
     return Wire(MESSAGE + ACT_HEAD + LABEL * batch + size, MESSAGE + GRAD_HEAD + size)
 
 
-# ---- q8: the arrays of SPEC.md's int8 front, with a ReLU in the layer in front of it ----
-
-PER_CHANNEL = 14  # multiplier, exponent, step, ratio
-PER_LAYER = 8  # what its bias counts in, what it clamps to
-PER_TENSOR = 8  # scale, zero point
-PER_SUM = 24  # three multipliers with their exponents
-_CLAMPS = frozenset({"conv2d", "depthwise", "dense", "add", "relu"})
-_WEIGHTED = ("conv2d", "depthwise", "dense")
-
-
-@dataclass(frozen=True)
-class _Q8Front(Front):
-    """Fused layers with arrays of int8; `parameters` counts weights and biases."""
-
-    momentum: Momentum
-
-    @property
-    def biases(self) -> int:
-        return sum(layer.output_shape[2] for layer in self._weighted() if layer.has_bias)
-
-    @property
-    def learned(self) -> int:
-        """Bytes of int8 weights and int32 biases."""
-        return (self.parameters - self.biases + 3) // 4 * 4 + 4 * self.biases
-
-    @property
-    def fixed(self) -> int:
-        """Bytes of scales and multipliers."""
-        channels = sum(layer.output_shape[2] for layer in self._weighted())
-        sums = sum(layer.kind == "add" for layer in self.layers)
-        layers, tensors = len(list(self._weighted())), len(self.shapes)
-        return PER_CHANNEL * channels + PER_LAYER * layers + PER_TENSOR * tensors + PER_SUM * sums
-
-    @property
-    def velocity(self) -> int:
-        """Bytes of momentum; a bias' is an int32."""
-        kinds = {"none": 0, "int8": self.learned, "f32": 4 * self.parameters}
-        return kinds[self.momentum]
-
-    def base(self, *, training: bool = True) -> int:
-        kept = round16(self.learned + self.fixed)
-        return kept + round16(self.velocity) if training else kept
-
-    def lives(self, *, again: Collection[int] = (), training: bool = True) -> Lifetimes:
-        return Lifetimes(
-            self.layers,
-            self.shapes,
-            self.batch,
-            element=1,
-            training=training,
-            again=again,
-            passes_gradient=("relu", "flatten"),
-            needs_output=_CLAMPS,
-            masks=_CLAMPS,
-        )
-
-    def busy(self, lives: Lifetimes) -> list[Buffer]:
-        return lives.scratch(self._forward_scratch, self._backward_scratch)
-
-    def _weighted(self) -> Iterator[LayerSpec]:
-        return (layer for layer in self.layers if layer.kind in _WEIGHTED)
-
-    def _forward_scratch(self, index: int) -> int:
-        layer = self.layers[index]
-        shape = self.shapes[layer.input]
-        if layer.kind == "conv2d":
-            return q8_layer_scratch(shape, layer.output_shape, layer.window)
-        if layer.kind == "dense":
-            inputs, window = (1, 1, math.prod(shape)), (1, 1, 1, 1, 1, 1, 0, 0, 0, 0)
-            return q8_layer_scratch(inputs, layer.output_shape, window)
-        return 0
-
-    def _backward_scratch(self, index: int) -> int:
-        """Sums of a row of inputs beside the weighed gradient, or of one channel's weights."""
-        layer = self.layers[index]
-        _, width, depth = shape = self.shapes[layer.input]
-        row = 4 * width * depth if layer.input > 0 else 0
-        if layer.kind not in _WEIGHTED:
-            return 0 if layer.kind in ("relu", "flatten") else row
-        channels = layer.output_shape[2]
-        terms = (layer.parameters(shape) - channels * layer.has_bias) // channels
-        weighed = self.batch * math.prod(layer.output_shape) if layer.input > 0 else 0
-        return max(weighed + row, 4 * terms + 4 * channels)
+# ---- q8: as `build_q8_plan` lays it out, with a ReLU in the layer in front of it ----
 
 
 @cache
 def _q8(layers: tuple[LayerSpec, ...], shape: Shape, choice: Choice) -> Need:
-    plain = size_up(fuse(layers)[0], shape, choice.batch)
-    front = _Q8Front(**vars(plain), momentum=choice.momentum)
+    front = size_up_q8(
+        fuse(layers)[0], shape, choice.batch, momentum=choice.momentum, sums=choice.sums
+    )
     sections = {
-        "parameters": round16(front.learned + front.fixed),
+        "parameters": round16(front.blob),
         "momentum": round16(front.velocity),
         "gradients": 0,
+        "state": front.state(training=True),
     }
-    blob = front.learned + front.fixed
-    up, down = _weights_message("int8", front.learned), _weights_message("int8", blob)
-    flash = {"weights": blob, "plan": _table_bytes(front)}
+    up, down = _weights_message("int8", front.learned), _weights_message("int8", front.blob)
+    flash = {"weights": front.blob, "plan": _table_bytes(front)}
     return _need(front, sections, flash, ("int8", up, down), recompute=choice.recompute)

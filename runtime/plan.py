@@ -97,7 +97,10 @@ class LayerSpec:
 
 @dataclass(frozen=True)
 class Plan:
-    """What a plan says, for people and for checks before a job."""
+    """What a plan says, for people and for checks before a job.
+
+    learned_bytes: of what a front learns; blob_bytes: of all an int8 front is sent.
+    """
 
     kinds: list[str]
     shapes: list[Shape]  # of the tensors, 0 is the input
@@ -105,17 +108,18 @@ class Plan:
     parameters: int
     arena_bytes: int
     scratch_bytes: int
+    learned_bytes: int
+    blob_bytes: int
 
     def sections(self) -> dict[str, int]:
-        """Bytes of RAM by section; they add up to the arena."""
-        array = round16(4 * self.parameters)
-        tensors = self.arena_bytes - 3 * array - self.scratch_bytes
+        """Bytes of RAM by section of a front in f32; they add up to the arena."""
+        array = round16(self.learned_bytes)
         return {
             "parameters": array,
             "momentum": array,
             "gradients": array,
             "scratch": self.scratch_bytes,
-            "activations": tensors,
+            "activations": self.arena_bytes - 3 * array - self.scratch_bytes,
         }
 
 
@@ -287,7 +291,7 @@ def build_plan(
     sizes = (it.front.parameters, it.arena_bytes, it.scratch_at, it.scratch_bytes, 0, 0, 0)
     try:
         header = HEADER.pack(*head, *sizes)
-        body = b"".join(_tensors(it.lives)) + b"".join(_layers(it.lives, it.front.offsets))
+        body = b"".join([*tensor_records(it.lives), *layer_records(it.lives, it.front.offsets)])
         plan = header[:44] + struct.pack("<I", crc32(header + body)) + body
         check_plan(plan)
     except (ValueError, struct.error) as error:
@@ -295,13 +299,15 @@ def build_plan(
     return plan
 
 
-def _tensors(lives: Lifetimes) -> Iterable[bytes]:
+def tensor_records(lives: Lifetimes) -> Iterable[bytes]:
+    """The tensors of a plan as bytes."""
     for shape, value, gradient in zip(lives.shapes, lives.values, lives.gradients, strict=True):
         at = NONE if gradient is None else gradient.offset
         yield TENSOR.pack(*shape, 0, value.offset, at, math.prod(shape))
 
 
-def _layers(lives: Lifetimes, offsets: list[int]) -> Iterable[bytes]:
+def layer_records(lives: Lifetimes, offsets: list[int]) -> Iterable[bytes]:
+    """The layers of a plan as bytes. offsets: of each one's parameters."""
     for i, layer in enumerate(lives.layers):
         second = 0xFFFF if layer.second_input is None else layer.second_input
         count = layer.parameters(lives.shapes[layer.input])
@@ -321,5 +327,9 @@ def read_plan(data: bytes) -> Plan:
     layers, tensors, batch = head[4:7]
     shapes = [TENSOR.unpack_from(data, HEADER.size + TENSOR.size * t)[:3] for t in range(tensors)]
     start = HEADER.size + TENSOR.size * tensors
-    kinds = [NAMES[data[start + LAYER.size * i]] for i in range(layers)]
-    return Plan(kinds, shapes, batch, head[10], head[11], head[13])
+    rows = [LAYER.unpack_from(data, start + LAYER.size * i) for i in range(layers)]
+    kinds = [NAMES[row[0]] for row in rows]
+    parameters, in_q8 = sum(row[17] for row in rows), head[2] == 1
+    learned = head[10] if in_q8 else 4 * parameters
+    blob = head[14] if in_q8 else learned
+    return Plan(kinds, shapes, batch, parameters, head[11], head[13], learned, blob)

@@ -2,6 +2,8 @@
 #include "arch/arch.h"
 #include "bytes.h"
 #include "round.h"
+
+#include <string.h>
 #include "seam_math.h"
 
 #define HEADER 16u         /* bytes before the shape */
@@ -161,6 +163,27 @@ static int affine_check(const seam_parcel *p) {
     if (p->scale < 0x1p-126f || p->zero < -half || p->zero >= half)
         return SEAM_E_ARGUMENT;
     return SEAM_OK;
+}
+
+int64_t seam_parcel_put(uint8_t *out, size_t space, const int8_t *q, float scale, int32_t zero,
+                        uint32_t ndim, const uint32_t *shape) {
+    const size_t size = seam_parcel_size(SEAM_CODEC_INT8, ndim, shape);
+    if (size == 0)
+        return SEAM_E_LIMIT;
+    if (space < size)
+        return SEAM_E_SPACE;
+    out[0] = SEAM_CODEC_INT8;
+    out[1] = SEAM_ROUND_NEAREST;
+    out[2] = (uint8_t)ndim;
+    out[3] = 0;
+    seam_put32(out + 4, 0);
+    seam_put_float(out + 8, scale);
+    seam_put32(out + 12, (uint32_t)zero);
+    const size_t head = HEADER + 4 * (size_t)ndim;
+    for (uint32_t d = 0; d < ndim; d++)
+        seam_put32(out + HEADER + 4 * d, shape[d]);
+    memcpy(out + head, q, size - head);
+    return (int64_t)size;
 }
 
 int seam_parcel_parse(seam_parcel *parcel, const uint8_t *bytes, size_t size) {

@@ -85,8 +85,15 @@ static int all_zero(const uint8_t *bytes, uint32_t size) {
 
 /* Does [offset, offset + size) lie in the arena, 16-aligned, behind the parameter arrays? */
 static int in_arena(const seam_plan *plan, uint32_t offset, uint64_t size) {
-    uint64_t parameters = 3u * (((uint64_t)plan->parameters * 4u + 15u) & ~(uint64_t)15u);
+    uint64_t parameters = plan->dtype == SEAM_DTYPE_Q8
+                              ? seam_q8_base(plan)
+                              : 3u * (((uint64_t)plan->parameters * 4u + 15u) & ~(uint64_t)15u);
     return offset % 16u == 0 && offset >= parameters && offset + size <= plan->arena_size;
+}
+
+/* Bytes of a tensor of so many values a sample. */
+static uint64_t bytes_of(const seam_plan *plan, uint64_t values) {
+    return values * plan->batch * (plan->dtype == SEAM_DTYPE_Q8 ? 1u : 4u);
 }
 
 static int check_tensor(const seam_plan *plan, uint32_t index) {
@@ -101,13 +108,14 @@ static int check_tensor(const seam_plan *plan, uint32_t index) {
         return SEAM_E_SHAPE;
     if (!all_zero(tensor_at(plan, index) + 6, 2))
         return SEAM_E_ARGUMENT;
-    uint64_t size = values * plan->batch * 4u;
+    uint64_t size = bytes_of(plan, values);
     if (!in_arena(plan, t.value_offset, size))
         return SEAM_E_LIMIT;
     /* The input has none, and kernels' scratch relies on that; all others have one. */
-    if ((t.gradient_offset == SEAM_PLAN_NONE) != (index == 0))
+    const int none = index == 0 || plan->inference;
+    if ((t.gradient_offset == SEAM_PLAN_NONE) != none)
         return SEAM_E_ARGUMENT;
-    return index == 0 || in_arena(plan, t.gradient_offset, size) ? SEAM_OK : SEAM_E_LIMIT;
+    return none || in_arena(plan, t.gradient_offset, size) ? SEAM_OK : SEAM_E_LIMIT;
 }
 
 /* Parameters this layer must have; sets *status if its shapes do not fit together. */
@@ -196,8 +204,7 @@ static int check_places(const seam_plan *plan, const seam_layer *l) {
     seam_plan_tensor(&x, plan, l->input);
     seam_plan_tensor(&y, plan, l->output);
     seam_plan_tensor(&second, plan, add ? l->second : l->input);
-    uint64_t in = (uint64_t)x.values * plan->batch * 4u;
-    uint64_t out = (uint64_t)y.values * plan->batch * 4u;
+    uint64_t in = bytes_of(plan, x.values), out = bytes_of(plan, y.values);
     places forward = {.count = 0}, backward = {.count = 0};
     place(&forward, x.value_offset, in);
     place(&forward, y.value_offset, out);
@@ -213,6 +220,73 @@ static int check_places(const seam_plan *plan, const seam_layer *l) {
         place(i ? &backward : &forward, plan->scratch_offset, seam_layer_scratch(l));
     }
     return apart(&forward, in_place) && apart(&backward, in_place) ? SEAM_OK : SEAM_E_LIMIT;
+}
+
+/* The int8 front: the output gradient is masked before anything else of a layer, so what comes
+ * after may lie where the output was. A sum may go over one of its inputs. */
+static int check_q8_places(const seam_plan *plan, const seam_layer *l, uint64_t scratch) {
+    int add = l->kind == SEAM_LAYER_ADD;
+    int through = l->kind == SEAM_LAYER_RELU || l->kind == SEAM_LAYER_FLATTEN;
+    int masks = add || l->kind == SEAM_LAYER_RELU || l->parameter_count > 0;
+    seam_tensor x, y, second;
+    seam_plan_tensor(&x, plan, l->input);
+    seam_plan_tensor(&y, plan, l->output);
+    seam_plan_tensor(&second, plan, add ? l->second : l->input);
+    uint64_t in = bytes_of(plan, x.values), out = bytes_of(plan, y.values);
+    uint64_t other = add && l->second != l->input ? in : 0u;
+    places forward = {.count = 0}, mask = {.count = 0}, backward = {.count = 0};
+    place(&forward, x.value_offset, in);
+    place(&forward, y.value_offset, out);
+    place(&forward, second.value_offset, other);
+    place(&forward, plan->scratch_offset, scratch);
+    if (!apart(&forward, through || add))
+        return SEAM_E_LIMIT;
+    if (plan->inference)
+        return SEAM_OK;
+    place(&mask, y.gradient_offset, out);
+    place(&mask, y.value_offset, masks ? out : 0u);
+    place(&backward, x.gradient_offset, in);
+    place(&backward, y.gradient_offset, out);
+    place(&backward, second.gradient_offset, other);
+    place(&backward, plan->scratch_offset, scratch);
+    if (l->parameter_count > 0 || l->kind == SEAM_LAYER_MAX_POOL)
+        place(&backward, x.value_offset, in);
+    return apart(&mask, 0) && apart(&backward, through) ? SEAM_OK : SEAM_E_LIMIT;
+}
+
+/* int32 sums of a layer may not leave int32, and what is learned lies at whole words. */
+static int check_q8_layer(const seam_plan *plan, const seam_layer *l) {
+    const seam_window *w = &l->window;
+    if (l->kind == SEAM_LAYER_GROUP_NORM)
+        return SEAM_E_KIND;
+    uint64_t bias = l->has_bias && l->parameter_count > 0 ? (uint64_t)w->out_c : 0u;
+    uint64_t weights = l->parameter_count - bias,
+             bytes = ((weights + 3u) & ~(uint64_t)3u) + 4u * bias;
+    if (l->parameter_offset % 4u != 0 || l->parameter_offset + bytes > plan->parameters)
+        return SEAM_E_LIMIT;
+    if (weights > 0) {
+        uint64_t depthwise = l->kind == SEAM_LAYER_DEPTHWISE, channels = (uint64_t)w->out_c;
+        uint64_t pixels =
+            l->kind == SEAM_LAYER_DENSE ? 1u : (uint64_t)w->out_h * (uint64_t)w->out_w;
+        uint64_t readers = depthwise
+                               ? weights / (uint64_t)w->in_c
+                               : weights / (uint64_t)(l->kind == SEAM_LAYER_DENSE ? 1 : w->in_c);
+        int status = seam_q8_sums_check(NULL, 0, (int64_t)(weights / channels));
+        if (status != SEAM_OK)
+            return status;
+        if (!plan->inference &&
+            (pixels * plan->batch > SEAM_Q8_WEIGHT_TERMS_MAX || readers > SEAM_Q8_INPUT_TERMS_MAX))
+            return SEAM_E_LIMIT;
+    }
+    if (l->kind == SEAM_LAYER_MAX_POOL || l->kind == SEAM_LAYER_AVERAGE_POOL) {
+        int status = seam_q8_pool_check(w);
+        if (status == SEAM_OK)
+            status = seam_q8_pool_sums_check(w);
+        if (status != SEAM_OK)
+            return status;
+    }
+    const uint64_t scratch = seam_q8_plan_scratch(plan, l);
+    return scratch <= plan->scratch_size ? check_q8_places(plan, l, scratch) : SEAM_E_LIMIT;
 }
 
 static int check_layer(const seam_plan *plan, uint32_t index) {
@@ -232,6 +306,8 @@ static int check_layer(const seam_plan *plan, uint32_t index) {
         return status;
     if (parameters != l.parameter_count)
         return SEAM_E_SHAPE;
+    if (plan->dtype == SEAM_DTYPE_Q8)
+        return check_q8_layer(plan, &l);
     if ((uint64_t)l.parameter_offset + parameters > plan->parameters)
         return SEAM_E_LIMIT;
     return seam_layer_scratch(&l) <= plan->scratch_size ? check_places(plan, &l) : SEAM_E_LIMIT;
@@ -268,9 +344,12 @@ int seam_plan_open(seam_plan *plan, const uint8_t *bytes, size_t size) {
         return SEAM_E_MAGIC;
     if (seam_get16(bytes + 4) != SEAM_WIRE_VERSION)
         return SEAM_E_VERSION;
-    if (bytes[6] != 0)
-        return SEAM_E_KIND; /* q8 has no code in this version */
+    if (bytes[6] > SEAM_DTYPE_Q8)
+        return SEAM_E_KIND;
     *plan = (seam_plan){.bytes = bytes,
+                        .dtype = bytes[6],
+                        .inference = bytes[7] & SEAM_PLAN_INFERENCE,
+                        .has_velocity = (bytes[7] & SEAM_PLAN_NO_MOMENTUM) == 0,
                         .layers = seam_get16(bytes + 8),
                         .tensors = seam_get16(bytes + 10),
                         .batch = seam_get16(bytes + 12),
@@ -278,7 +357,8 @@ int seam_plan_open(seam_plan *plan, const uint8_t *bytes, size_t size) {
                         .parameters = seam_get32(bytes + 20),
                         .arena_size = seam_get32(bytes + 24),
                         .scratch_offset = seam_get32(bytes + 28),
-                        .scratch_size = seam_get32(bytes + 32)};
+                        .scratch_size = seam_get32(bytes + 32),
+                        .blob_size = seam_get32(bytes + 36)};
     if (plan->layers == 0 || plan->layers > SEAM_PLAN_LAYERS_MAX)
         return SEAM_E_LIMIT;
     if (plan->tensors != plan->layers + 1u)
@@ -298,8 +378,12 @@ int seam_plan_open(seam_plan *plan, const uint8_t *bytes, size_t size) {
         return status;
     if (seam_get16(bytes + 14) != 0 || plan->output != plan->layers)
         return SEAM_E_ARGUMENT;
-    if (bytes[7] != 0 || !all_zero(bytes + 18, 2) || !all_zero(bytes + 36, 8))
+    if (bytes[7] > (plan->dtype == SEAM_DTYPE_Q8 ? SEAM_PLAN_INFERENCE + SEAM_PLAN_NO_MOMENTUM : 0u) ||
+        !all_zero(bytes + 18, 2) || !all_zero(bytes + 40, 4))
         return SEAM_E_ARGUMENT;
+    if (plan->dtype == SEAM_DTYPE_F32 ? plan->blob_size != 0
+                                      : plan->blob_size > SEAM_PARCEL_VALUES_MAX)
+        return SEAM_E_LIMIT;
     if (!in_arena(plan, plan->scratch_offset, plan->scratch_size))
         return SEAM_E_LIMIT;
     for (uint32_t i = 0; i < plan->tensors; i++)
@@ -308,5 +392,7 @@ int seam_plan_open(seam_plan *plan, const uint8_t *bytes, size_t size) {
     for (uint32_t i = 0; i < plan->layers; i++)
         if ((status = check_layer(plan, i)) != SEAM_OK)
             return status;
+    if (plan->dtype == SEAM_DTYPE_Q8 && plan->blob_size != seam_q8_blob_size(plan))
+        return SEAM_E_SHAPE;
     return check_readers(plan);
 }

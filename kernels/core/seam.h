@@ -365,6 +365,9 @@ size_t seam_parcel_size(int codec, uint32_t ndim, const uint32_t *shape);
 SEAM_MUST_USE int64_t seam_parcel_pack(uint8_t *out, size_t space, const float *x, int codec,
                                        int rounding, uint32_t seed, uint32_t ndim,
                                        const uint32_t *shape);
+/* The same for values that are int8 already and stand for (q - zero) * scale. */
+SEAM_MUST_USE int64_t seam_parcel_put(uint8_t *out, size_t space, const int8_t *q, float scale,
+                                      int32_t zero, uint32_t ndim, const uint32_t *shape);
 /* Reads and checks the header; never reads past size. */
 SEAM_MUST_USE int seam_parcel_parse(seam_parcel *parcel, const uint8_t *bytes, size_t size);
 SEAM_MUST_USE int seam_parcel_unpack(float *x, size_t space_values, const seam_parcel *parcel);

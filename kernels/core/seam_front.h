@@ -67,10 +67,18 @@ typedef enum {
 
 #define SEAM_LAYER_AGAIN 1u /* flag of a layer */
 
+typedef enum { SEAM_DTYPE_F32 = 0, SEAM_DTYPE_Q8 = 1 } seam_dtype;
+/* flags of a q8 plan: nothing is kept for a backward pass; weights have no velocity */
+#define SEAM_PLAN_INFERENCE 1u
+#define SEAM_PLAN_NO_MOMENTUM 2u
+
 typedef struct {
     const uint8_t *bytes; /* stays with the caller for as long as the plan is used */
+    uint8_t dtype, inference, has_velocity;
     uint16_t layers, tensors, batch, output;
-    uint32_t parameters, arena_size, scratch_offset, scratch_size;
+    uint32_t parameters; /* f32: floats; q8: bytes of what is learned (SPEC.md) */
+    uint32_t arena_size, scratch_offset, scratch_size;
+    uint32_t blob_size; /* q8: bytes of all parameters */
 } seam_plan;
 
 typedef struct {
@@ -93,6 +101,60 @@ void seam_plan_tensor(seam_tensor *tensor, const seam_plan *plan, uint32_t index
 void seam_plan_layer(seam_layer *layer, const seam_plan *plan, uint32_t index);
 /* Bytes of scratch this layer needs at the plan's largest batch. */
 size_t seam_layer_scratch(const seam_layer *layer);
+
+/* ---- The front in int8 (q8_front.c). Its parameters are one blob of bytes: what is learned, then
+ * scales and the integers made of them (SPEC.md). ---- */
+
+/* Bytes of the blob, and of everything at the start of the arena: blob, velocities, state. */
+uint64_t seam_q8_blob_size(const seam_plan *plan);
+uint64_t seam_q8_base(const seam_plan *plan);
+/* Scratch bytes of a layer, forward and backward, in front of its int32 sums; and of these sums as
+ * a whole, and of the least piece they can be made in. */
+typedef struct {
+    uint64_t fixed, sums, piece;
+} seam_q8_layer_needs;
+/* joining: another layer reads an input too. The window's batch is the largest. */
+seam_q8_layer_needs seam_q8_layer_scratch(const seam_layer *layer, int joining, int inference);
+/* What it uses in this plan: its sums whole if they fit. UINT64_MAX: not even the least fits. */
+uint64_t seam_q8_plan_scratch(const seam_plan *plan, const seam_layer *layer);
+
+typedef struct {
+    seam_plan plan;
+    uint8_t *arena, *blob;
+    int8_t *velocity;            /* like the learned part of the blob; NULL: none */
+    int32_t *velocity_exponents; /* [layers] */
+    uint32_t *fixed;             /* [layers], offset of a layer's numbers in the blob */
+    int32_t *gradient_exponents; /* [tensors] */
+    int8_t *extremes;            /* [tensors][2], least and largest value seen in training */
+    float *row;                  /* [2][classes], for the loss */
+    int32_t batch;               /* as in seam_front */
+} seam_q8_front;
+
+SEAM_MUST_USE int seam_q8_front_init(seam_q8_front *front, const seam_plan *plan, void *arena,
+                                     size_t arena_size);
+/* Checks a blob and takes it; the velocities stay. ARGUMENT, LIMIT, SHAPE: what is wrong. */
+SEAM_MUST_USE int seam_q8_front_set(seam_q8_front *front, const uint8_t *blob, size_t size);
+int8_t *seam_q8_front_input(const seam_q8_front *front);
+int8_t *seam_q8_front_output(const seam_q8_front *front);
+int8_t *seam_q8_front_output_gradient(const seam_q8_front *front);
+/* Scale and zero point of a tensor. */
+float seam_q8_front_scale(int32_t *zero, const seam_q8_front *front, uint32_t tensor);
+/* x: [n][h][w][c], quantised to the input tensor (halves away from zero). */
+SEAM_MUST_USE int seam_q8_front_quantise(const seam_q8_front *front, const float *x, int32_t n);
+/* note: widen `extremes`. */
+void seam_q8_front_forward(seam_q8_front *front, int32_t n, int note);
+/* Gradients and update in one: layer by layer from the output's gradient, whose exponent is given.
+ * seed: of this step. */
+typedef struct {
+    float rate, momentum, decay; /* momentum in [0, 1) */
+    uint32_t seed;
+    int mode; /* seam_rounding */
+} seam_q8_step;
+void seam_q8_front_backward(seam_q8_front *front, int32_t exponent, const seam_q8_step *step);
+/* As seam_front_loss; gives the exponent of the output gradient. */
+SEAM_MUST_USE int seam_q8_front_loss(seam_q8_front *front, float *loss_sum, uint32_t *correct,
+                                     int32_t *exponent, const int32_t *labels,
+                                     const seam_q8_step *step);
 
 /* ---- The front: one plan in one arena (16-aligned, plan->arena_size bytes) ---- */
 typedef struct {
@@ -130,6 +192,7 @@ typedef struct {
     uint32_t training_samples, test_samples;
     uint32_t saved_round;
     uint8_t has_checkpoint;
+    float least, most; /* of the training samples: the scale of an int8 front's input */
 } seam_device_facts;
 
 typedef enum {
@@ -152,9 +215,13 @@ typedef struct {
     uint32_t seed, plan_size;
     uint16_t batch;
     uint8_t codec_up, rounding;
+    uint8_t
+        q8; /* 0: the front computes in f32; else 1 + how int8 training rounds (seam_rounding) */
     float momentum, decay;
     seam_front front;
-    int32_t *labels; /* [batch], written by the caller with the input */
+    seam_q8_front q8_front; /* the one of both that the plan is for */
+    float *inputs;          /* [batch][h][w][c]: where the caller puts the samples */
+    int32_t *labels;        /* [batch], written by the caller with the input */
     /* the request in work, or answered last */
     uint8_t kind, answered, act_open; /* answered: `out` keeps the answer */
     uint16_t flags;

@@ -14,7 +14,27 @@ enum { STATE_HELLO, STATE_WELCOMED, STATE_MEMORY, STATE_READY, STATE_TRAIN, STAT
 #define EVAL_BODY 8u
 #define WEIGHTS_BODY 8u
 #define CODECS (1u << SEAM_CODEC_F32 | 1u << SEAM_CODEC_INT8 | 1u << SEAM_CODEC_INT4)
-#define LAYERS 0x3FEu /* kinds 1..9 */
+#define LAYERS (0x3FEu | 1u << 31) /* kinds 1..9; int8 fronts */
+#define RATE_MAX 1048576.0f
+
+/* ---- The front, of either arithmetic ---- */
+
+static const seam_plan *plan_of(const seam_session *s) {
+    return s->q8 ? &s->q8_front.plan : &s->front.plan;
+}
+
+static uint32_t batch_of(const seam_session *s) {
+    return (uint32_t)(s->q8 ? s->q8_front.batch : s->front.batch);
+}
+
+/* Of this request: how an int8 front learns from it. */
+static seam_q8_step q8_step(const seam_session *s, uint32_t kind, uint32_t step) {
+    return (seam_q8_step){.rate = s->rate,
+                          .momentum = s->momentum,
+                          .decay = s->decay,
+                          .seed = seam_random(s->seed, s->round * 2654435761u + kind, step),
+                          .mode = s->q8 - 1};
+}
 
 /* ---- Answers ---- */
 
@@ -64,6 +84,8 @@ static int is_finite(float x) {
 static int diverged(seam_session *s, int status) {
     const seam_front *f = &s->front;
     uint32_t i = 0;
+    if (s->q8)
+        return error(s, status, s->kind);
     while (i < f->plan.parameters && is_finite(f->momentum[i]))
         i++;
     if (status == SEAM_E_NOT_FINITE && i < f->plan.parameters)
@@ -80,22 +102,39 @@ static int answered(seam_session *s, uint8_t kind, uint32_t body_size) {
 static int ready(seam_session *s) {
     uint8_t *body = s->out + H;
     memset(body, 0, 12);
-    seam_put32(body, s->front.plan.arena_size);
+    seam_put32(body, plan_of(s)->arena_size);
     seam_put32(body + 4, s->facts.saved_round);
     body[8] = s->facts.has_checkpoint;
-    return answered(s, SEAM_READY, 12);
+    if (!s->q8)
+        return answered(s, SEAM_READY, 12);
+    seam_put_float(body + 12, s->facts.least);
+    seam_put_float(body + 16, s->facts.most);
+    return answered(s, SEAM_READY, 20);
+}
+
+/* What was learned as raw bytes, then the least and the largest value of each tensor. */
+static int64_t q8_weights(const seam_session *s, uint8_t *out, size_t space) {
+    const seam_q8_front *f = &s->q8_front;
+    const size_t extremes = 2u * (size_t)f->plan.tensors;
+    int64_t size =
+        seam_parcel_put(out, space, (const int8_t *)f->blob, 1.0f, 0, 1, &f->plan.parameters);
+    if (size < 0 || (size_t)size + extremes > space)
+        return size < 0 ? size : SEAM_E_SPACE;
+    memcpy(out + size, f->extremes, extremes);
+    return size + (int64_t)extremes;
 }
 
 static int weights(seam_session *s) {
     uint8_t *body = s->out + H;
-    uint32_t count = s->front.plan.parameters;
+    uint32_t count = plan_of(s)->parameters;
     seam_put32(body, s->facts.training_samples);
     seam_put_float(body + 4, s->local_done ? s->loss_sum / (float)s->local_done : 0.0f);
     if (count == 0)
         return error(s, SEAM_E_SHAPE, s->kind);
-    int64_t size =
-        seam_parcel_pack(body + WEIGHTS_BODY, s->out_space - H - WEIGHTS_BODY, s->front.parameters,
-                         SEAM_CODEC_F32, SEAM_ROUND_NEAREST, 0, 1, &count);
+    const size_t space = s->out_space - H - WEIGHTS_BODY;
+    int64_t size = s->q8 ? q8_weights(s, body + WEIGHTS_BODY, space)
+                         : seam_parcel_pack(body + WEIGHTS_BODY, space, s->front.parameters,
+                                            SEAM_CODEC_F32, SEAM_ROUND_NEAREST, 0, 1, &count);
     if (size < 0)
         return diverged(s, (int)size);
     return answered(s, SEAM_WEIGHTS, WEIGHTS_BODY + (uint32_t)size);
@@ -104,9 +143,9 @@ static int weights(seam_session *s) {
 /* Count, labels and the packed output of the last forward: the body of ACT and of RESULT. */
 static int activation(seam_session *s, uint8_t kind) {
     uint8_t *body = s->out + H;
-    uint32_t n = (uint32_t)s->front.batch;
+    uint32_t n = batch_of(s);
     seam_tensor t;
-    seam_plan_tensor(&t, &s->front.plan, s->front.plan.output);
+    seam_plan_tensor(&t, plan_of(s), plan_of(s)->output);
     seam_put16(body, n);
     seam_put16(body + 2, 0);
     for (uint32_t i = 0; i < n; i++) {
@@ -117,9 +156,13 @@ static int activation(seam_session *s, uint8_t kind) {
     uint32_t shape[4] = {n, t.h, t.w, t.c};
     uint32_t seed = seam_random(s->seed, s->round * 2654435761u + kind, s->step);
     uint32_t head = 4 + 2 * n;
+    int32_t zero = 0;
+    const float scale = s->q8 ? seam_q8_front_scale(&zero, &s->q8_front, plan_of(s)->output) : 0.0f;
     int64_t size =
-        seam_parcel_pack(body + head, s->out_space - H - head, seam_front_output(&s->front),
-                         s->codec_up, s->rounding, seed, 4, shape);
+        s->q8 ? seam_parcel_put(body + head, s->out_space - H - head,
+                                seam_q8_front_output(&s->q8_front), scale, zero, 4, shape)
+              : seam_parcel_pack(body + head, s->out_space - H - head, seam_front_output(&s->front),
+                                 s->codec_up, s->rounding, seed, 4, shape);
     if (size < 0)
         return diverged(s, (int)size);
     return answered(s, kind, head + (uint32_t)size);
@@ -138,7 +181,51 @@ static int take(float *x, size_t values, const uint8_t *bytes, size_t size) {
     return seam_parcel_unpack(x, values, &parcel);
 }
 
+/* The int8 parcel in `bytes`, which holds exactly `values`. */
+static int take_bytes(seam_parcel *parcel, size_t values, const uint8_t *bytes, size_t size) {
+    int status = seam_parcel_parse(parcel, bytes, size);
+    if (status != SEAM_OK)
+        return status;
+    if (parcel->codec != SEAM_CODEC_INT8)
+        return SEAM_E_KIND;
+    if (parcel->zero != 0)
+        return SEAM_E_ARGUMENT;
+    return parcel->values == values && parcel->size == size ? SEAM_OK : SEAM_E_SHAPE;
+}
+
+static int take_blob(seam_session *s, const uint8_t *bytes, size_t size) {
+    seam_parcel parcel;
+    int status = take_bytes(&parcel, plan_of(s)->blob_size, bytes, size);
+    if (status != SEAM_OK)
+        return status;
+    if (parcel.scale != 1.0f)
+        return SEAM_E_ARGUMENT;
+    return seam_q8_front_set(&s->q8_front, parcel.payload, parcel.payload_size);
+}
+
+/* A gradient for an int8 front: a power of two is its scale, -128 is no value of one. */
+static int take_gradient(seam_session *s, int32_t *exponent, const uint8_t *bytes, size_t size) {
+    seam_tensor t;
+    seam_parcel parcel;
+    seam_plan_tensor(&t, plan_of(s), plan_of(s)->output);
+    int status = take_bytes(&parcel, (size_t)batch_of(s) * t.values, bytes, size);
+    if (status != SEAM_OK)
+        return status;
+    uint32_t bits;
+    memcpy(&bits, &parcel.scale, sizeof bits);
+    if ((bits & 0x807FFFFFu) != 0 || bits >> 23 == 0)
+        return SEAM_E_ARGUMENT;
+    *exponent = (int32_t)(bits >> 23) - 127;
+    for (size_t i = 0; i < parcel.payload_size; i++)
+        if (parcel.payload[i] == 0x80u)
+            return SEAM_E_ARGUMENT;
+    memcpy(seam_q8_front_output_gradient(&s->q8_front), parcel.payload, parcel.payload_size);
+    return SEAM_OK;
+}
+
 static int take_weights(seam_session *s, const seam_message *m, uint32_t head) {
+    if (s->q8)
+        return take_blob(s, m->body + head, m->body_size - head);
     return take(s->front.parameters, s->front.plan.parameters, m->body + head, m->body_size - head);
 }
 
@@ -165,6 +252,13 @@ static uint64_t round16(uint64_t size) {
     return (size + 15u) & ~(uint64_t)15u;
 }
 
+/* Samples as floats, from which an int8 front makes its input. */
+static uint64_t staging_size(const seam_plan *plan) {
+    seam_tensor in;
+    seam_plan_tensor(&in, plan, 0);
+    return plan->dtype == SEAM_DTYPE_Q8 ? round16(4u * (uint64_t)plan->batch * in.values) : 0u;
+}
+
 static int plan(seam_session *s, const seam_message *m) {
     seam_plan opened;
     if (m->body_size < PLAN_BODY)
@@ -174,18 +268,26 @@ static int plan(seam_session *s, const seam_message *m) {
     s->batch = seam_get16(b + 4);
     s->codec_up = b[6];
     s->rounding = b[8];
+    const uint8_t q8_rounding = b[9];
     s->momentum = seam_get_float(b + 12);
     s->decay = seam_get_float(b + 16);
     s->plan_size = seam_get32(b + 20);
     if (s->plan_size != m->body_size - PLAN_BODY)
         return error(s, SEAM_E_SHORT, m->kind);
-    if (s->codec_up > SEAM_CODEC_INT4 || s->rounding > SEAM_ROUND_STOCHASTIC)
+    if (s->codec_up > SEAM_CODEC_INT4 || s->rounding > SEAM_ROUND_STOCHASTIC ||
+        q8_rounding > SEAM_ROUND_TRUNCATE)
         return error(s, SEAM_E_KIND, m->kind);
     if (!is_finite(s->momentum) || !is_finite(s->decay))
         return error(s, SEAM_E_NOT_FINITE, m->kind);
     int status = seam_plan_open(&opened, b + PLAN_BODY, s->plan_size);
     if (status == SEAM_OK && (s->batch == 0 || s->batch > opened.batch))
         status = SEAM_E_LIMIT;
+    s->q8 = status == SEAM_OK && opened.dtype == SEAM_DTYPE_Q8 ? (uint8_t)(q8_rounding + 1u) : 0u;
+    if (s->q8 && (s->codec_up != SEAM_CODEC_INT8 || opened.inference))
+        status = SEAM_E_KIND;
+    if (s->q8 &&
+        !(s->momentum >= 0.0f && s->momentum < 1.0f && s->decay >= 0.0f && s->decay < RATE_MAX))
+        status = SEAM_E_ARGUMENT;
     if (status != SEAM_OK)
         return error(s, status, m->kind);
     seam_tensor out;
@@ -193,10 +295,13 @@ static int plan(seam_session *s, const seam_message *m) {
     uint32_t shape[4] = {opened.batch, out.h, out.w, out.c};
     uint64_t act = 4u + 2u * (uint64_t)opened.batch + seam_parcel_size(s->codec_up, 4, shape);
     uint32_t flat = opened.parameters;
-    uint64_t all = WEIGHTS_BODY + (flat ? seam_parcel_size(SEAM_CODEC_F32, 1, &flat) : 0u);
+    const int codec = s->q8 ? SEAM_CODEC_INT8 : SEAM_CODEC_F32;
+    uint64_t all = WEIGHTS_BODY + (flat ? seam_parcel_size(codec, 1, &flat) : 0u) +
+                   (s->q8 ? 2u * (uint64_t)opened.tensors : 0u);
     s->out_space = (uint32_t)(H + (act > all ? act : all) + 16u);
     s->need_bytes = round16(opened.arena_size) + round16(s->plan_size) +
-                    round16((uint64_t)opened.batch * 4u) + round16(s->out_space);
+                    round16((uint64_t)opened.batch * 4u) + round16(s->out_space) +
+                    staging_size(&opened);
     s->pending_plan = b + PLAN_BODY;
     s->state = STATE_MEMORY;
     return SEAM_DO_MEMORY;
@@ -221,12 +326,19 @@ int seam_session_memory(seam_session *s, void *memory) {
     s->labels = (int32_t *)(void *)next;
     next += round16((uint64_t)opened.batch * 4u);
     s->out = next;
-    status = seam_front_init(&s->front, &opened, arena, opened.arena_size);
+    next += round16(s->out_space);
+    status = s->q8 ? seam_q8_front_init(&s->q8_front, &opened, arena, opened.arena_size)
+                   : seam_front_init(&s->front, &opened, arena, opened.arena_size);
     if (status != SEAM_OK)
         return status;
+    s->inputs = s->q8 ? (float *)(void *)next : seam_front_input(&s->front);
     s->local_done = 0;
     s->kind = SEAM_PLAN;
     return ready(s);
+}
+
+static int is_rate(const seam_session *s) {
+    return s->q8 ? s->rate >= 0.0f && s->rate < RATE_MAX : is_finite(s->rate);
 }
 
 static int train_step(seam_session *s, const seam_message *m) {
@@ -239,7 +351,7 @@ static int train_step(seam_session *s, const seam_message *m) {
     s->loss_sum = 0.0f;
     s->act_open = 0;
     s->act_step = 0;
-    if (!is_finite(s->rate))
+    if (!is_rate(s))
         return error(s, SEAM_E_NOT_FINITE, m->kind);
     if (m->flags & SEAM_FLAG_WEIGHTS) {
         int status = take_weights(s, m, STEP_BODY);
@@ -253,21 +365,38 @@ static int train_step(seam_session *s, const seam_message *m) {
     return need(s, STATE_TRAIN, s->next_batch, s->batch);
 }
 
+/* The gradient in a GRAD, applied. */
+static int learn(seam_session *s, const seam_message *m) {
+    seam_tensor t;
+    seam_plan_tensor(&t, &s->front.plan, s->front.plan.output);
+    int status = take(seam_front_output_gradient(&s->front), (size_t)s->front.batch * t.values,
+                      m->body + GRAD_BODY, m->body_size - GRAD_BODY);
+    if (status == SEAM_OK) {
+        seam_front_backward(&s->front);
+        seam_front_update(&s->front, s->rate, s->momentum, s->decay);
+    }
+    return status;
+}
+
+static int learn_q8(seam_session *s, const seam_message *m) {
+    int32_t exponent = 0;
+    const seam_q8_step step = q8_step(s, SEAM_GRAD, s->step);
+    int status = take_gradient(s, &exponent, m->body + GRAD_BODY, m->body_size - GRAD_BODY);
+    if (status == SEAM_OK)
+        seam_q8_front_backward(&s->q8_front, exponent, &step);
+    return status;
+}
+
 static int train_gradient(seam_session *s, const seam_message *m) {
     if (m->body_size < GRAD_BODY)
         return error(s, SEAM_E_SHORT, m->kind);
     s->rate = seam_get_float(m->body);
-    if (!is_finite(s->rate))
+    if (!is_rate(s))
         return error(s, SEAM_E_NOT_FINITE, m->kind);
     if (!(m->flags & SEAM_FLAG_FROZEN)) {
-        seam_tensor t;
-        seam_plan_tensor(&t, &s->front.plan, s->front.plan.output);
-        int status = take(seam_front_output_gradient(&s->front), (size_t)s->front.batch * t.values,
-                          m->body + GRAD_BODY, m->body_size - GRAD_BODY);
+        int status = s->q8 ? learn_q8(s, m) : learn(s, m);
         if (status != SEAM_OK)
             return error(s, status, m->kind);
-        seam_front_backward(&s->front);
-        seam_front_update(&s->front, s->rate, s->momentum, s->decay);
     }
     s->act_open = 0;
     s->act_step++; /* applied: when it comes again it is old */
@@ -283,7 +412,7 @@ static int evaluate(seam_session *s, const seam_message *m) {
     if (m->body_size < EVAL_BODY)
         return error(s, SEAM_E_SHORT, m->kind);
     uint32_t first = seam_get32(m->body), count = seam_get16(m->body + 4);
-    if (count == 0 || count > s->front.plan.batch || first >= s->facts.test_samples ||
+    if (count == 0 || count > plan_of(s)->batch || first >= s->facts.test_samples ||
         count > s->facts.test_samples - first)
         return error(s, SEAM_E_ARGUMENT, m->kind);
     if (m->flags & SEAM_FLAG_WEIGHTS) {
@@ -398,14 +527,30 @@ int seam_session_receive(seam_session *s, const uint8_t *bytes, size_t size) {
 
 /* ---- The batch is there ---- */
 
+/* The loss of the last forward, and with `train` a step of it. */
+static int local_loss(seam_session *s, float *loss, uint32_t *correct, int train) {
+    const seam_q8_step step = q8_step(s, SEAM_STEP, s->local_done);
+    int32_t exponent = 0;
+    int status = s->q8
+                     ? seam_q8_front_loss(&s->q8_front, loss, correct, &exponent, s->labels, &step)
+                     : seam_front_loss(&s->front, loss, correct, s->labels);
+    if (status != SEAM_OK || !train)
+        return status;
+    if (s->q8) {
+        seam_q8_front_backward(&s->q8_front, exponent, &step);
+    } else {
+        seam_front_backward(&s->front);
+        seam_front_update(&s->front, s->rate, s->momentum, s->decay);
+    }
+    return SEAM_OK;
+}
+
 static int batch_local(seam_session *s) {
     float loss;
     uint32_t correct;
-    int status = seam_front_loss(&s->front, &loss, &correct, s->labels);
+    int status = local_loss(s, &loss, &correct, 1);
     if (status != SEAM_OK)
         return diverged(s, status);
-    seam_front_backward(&s->front);
-    seam_front_update(&s->front, s->rate, s->momentum, s->decay);
     s->loss_sum += loss / (float)s->batch;
     s->local_done++;
     s->next_batch++;
@@ -432,12 +577,12 @@ static int batch_test(seam_session *s) {
         return activation(s, SEAM_RESULT);
     float loss;
     uint32_t correct;
-    int status = seam_front_loss(&s->front, &loss, &correct, s->labels);
+    int status = local_loss(s, &loss, &correct, 0);
     if (status != SEAM_OK)
         return diverged(s, status);
     uint8_t *body = s->out + H;
     seam_put32(body, correct);
-    seam_put32(body + 4, (uint32_t)s->front.batch);
+    seam_put32(body + 4, batch_of(s));
     seam_put_float(body + 8, loss);
     return answered(s, SEAM_RESULT, 12);
 }
@@ -445,7 +590,15 @@ static int batch_test(seam_session *s) {
 int seam_session_batch(seam_session *s) {
     if (s->state != STATE_TRAIN && s->state != STATE_TEST)
         return SEAM_E_STATE;
-    seam_front_forward(&s->front, (int32_t)s->need_count);
+    const int32_t n = (int32_t)s->need_count;
+    if (s->q8) {
+        int status = seam_q8_front_quantise(&s->q8_front, s->inputs, n);
+        if (status != SEAM_OK)
+            return error(s, status, s->kind);
+        seam_q8_front_forward(&s->q8_front, n, s->state == STATE_TRAIN);
+    } else {
+        seam_front_forward(&s->front, n);
+    }
     return s->state == STATE_TRAIN ? batch_train(s) : batch_test(s);
 }
 
