@@ -90,7 +90,7 @@ def trainer_arrays(trainer: Trainer) -> dict[str, NDArray[Any]]:
             arrays[f"optimizer/{name}/{key}"] = value
     for device, front in trainer.fronts.items():
         arrays[f"personal/{device}"] = front
-    return arrays
+    return arrays | trainer.wire_fronts.arrays()
 
 
 def restore_trainer(trainer: Trainer, arrays: Mapping[str, NDArray[Any]]) -> None:
@@ -103,6 +103,7 @@ def restore_trainer(trainer: Trainer, arrays: Mapping[str, NDArray[Any]]) -> Non
         prefix = f"optimizer/{name}/"
         gathered = {k[len(prefix) :]: v for k, v in arrays.items() if k.startswith(prefix)}
         back.load_optimizer_state(gathered)
+    trainer.wire_fronts.restore(arrays)
     personal = "personal/"
     trainer.fronts = {
         name[len(personal) :]: np.array(array, np.float32)

@@ -23,6 +23,8 @@ from .trainer import device_seed
 
 HELLO_AGAIN_S = 2.0  # a HELLO repeated sooner while joining is an echo: the answer is on its way
 
+Q8_ROUNDINGS = {"nearest": 0, "stochastic": 1, "truncate": 2}
+
 # Status of seam.h, sign dropped, for an ERROR
 VERSION, KIND, STATE, SESSION, MEMORY, DATA, ARITHMETIC, UNKNOWN = 5, 8, 11, 12, 13, 14, 15, 17
 
@@ -35,6 +37,7 @@ class Joined:
     samples: int
     tests: int
     has_checkpoint: bool
+    inputs: tuple[float, float] | None = None  # least and largest value of its samples, if known
 
 
 @dataclass(frozen=True)
@@ -95,6 +98,7 @@ class Fleet:
     def __post_init__(self) -> None:
         self._zones = {device.id: device.zone for device in self.job.devices}
         self._plan = read_plan(self.plan)
+        self._q8 = self.job.train.arithmetic == "q8"
 
     # ---- from the devices ----
 
@@ -137,7 +141,7 @@ class Fleet:
             return self._refuse(peer, STATE, message.kind, str(error))
         session.ready = True
         hello = session.hello
-        return [Joined(peer, hello.samples, hello.tests, ready.has_checkpoint)]
+        return [Joined(peer, hello.samples, hello.tests, ready.has_checkpoint, ready.inputs)]
 
     def _hello(self, peer: str, message: Message, now: float) -> list[Happening]:
         hello = wire.read_hello(message.body)
@@ -187,6 +191,8 @@ class Fleet:
         if any(not hello.codecs >> codec & 1 for codec in needed):
             codec = self.job.codec
             return KIND, f"{who} has not the codecs of the job ({codec.up} up, {codec.down} down)"
+        if self._q8 and not hello.layers & wire.Q8_BIT:
+            return KIND, f'{who} cannot train in int8: upgrade it, or set train.arithmetic = "f32"'
         if hello.ram and hello.ram < self._plan.arena_bytes:
             return MEMORY, (
                 f"{who} has {hello.ram} bytes of RAM for training, the plan needs "
@@ -224,6 +230,7 @@ class Fleet:
             rounding=1 if job.codec.rounding == "stochastic" else 0,
             momentum=job.train.momentum,
             decay=job.train.weight_decay,
+            q8_rounding=Q8_ROUNDINGS[job.train.q8_rounding] if self._q8 else 0,
         )
         self._post(peer, Message(Kind.WELCOME, session.number, body=wire.welcome_body()))
         self._post(

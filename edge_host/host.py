@@ -13,9 +13,12 @@ import torch
 
 from ..runtime.config import Job, find_zone
 from ..runtime.errors import UserError
+from ..runtime.files import write_whole
 from ..runtime.keys import load_keys
 from ..runtime.link import Link, LinkLost, Listener, Received, open_link, open_listener
 from ..runtime.plan import build_plan, size_up
+from ..runtime.q8_plan import build_q8_plan, size_up_q8
+from ..runtime.quantised import fuse
 from ..runtime.recompute import choose
 from .checkpoint import (
     ZoneState,
@@ -24,6 +27,7 @@ from .checkpoint import (
     save_model,
     save_zone,
     trainer_arrays,
+    zone_file,
 )
 from .fleet import Answer, Fleet, Happening, Joined, Left, Stats, check_batch
 from .models import input_shape, load_model
@@ -47,6 +51,14 @@ def cut_model(job: Job) -> Split:
 
 def make_plan(job: Job, cut: Split) -> bytes:
     """The plan of the front for the job's batch."""
+    train = job.train
+    if train.arithmetic == "q8":
+        specs, _, _ = fuse(cut.front)
+        it = size_up_q8(specs, cut.input_shape, train.batch, momentum=train.q8_momentum)
+        again = choose(it) if train.recompute else ()
+        return build_q8_plan(
+            specs, cut.input_shape, train.batch, momentum=train.q8_momentum, again=again
+        )
     front = size_up(cut.front, cut.input_shape, job.train.batch)
     again = choose(front) if job.train.recompute else ()
     return build_plan(cut.front, cut.input_shape, job.train.batch, again=again)
@@ -119,7 +131,11 @@ class Host:
             self.trainer.roster.answer(device, happening.message)
         elif isinstance(happening, Joined):
             self.trainer.joined(
-                device, happening.samples, happening.tests, happening.has_checkpoint
+                device,
+                happening.samples,
+                happening.tests,
+                happening.has_checkpoint,
+                happening.inputs,
             )
             joined = {"event": "joined", "zone": self.zone, "device": device}
             self.emit({**joined, "link": self.link_kind(device)})
@@ -192,6 +208,8 @@ class Host:
             self.uplink.send_update(now)
             return
         path = save_model(self.job, self.cut, result.state)
+        for name, data in self.trainer.finished_fronts(self.fleet.plan).items():
+            write_whole(zone_file(self.job, self.zone).with_name(name), data)
         self.emit({"event": "saved", "path": str(path)})
         self.uplink.report(order.rounds, metrics)
         self.fleet.goodbye("the job is done")

@@ -38,6 +38,22 @@ def watch(channels: int = 6, length: int = 100, classes: int = 7) -> nn.Module:
     return with_input_shape(model, (channels, 1, length))
 
 
+def digits(size: int = 8, classes: int = 10) -> nn.Module:
+    """CNN without norm for grey images [N, 1, size, size] -> [N, classes]; 6.3 k parameters."""
+    side = -(-size // 4)
+    model = nn.Sequential(
+        nn.Conv2d(1, 12, 3, padding=1),
+        nn.ReLU(),
+        nn.Conv2d(12, 16, 3, stride=2, padding=1),
+        nn.ReLU(),
+        nn.Conv2d(16, 24, 3, stride=2, padding=1),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Linear(24 * side * side, classes),
+    )
+    return with_input_shape(model, (1, size, size))
+
+
 class ResidualBlock(nn.Module):
     """Two 3x3 convolutions around a shortcut; the shortcut is a 1x1 convolution where the shape
     changes.
@@ -102,6 +118,7 @@ def dscnn(
 
 BUNDLED: Mapping[str, Callable[..., nn.Module]] = {
     "watch": watch,
+    "digits": digits,
     "resnet8": resnet8,
     "dscnn": dscnn,
 }

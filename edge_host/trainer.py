@@ -23,12 +23,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ..kernels import SeamError, parcel, random_bits
+from ..kernels import SeamError, random_bits
 from ..runtime import message as wire
 from ..runtime.config import Job
 from ..runtime.errors import UserError
 from ..runtime.message import Flag, Kind, Message
 from .back import Back
+from .fronts import ZONE, F32Fronts, Fronts
 from .roster import Roster
 from .split import Split, float_state
 
@@ -41,7 +42,6 @@ DEVICE_STREAM = 0x44455649  # "DEVI": a device's seed
 DOWN_STREAM = 0x444F574E  # "DOWN": the rounding seed of what goes down to a device
 EVAL_STEPS = 1 << 24  # steps of an evaluation start here
 ROUND_FACTOR = 2654435761  # SPEC.md, seed of a parcel
-ZONE = "zone"  # name of v2's only back
 
 
 def _random(seed: int, stream: int, index: int) -> int:
@@ -140,7 +140,8 @@ class Trainer:
         )
         self.front: Array = cut.front_vector(float_state(cut.model))
         self.fronts: dict[str, Array] = {}  # isolated: each device's own, as it last sent it
-        self.backs = self._make_backs(devices)
+        self.wire_fronts = self._make_fronts()
+        self.backs = self._make_backs(devices)  # by device; v2 has one, ZONE
         self.rounds_done = 0  # edge rounds of the job
         self.result: Result | None = None
         self.initial = self.state()
@@ -149,6 +150,7 @@ class Trainer:
         self._down_seed = {d: _random(job.seed, DOWN_STREAM, crc32(d.encode())) for d in devices}
         self._took_part: dict[str, int] = {}  # samples of the devices seen in this cloud round
         self._losses: dict[str, _Tally] = {}  # in this cloud round
+        self._fitted = False  # were the fronts, in this cloud round?
 
     def _check(self, devices: list[str]) -> None:
         if not devices:
@@ -163,6 +165,14 @@ class Trainer:
             )
         if self.local and self.job.train.freeze_front:
             raise UserError(f"mode {self.job.mode}: freeze_front would leave nothing to train")
+
+    def _make_fronts(self) -> Fronts:
+        """As the job's arithmetic wants. Raises PlanError (exit 5) for a front q8 cannot be."""
+        if self.job.train.arithmetic == "q8":
+            from .q8_fronts import Q8Fronts  # fronts in f32 need none of it
+
+            return Q8Fronts(self.job, self.cut)
+        return F32Fronts(self.job, self.front.size)
 
     def _make_backs(self, devices: list[str]) -> dict[str, Back]:
         """None where the network is on the devices, one in v2, else one for each device."""
@@ -185,9 +195,22 @@ class Trainer:
     def busy(self) -> bool:
         return self._work is not None
 
-    def joined(self, device: str, samples: int, tests: int, has_checkpoint: bool) -> None:
-        """A device is ready. One that kept a personal front keeps it, once the job has begun."""
+    def joined(
+        self,
+        device: str,
+        samples: int,
+        tests: int,
+        has_checkpoint: bool,
+        inputs: tuple[float, float] | None = None,
+    ) -> None:
+        """A device is ready. One that kept a personal front keeps it, once the job has begun, but
+        in q8: there it gets the one it reported last, with the scales that the host knows.
+
+        inputs: the least and the largest value of its samples, where it is to compute in q8.
+        """
         keeps = self.job.mode == "split-v3" and has_checkpoint and self.rounds_done > 0
+        keeps &= self.job.train.arithmetic == "f32"
+        self.wire_fronts.joined(self._owner(device), inputs)
         self.roster.joined(device, samples, tests, needs_front=not keeps)
 
     def train(self, cloud_round: int, state: State | None) -> None:
@@ -228,13 +251,25 @@ class Trainer:
     def _begin(self, state: State | None) -> None:
         self.stop()
         self.result = None
-        self._took_part, self._losses = {}, {}
+        self._took_part, self._losses, self._fitted = {}, {}, False
         state = self.initial if state is None else state
         if {name: value.size for name, value in state.items()} != self._sizes:
             raise UserError("the cloud's model is not the one of this job: its tensors differ", 6)
         self._set_front(self.cut.front_vector(state))
         for back in self.backs.values():
             back.load_named(state)
+
+    def _owner(self, device: str) -> str:
+        """Whose front a device trains: the zone's or its own."""
+        return device if self.personal else ZONE
+
+    def _front_of(self, owner: str) -> Array:
+        return self.fronts.get(owner, self.front)
+
+    def _send_anew(self, owners: list[str]) -> None:
+        """The fronts of these owners have other scales now: their devices must be sent them."""
+        for device, here in self.roster.present.items():
+            here.needs_front |= self._owner(device) in owners
 
     def _set_front(self, front: Array) -> None:
         """The zone's front; devices that keep theirs, or have this one already, are not sent it."""
@@ -251,6 +286,10 @@ class Trainer:
             state.update(back.named())
         return state
 
+    def finished_fronts(self, plan: bytes) -> dict[str, bytes]:
+        """Files that a device needs to infer, beside the parameters in float."""
+        return self.wire_fronts.finished(self._front_of, plan)
+
     # ---- a cloud round ----
 
     def _cloud_round(self, cloud_round: int) -> Work:
@@ -258,9 +297,12 @@ class Trainer:
         every = self.job.train.evaluate_every
         if every > 0 and cloud_round > 0 and cloud_round % every == 0:
             metrics["evaluated"] = yield from self._evaluation(cloud_round)
-        for _ in range(self.job.train.edge_rounds):
-            yield from self._edge_round(cloud_round)
+        for round_ in range(self.job.train.edge_rounds):
+            last = round_ == self.job.train.edge_rounds - 1
+            yield from self._edge_round(cloud_round, self.wire_fronts.wants_report(last))
             self.rounds_done += 1
+            self._send_anew(self.wire_fronts.round_done(self._front_of))
+        self.wire_fronts.end()
         metrics["loss"] = _mean([tally.mean for tally in self._losses.values()])
         self._finish(cloud_round, metrics)
 
@@ -271,14 +313,24 @@ class Trainer:
     def _finish(self, cloud_round: int, metrics: dict[str, Any]) -> None:
         self.result = Result(cloud_round, self.state(), sum(self._took_part.values()), metrics)
 
-    def _edge_round(self, cloud_round: int) -> Work:
+    def _gather(self) -> Generator[None, None, list[str]]:
+        """Who takes part now. Fronts are fitted once in a cloud round, when it is known who is
+        here: the order in which devices join must not change a bit.
+        """
         members = yield from self.roster.gather()
+        if not self._fitted:
+            self._fitted = True
+            self._send_anew(self.wire_fronts.begin(self._front_of))
+        return members
+
+    def _edge_round(self, cloud_round: int, report: bool) -> Work:
+        members = yield from self._gather()
         began = self.roster.now
         losses: dict[str, _Tally] = {}
         if self.local:
             yield from self._local_round(members, losses)
         else:
-            yield from self._split_round(members, losses)
+            yield from self._split_round(members, losses, report)
         for device, tally in losses.items():
             self._losses.setdefault(device, _Tally()).add(0, tally.count, tally.loss)
         self.roster.events.append(
@@ -295,8 +347,10 @@ class Trainer:
 
     # ---- the seam inside the network ----
 
-    def _split_round(self, members: list[str], losses: dict[str, _Tally]) -> Work:
-        """k1 steps of every member, then their fronts (v3: their backs; v1: both) are averaged."""
+    def _split_round(self, members: list[str], losses: dict[str, _Tally], report: bool) -> Work:
+        """k1 steps of every member, then their fronts (v3: their backs; v1: both) are averaged.
+        report: devices that keep their fronts say what became of them.
+        """
         samples = {device: self.roster.present[device].samples for device in members}
         steps = self.job.train.device_steps
         for device in members:
@@ -305,7 +359,9 @@ class Trainer:
             for device in self._turns(members, step):
                 answer = yield from self.roster.wait(device)
                 if answer is not None:
-                    self._train_on(device, answer, step, step == steps - 1, losses)
+                    last = step == steps - 1
+                    ends = self._last_flags(report) if last else Flag(0)
+                    self._train_on(device, answer, step, ends, losses)
                     yield  # the gradient goes out before the next device's turn
         fronts: dict[str, Array] = {}
         done = []
@@ -320,7 +376,9 @@ class Trainer:
                 fronts[device] = front
             done.append(device)
         self._took_part.update({device: samples[device] for device in done})
-        if fronts:
+        if self.personal:
+            self.fronts.update(fronts)
+        elif fronts and not self.job.train.freeze_front:
             self._set_front(average(fronts, samples))
         if done and ZONE not in self.backs:
             mean = average({d: self.backs[d].vector() for d in done}, samples)
@@ -334,8 +392,13 @@ class Trainer:
         order = turn_order(self.job.seed, self.roster.devices, self.rounds_done, step)
         return [device for device in order if device in members]
 
+    def _last_flags(self, report: bool) -> Flag:
+        """Of the gradient that ends a round."""
+        keeps = self.personal or self.job.train.freeze_front
+        return Flag.LAST | Flag.PERSONAL if keeps and not report else Flag.LAST
+
     def _train_on(
-        self, device: str, answer: Message, step: int, last: bool, losses: dict[str, _Tally]
+        self, device: str, answer: Message, step: int, flags: Flag, losses: dict[str, _Tally]
     ) -> None:
         """The hot path: one activation through the device's back, its gradient to the device."""
         train = self.job.train
@@ -350,20 +413,12 @@ class Trainer:
             return
         losses.setdefault(device, _Tally()).add(0, 1, loss)
         round_ = self.rounds_done + 1
-        body, flags = None, Flag(0)
+        body, last = None, Flag.LAST in flags
         if gradient is None:
             flags |= Flag.FROZEN
         else:
-            body = parcel.pack(
-                self.cut.to_nhwc(gradient),
-                self.job.codec.down,
-                self.job.codec.rounding,
-                _random(self._down_seed[device], round_ * ROUND_FACTOR + Kind.GRAD, step),
-            )
-        if last:
-            flags |= Flag.LAST
-            if self.personal or train.freeze_front:
-                flags |= Flag.PERSONAL
+            seed = _random(self._down_seed[device], round_ * ROUND_FACTOR + Kind.GRAD, step)
+            body = self.wire_fronts.gradient(self.cut.to_nhwc(gradient), answer.body, seed)
         grad = Message(
             Kind.GRAD,
             round=round_,
@@ -410,12 +465,14 @@ class Trainer:
         """Of the model as it is now, on every device; isolated: of each device's model on every
         device.
         """
-        yield from self.roster.gather()
+        yield from self._gather()
         if self.job.mode == "isolated":
             devices = yield from self._evaluate_isolated()
         else:
             scores = _Scores()
+            self._send_anew(self.wire_fronts.owners())  # in q8: rounded to the nearest for this
             yield from self._evaluate(scores, EVAL_STEPS)
+            self._send_anew(self.wire_fronts.owners())
             devices = scores.report()
         self.roster.events.append(
             {
@@ -437,7 +494,7 @@ class Trainer:
             scores = _Scores()
             for here in self.roster.present.values():
                 here.needs_front = True
-            first = yield from self._evaluate(scores, first, self.fronts[owner])
+            first = yield from self._evaluate(scores, first, owner)
             for here in self.roster.present.values():  # to be given their own back
                 here.needs_front = True
             whole, own = _Tally(), scores.of(owner)
@@ -453,9 +510,11 @@ class Trainer:
         return devices
 
     def _evaluate(
-        self, scores: _Scores, first_step: int, front: Array | None = None
+        self, scores: _Scores, first_step: int, owner: str | None = None
     ) -> Generator[None, None, int]:
-        """All active devices at once, chunk after chunk. Returns the next free step."""
+        """All active devices at once, chunk after chunk. owner: of the front that they run, if not
+        their own. Returns the next free step.
+        """
         batch = self.job.train.batch
         members = sorted(self.roster.active)
         tests = {device: self.roster.present[device].tests for device in members}
@@ -469,14 +528,12 @@ class Trainer:
                         self._score(device, answer, count, scores)
                 if chunk * batch < tests[device]:
                     count = min(batch, tests[device] - chunk * batch)
-                    self._ask_eval(device, first_step + chunk, chunk * batch, count, front)
+                    self._ask_eval(device, first_step + chunk, chunk * batch, count, owner)
         return first_step + chunks
 
-    def _ask_eval(
-        self, device: str, step: int, first: int, count: int, front: Array | None
-    ) -> None:
+    def _ask_eval(self, device: str, step: int, first: int, count: int, owner: str | None) -> None:
         flags = Flag.LOCAL if self.local else Flag(0)
-        weights = self._weights_for(device, front)
+        weights = self._weights_for(device, owner or self._owner(device), to_train=False)
         if weights is not None:
             flags |= Flag.WEIGHTS
         request = Message(
@@ -511,7 +568,7 @@ class Trainer:
     def _ask_step(self, device: str, flags: Flag, answers: Kind, step: int) -> None:
         """The request that opens a round."""
         train = self.job.train
-        weights = self._weights_for(device, None)
+        weights = self._weights_for(device, self._owner(device), to_train=True)
         if weights is not None:
             flags |= Flag.WEIGHTS
         first_batch = self.rounds_done * train.device_steps
@@ -521,17 +578,14 @@ class Trainer:
         request = Message(Kind.STEP, round=self.rounds_done + 1, step=0, flags=flags, body=body)
         self.roster.ask(device, request, answers, step)
 
-    def _weights_for(self, device: str, front: Array | None) -> bytes | None:
-        """The parcel of parameters a device must be sent now, None if it has them. front: not the
-        device's usual.
-        """
+    def _weights_for(self, device: str, owner: str, to_train: bool) -> bytes | None:
+        """The parcel of the owner's front for a device, None if it has it already."""
         here = self.roster.present.get(device)
         if here is None or not here.needs_front:
             return None
         here.needs_front = False
-        if front is None:
-            front = self.fronts.get(device, self.front)
-        return parcel.pack(front, "f32")
+        front = self._front_of(owner)
+        return self.wire_fronts.weights(owner, front, to_train, self.rounds_done)
 
     def _decay(self, step: int) -> float:
         """Factor of both rates in this step: from 1 down to 0 in a line over the whole job."""
@@ -564,12 +618,7 @@ class Trainer:
     ) -> Array | None:
         """The parameters a device sent, or None and the device is dropped if they are unusable."""
         try:
-            _, loss, vector = wire.read_weights(answer.body)
-            vector = vector.reshape(-1)
-            if vector.shape != self.front.shape:
-                raise ValueError(f"{vector.size} parameters, the front has {self.front.size}")
-            if not np.isfinite(vector).all():
-                raise ValueError("parameters that are not finite")
+            loss, vector = self.wire_fronts.learned(self._owner(device), answer.body)
         except ValueError as error:
             self._drop(device, error)
             return None

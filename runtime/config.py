@@ -43,6 +43,10 @@ class DataSection(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class TrainSection(msgspec.Struct, forbid_unknown_fields=True):
+    """arithmetic: of the fronts; q8: int8 weights, activations and gradients on the devices.
+    q8_rounding: of what a q8 front computes from gradients. q8_momentum: how its momentum is kept
+    (none: as if `momentum` were 0 on the devices)."""
+
     batch: int = 16
     device_steps: int = 1  # k1: device steps in an edge round
     edge_rounds: int = 10  # k2: edge rounds in a cloud round
@@ -55,6 +59,9 @@ class TrainSection(msgspec.Struct, forbid_unknown_fields=True):
     weight_decay: float = 0.0
     freeze_front: bool = False
     recompute: bool = False  # on the devices: less RAM, more work, the same bits
+    arithmetic: Literal["f32", "q8"] = "f32"
+    q8_rounding: Literal["stochastic", "nearest", "truncate"] = "stochastic"
+    q8_momentum: Literal["int8", "none"] = "int8"
     evaluate_every: int = (
         4  # cloud rounds between two evaluations (the last round is always evaluated)
     )
@@ -372,6 +379,11 @@ def _work_problems(job: Job) -> Iterator[Problem]:
             f"must be false in mode {job.mode}: nothing would be trained",
             True,
         )
+    if train.arithmetic == "q8" and job.mode not in LOCAL_MODES:
+        rule = 'must be "int8" with train.arithmetic "q8": a q8 front computes in int8'
+        for key, codec in (("codec.up", job.codec.up), ("codec.down", job.codec.down)):
+            if codec != "int8":
+                yield key, rule, codec
     if isinstance(job.model.seam, int) and job.model.seam < 1:
         rule = "must be 1 or more (weighted layers on the device) or the name of a module"
         yield "model.seam", rule, job.model.seam

@@ -118,7 +118,7 @@ class _Program:
         """A personal front goes on from the checkpoint; any other is overwritten by the host."""
         kept = self.kept
         if kept and kept["plan"] == self.session.plan:
-            self.session.params[:] = kept["params"]
+            self.session.restore_front(kept)
 
     def _batch(self, action: int) -> int:
         session, data = self.session, self.data
@@ -144,9 +144,9 @@ class _Program:
         self.begun, self.kept = session.trained_round, None
         session.saved(0, None)
         if self.begun == 1:
-            session.momentum[:] = 0
+            session.restore_momentum({})
         elif kept and kept["plan"] == session.plan:
-            session.momentum[:] = kept["momentum"]
+            session.restore_momentum(kept)
 
     def _send(self, asked: int) -> None:
         answer = self.session.answer()
@@ -178,11 +178,11 @@ class _Program:
         if session.plan is None or session.trained_round == 0 or not self.changed:
             return
         self.changed = False
-        if not (np.isfinite(session.params).all() and np.isfinite(session.momentum).all()):
+        arrays = session.kept()
+        if not all(np.isfinite(array).all() for array in arrays.values()):
             return  # a front that diverged must not come back from the disk
         kept: dict[str, NDArray[Any]] = {
-            "params": session.params,
-            "momentum": session.momentum,
+            **arrays,
             "round": np.array(session.trained_round, np.uint32),
             "plan": np.frombuffer(session.plan, np.uint8),
         }
@@ -209,18 +209,25 @@ def vmhwm_mb() -> float | None:
     return None
 
 
+def session_of(device_id: str, boot_id: bytes, data: Data) -> Session:
+    """The session of a device with these samples."""
+    train = data.x_train
+    samples = float(train.min()), float(train.max())
+    return Session(device_id, boot_id, len(train), len(data.x_test), samples=samples)
+
+
 def _read_checkpoint(path: Path) -> dict[str, Any] | None:
     """What was kept, or None: nothing there, or a file that a full disk or a user has damaged."""
     try:
         with np.load(path, allow_pickle=False) as kept:
-            found = {name: kept[name] for name in ("params", "momentum", "round", "plan")}
-        plan = found["plan"].tobytes()
+            found = {name: kept[name] for name in kept.files}
+        plan = found.pop("plan").tobytes()
         _, _, parameters, _ = check_plan(plan)
-        arrays = {name: found[name] for name in ("params", "momentum")}
-        for array in arrays.values():
-            if array.shape != (parameters,) or not np.isfinite(array).all():
+        round_ = int(found.pop("round")) & 0xFFFFFFFF
+        for name in () if "exponents" in found else ("params", "momentum"):
+            if found[name].shape != (parameters,) or not np.isfinite(found[name]).all():
                 return None
-        return {**arrays, "plan": plan, "round": int(found["round"]) & 0xFFFFFFFF}
+        return {**found, "plan": plan, "round": round_}
     except (OSError, EOFError, KeyError, TypeError, ValueError, zipfile.BadZipFile):
         return None
 
@@ -239,7 +246,7 @@ def run_device(
     address = link_address or section.link or zone.address
     data = device_data(job, device_id)
     keys = None if insecure or is_serial(address) else load_keys(Path(job.keys.folder), device_id)
-    session = Session(device_id, os.urandom(8), len(data.x_train), len(data.x_test))
+    session = session_of(device_id, os.urandom(8), data)
     checkpoint = Path(job.out) / "devices" / f"{device_id}.npz"
     kept = _read_checkpoint(checkpoint)
     if kept is not None:

@@ -19,6 +19,10 @@ Array = NDArray[Any]
 Body = bytes | memoryview
 
 
+FLOAT_MAX = 3.4e38  # of a sample
+Q8_BIT = 1 << 31  # of the layer bits: fronts can be trained in int8
+
+
 class Kind(IntEnum):
     HELLO = 1
     WELCOME = 2
@@ -130,12 +134,13 @@ class Settings:
     rounding: int
     momentum: float
     decay: float
+    q8_rounding: int = 0  # of a q8 front's training: 0 nearest, 1 stochastic, 2 truncate
 
 
 def plan_body(settings: Settings, plan: bytes) -> bytes:
     s = settings
-    head = (s.seed, s.batch, s.codec_up, s.codec_down, s.rounding, s.momentum, s.decay, len(plan))
-    return struct.pack("<IHBBB3xffI", *head) + plan
+    head = (s.seed, s.batch, s.codec_up, s.codec_down, s.rounding, s.q8_rounding)
+    return struct.pack("<IHBBBB2xffI", *head, s.momentum, s.decay, len(plan)) + plan
 
 
 @dataclass(frozen=True)
@@ -143,11 +148,18 @@ class Ready:
     arena_bytes: int
     saved_round: int
     has_checkpoint: bool
+    inputs: tuple[float, float] | None = None  # least and largest value of the samples: a q8 front
 
 
 def read_ready(body: Body) -> Ready:
+    """Raises ProtocolError for bytes that are no READY, or samples that are not finite."""
     arena, saved, has = _unpack("<IIB3x", body, "READY")
-    return Ready(arena, saved, bool(has))
+    if len(body) < 20:
+        return Ready(arena, saved, bool(has))
+    lo, hi = struct.unpack_from("<ff", body, 12)
+    if not -FLOAT_MAX <= lo <= hi <= FLOAT_MAX:
+        raise ProtocolError(f"READY: expected finite samples, got {lo} to {hi}")
+    return Ready(arena, saved, bool(has), (lo, hi))
 
 
 def step_body(rate: float, first_batch: int, local_steps: int, weights: bytes | None) -> bytes:
@@ -186,6 +198,42 @@ def read_weights(body: Body) -> tuple[int, float, NDArray[np.float32]]:
     """Training samples, mean loss, parameters [p]."""
     samples, loss = _unpack("<If", body, "WEIGHTS")
     return samples, loss, _last_parcel(body, 8, "WEIGHTS")
+
+
+def bytes_parcel(data: bytes) -> bytes:
+    """The parcel of raw bytes (parameters of a q8 front): int8 of scale 1."""
+    return parcel.pack_int8(np.frombuffer(data, np.int8))
+
+
+def _bytes_of(body: Body, start: int) -> tuple[bytes, int]:
+    """The bytes of such a parcel, and where it ends."""
+    array, end = parcel.unpack(body, start)
+    codec, scale, zero = _int8_head(body, start)
+    if codec != parcel.CODECS["int8"] or array.ndim != 1 or scale != 1 or zero != 0:
+        raise ProtocolError(f"parameters: expected int8 of scale 1 and zero 0, got {scale}, {zero}")
+    return array.astype(np.int8).tobytes(), end
+
+
+def _int8_head(body: Body, start: int) -> tuple[int, float, int]:
+    """Codec, scale and zero point of a parcel that was unpacked before."""
+    return body[start], *struct.unpack_from("<fi", body, start + 8)
+
+
+def read_q8_weights(body: Body) -> tuple[float, bytes, NDArray[np.int8]]:
+    """Mean loss, the learned bytes, and (least, largest) [tensors, 2] of a q8 front's WEIGHTS."""
+    _, loss = _unpack("<If", body, "WEIGHTS")
+    data, end = _bytes_of(body, 8)
+    rest = bytes(body[end:])
+    if len(rest) % 2:
+        raise ProtocolError(f"WEIGHTS: expected pairs behind the parcel, got {len(rest)} bytes")
+    return loss, data, np.frombuffer(rest, np.int8).reshape(-1, 2)
+
+
+def read_act_scale(body: Body) -> float:
+    """Scale of the parcel in an ACT whose activation was read before."""
+    (count,) = _unpack("<Hxx", body, "ACT")
+    scale: float = struct.unpack_from("<f", body, 4 + 2 * count + 8)[0]
+    return scale
 
 
 def read_result(body: Body) -> tuple[int, int, float]:

@@ -298,8 +298,10 @@ def _estimate(job: Job, cut: Split, plan: bytes, data_bytes: int, report: Report
         arena_bytes=found.arena_bytes,
         data_bytes=data_bytes,
     )
-    weights = 4 * found.parameters
+    weights = found.blob_bytes
     text = f"{weights} bytes of parameters each way"
+    if found.learned_bytes != weights:
+        text = f"{weights} bytes of parameters down, {found.learned_bytes} up"
     if job.mode in LOCAL_MODES:
         report.say("link", f"an edge round: {text}", round_bytes=weights)
         return

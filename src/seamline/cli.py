@@ -179,6 +179,18 @@ def _add_demo(sub: argparse.ArgumentParser) -> None:
         "--seam", default="2", help="weighted layers on the device, or a module's name"
     )
     sub.add_argument("--codec", choices=("f32", "int8", "int4"), default="int8", help="both ways")
+    sub.add_argument(
+        "--arithmetic",
+        choices=("f32", "q8"),
+        default="f32",
+        help="of the fronts; q8: int8 training",
+    )
+    sub.add_argument(
+        "--rounding",
+        choices=("stochastic", "nearest", "truncate"),
+        default="stochastic",
+        help="of q8 training; the others are there to be compared with",
+    )
     sub.add_argument("--out", default="runs/demo", metavar="FOLDER")
     sub.add_argument("--baselines", action="store_true", help="also run the controls")
 
@@ -259,6 +271,17 @@ def _add_bench(commands: Any, common: argparse.ArgumentParser) -> None:
     sub.add_argument("--batch", type=_count, metavar="N", help="samples at once (default 1, 16)")
     sub.add_argument("--repeat", type=_count, default=30, metavar="N", help="samples of each time")
     sub.add_argument("--compare", metavar="OLD.json", help="flag what is slower than in this run")
+    _add_bench_accuracy(group, common)
+
+
+def _add_bench_accuracy(group: Any, common: argparse.ArgumentParser) -> None:
+    text = "train with f32 and q8 fronts, each rounding and a frozen front: what int8 costs"
+    sub = group.add_parser("accuracy", parents=[common], help=text, description=text, epilog=EXITS)
+    sub.formatter_class = argparse.RawDescriptionHelpFormatter
+    sub.set_defaults(command=_bench_accuracy)
+    sub.add_argument("--data", nargs="+", choices=("watch", "digits"), default=["watch", "digits"])
+    sub.add_argument("--seeds", type=_count, default=5, metavar="N", help="runs of each row")
+    sub.add_argument("--rounds", type=_count, default=None, metavar="N", help="cloud rounds")
 
 
 def _add_quantize(sub: argparse.ArgumentParser) -> None:
@@ -445,6 +468,13 @@ def _finished_run(path: Path) -> tuple[Job, Path]:
         f"{path} is not the folder of a run (it has no job.toml or local-job.toml); name the job "
         "file instead"
     )
+
+
+def _bench_accuracy(args: argparse.Namespace) -> int:
+    _need("bench accuracy", "torch", "PyTorch", "edge")
+    from .bench_accuracy import run_bench_accuracy
+
+    return run_bench_accuracy(args)
 
 
 # ---- files ----

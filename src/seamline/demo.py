@@ -76,7 +76,11 @@ def demo_job(args: argparse.Namespace, folder: Path) -> Job:
         "cloud": {"address": "tcp://127.0.0.1:0"},
         "zones": [{"name": ZONES[i], "address": "tcp://127.0.0.1:0"} for i in range(zones)],
         "devices": devices,
-        "train": {"cloud_rounds": args.rounds} if args.rounds else {},
+        "train": {
+            "arithmetic": args.arithmetic,
+            "q8_rounding": args.rounding,
+            **({"cloud_rounds": args.rounds} if args.rounds else {}),
+        },
     }
     return make_job(values, "demo", folder)
 
@@ -93,6 +97,7 @@ def baseline_job(job: Job, name: str) -> Job:
     elif name == "centralised":
         train.edge_rounds *= len(job.devices)
         control.codec = CodecSection(up="f32", down="f32")
+        train.arithmetic = "f32"
         control.zones = control.zones[:1]
         one = copy.deepcopy(control.devices[0])
         one.id, one.link, one.host_link, one.data = "everyone", "", "", {"person": "all"}
@@ -181,8 +186,15 @@ def run_demo(args: argparse.Namespace) -> int:
 def _title(job: Job) -> str:
     return (
         f"seamline demo: {len(job.devices)} devices, {len(job.zones)} zones, {job.mode}, "
-        f"{job.codec.up} up, {job.codec.down} down, seam {job.model.seam}, seed {job.seed}"
+        f"{arithmetic_words(job)}, {job.codec.up} up, {job.codec.down} down, "
+        f"seam {job.model.seam}, seed {job.seed}"
     )
+
+
+def arithmetic_words(job: Job) -> str:
+    """What the fronts compute in."""
+    train = job.train
+    return f"q8 fronts ({train.q8_rounding})" if train.arithmetic == "q8" else "f32 fronts"
 
 
 def prepare_folder(folder: Path) -> Path:
@@ -254,6 +266,7 @@ def _about(args: argparse.Namespace, job: Job) -> dict[str, Any]:
         "seed": job.seed,
         "mode": job.mode,
         "seam": job.model.seam,
+        "arithmetic": job.train.arithmetic,
         "codec": {"up": job.codec.up, "down": job.codec.down},
         "devices": len(job.devices),
         "zones": len(job.zones),
@@ -328,6 +341,8 @@ def _print_results(document: dict[str, Any], runs: dict[str, Progress]) -> None:
 
 def _files(job: Job, report: Path | None) -> dict[str, str]:
     paths = {name: Path(job.out) / name for name in ("model.pt", "front.npz", "model.npz")}
+    for zone in job.zones if job.train.arithmetic == "q8" else ():
+        paths[f"{zone.name}/front-q8.npz"] = Path(job.out) / "zones" / zone.name / "front-q8.npz"
     found = {name: str(path) for name, path in paths.items() if path.exists()}
     return {**found, **({"report.html": str(report)} if report else {})}
 

@@ -77,7 +77,8 @@ class Device:
 
     def __init__(self, name: str, data: Data) -> None:
         self.data = data
-        self.session = Session(name, b"bootboot", len(data[0]), len(data[2]))
+        ends = (float(data[0].min()), float(data[0].max()))
+        self.session = Session(name, b"bootboot", len(data[0]), len(data[2]), samples=ends)
         self.order: BatchOrder | None = None
 
     def hello(self) -> bytes:
@@ -98,9 +99,10 @@ class Device:
             action = session.batch()
         return [session.answer()] if action == SEND else []
 
-    def front(self) -> NDArray[np.float32]:
-        """Its parameters now, [p] in the plan's order."""
-        return np.array(self.session.params)
+    def front(self) -> NDArray[Any]:
+        """Its parameters now: [p] in the plan's order; in q8 the bytes of the learned part."""
+        params, learned = self.session.params, self.session.learned
+        return np.array(params if learned is None else learned)
 
 
 @dataclass

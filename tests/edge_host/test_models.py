@@ -70,7 +70,7 @@ def test_a_model_file_in_the_working_folder_is_found(
 @pytest.mark.parametrize(
     ("name", "args", "words"),
     [
-        ("nope", {}, "there is no bundled model 'nope': use one of dscnn, resnet8, watch"),
+        ("nope", {}, "there is no bundled model 'nope': use one of digits, dscnn, resnet8, watch"),
         ("no_such_module:f", {}, "cannot import no_such_module"),
         ("their_models:", {}, "package.module:function"),
         ("their_models:absent", {}, "has no function absent"),

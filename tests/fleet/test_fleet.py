@@ -95,3 +95,18 @@ def test_a_killed_host_or_cloud_goes_on_from_the_last_durable_round(job, start, 
     assert host.process.wait(30) == 0
     for device in devices.values():
         assert device.process.wait(30) == 0
+
+
+def test_fronts_in_int8_give_the_same_bits_with_any_kernels(job, tmp_path, monkeypatch):
+    hashes = []
+    for variant in ("", "generic"):
+        path = job(arithmetic="q8")
+        if variant:
+            monkeypatch.setenv("SEAMLINE_KERNELS", variant)
+        done = run_job(path)
+        assert done.returncode == 0, done.stderr
+        hashes.append(model_hash(tmp_path / "out" / "model.npz"))
+        with np.load(tmp_path / "out" / "zones" / "A" / "front-q8.npz") as file:
+            assert file["blob"].size > 1000 and file["plan"].size > 100
+        (tmp_path / "out").rename(tmp_path / f"out-{len(hashes)}")
+    assert hashes[0] == hashes[1]

@@ -109,6 +109,19 @@ MISTAKES = {
         "train.freeze_front",
         "federated",
     ),
+    "q8 and int4": (
+        changed(TRAIN, 'arithmetic = "q8"') + '[codec]\ndown = "int4"',
+        'codec.down must be "int8" with train.arithmetic "q8"',
+        'found "int4"',
+    ),
+    "q8 and f32 parcels": (
+        changed(TRAIN, 'arithmetic = "q8"') + '[codec]\nup = "f32"',
+        "codec.up",
+        "a q8 front computes in int8",
+    ),
+    "unknown arithmetic": (changed(TRAIN, 'arithmetic = "int8"'), "train.arithmetic", '"q8"'),
+    "unknown rounding": (changed(TRAIN, 'q8_rounding = "up"'), "train.q8_rounding", '"truncate"'),
+    "unknown momentum": (changed(TRAIN, 'q8_momentum = "f16"'), "train.q8_momentum", '"none"'),
     "unknown data": (GOOD + '[data]\nsource = "wtch"', "data.source", "watch, digits"),
     "no zones": ("zones = []\ndevices = []", "zones", "at least one zone"),
     "zone without devices": (
