@@ -30,7 +30,6 @@ cdef object _empty = np.empty
 cdef object _zeros = np.zeros
 cdef object _float32 = np.dtype(np.float32)
 cdef object _NO_PADDING = ((0, 0), (0, 0))
-_VARIANTS = ("generic", "avx2", "vnni")
 
 
 # ---- Arrays from outside ----
@@ -716,7 +715,7 @@ include "_q8_chain.pxi"
 # ---- Variants ----
 
 def variant():
-    """Name of the micro-kernels in use: "generic", "avx2", "vnni"."""
+    """Name of the micro-kernels in use: "generic", "avx2", "neon", ..."""
     return _seam.seam_kernels_variant().decode()
 
 
@@ -739,11 +738,13 @@ def choose_variant(name=None):
 def variants():
     """Names of all variants that run on this machine, slowest first."""
     cdef bytes now = variant().encode()
+    cdef const char *name
+    cdef int index = 0
     found = []
-    for name in _VARIANTS:
-        text = name.encode()
-        if _seam.seam_kernels_choose(text) == 0:
-            found.append(name)
+    while (name := _seam.seam_kernels_name(index)) != NULL:
+        if _seam.seam_kernels_choose(name) == 0:
+            found.append(name.decode())
+        index += 1
     if _seam.seam_kernels_choose(now) != 0:
         raise RuntimeError("the variant in use is gone")
     return found

@@ -173,6 +173,7 @@ cdef extern from "seam.h" nogil:
 
     const char *seam_kernels_variant()
     int seam_kernels_choose(const char *name)
+    const char *seam_kernels_name(int index)
     uint64_t seam_kernels_peak(float *result, uint32_t rounds)
     uint64_t seam_q8_peak(int32_t *result, uint32_t rounds)
 

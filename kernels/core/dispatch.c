@@ -4,29 +4,53 @@
 /* The only variable of the core: set when a program starts, never while kernels run. */
 static const seam_kernels *chosen = &seam_kernels_generic;
 
-static int has_name(const seam_kernels *kernels, const char *name) {
-    const char *a = kernels->name;
-    while (*a != '\0' && *a == *name) {
+static int anywhere(void) {
+    return 1;
+}
+
+#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
+static int has_avx2(void) {
+    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+}
+
+static int has_vnni(void) {
+    return __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512bw") &&
+           __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("fma");
+}
+#endif
+
+/* The variants this was compiled for, slowest first, and whether they run here. */
+static const struct {
+    const seam_kernels *kernels;
+    int (*runs)(void);
+} known[] = {
+    {&seam_kernels_generic, anywhere},
+#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
+    {&seam_kernels_avx2, has_avx2},
+    {&seam_kernels_vnni, has_vnni},
+#endif
+};
+
+#define KNOWN (int)(sizeof known / sizeof known[0])
+
+static int same_text(const char *a, const char *b) {
+    while (*a != '\0' && *a == *b) {
         a++;
-        name++;
+        b++;
     }
-    return *a == *name;
+    return *a == *b;
 }
 
 /* The best variant that runs here, or the one with that name; NULL if it is not here. */
 static const seam_kernels *find(const char *name) {
-#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
-    if ((name == NULL || has_name(&seam_kernels_vnni, name)) &&
-        __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512bw") &&
-        __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("fma"))
-        return &seam_kernels_vnni;
-    if ((name == NULL || has_name(&seam_kernels_avx2, name)) && __builtin_cpu_supports("avx2") &&
-        __builtin_cpu_supports("fma"))
-        return &seam_kernels_avx2;
-#endif
-    if (name == NULL || has_name(&seam_kernels_generic, name))
-        return &seam_kernels_generic;
+    for (int i = KNOWN - 1; i >= 0; i--)
+        if ((name == NULL || same_text(known[i].kernels->name, name)) && known[i].runs())
+            return known[i].kernels;
     return NULL;
+}
+
+const char *seam_kernels_name(int index) {
+    return index >= 0 && index < KNOWN ? known[index].kernels->name : NULL;
 }
 
 const seam_kernels *seam_kernels_now(void) {

@@ -327,6 +327,9 @@ const char *seam_kernels_variant(void);
 /* Choose a variant by name (NULL: the best this machine has), before kernels run; "generic" until
  * then. SEAM_E_ARGUMENT if it is not here. */
 SEAM_MUST_USE int seam_kernels_choose(const char *name);
+/* Name of a variant this was compiled for, slowest first; NULL behind the last one. Whether it runs
+ * here, seam_kernels_choose says. */
+const char *seam_kernels_name(int index);
 
 /* Does nothing but multiply-adds and returns how many it did: timed, the most one core can do.
  * result: their sum, so that no compiler leaves them out. */
