@@ -1,6 +1,10 @@
 /* Which variant of the micro-kernels is in use; chosen by name or by what this processor can do. */
 #include "arch/arch.h"
 
+#if defined(SEAM_NEON) && defined(__linux__)
+#include <sys/auxv.h>
+#endif
+
 /* The only variable of the core: set when a program starts, never while kernels run. */
 static const seam_kernels *chosen = &seam_kernels_generic;
 
@@ -8,7 +12,7 @@ static int anywhere(void) {
     return 1;
 }
 
-#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
+#if defined(SEAM_X86)
 static int has_avx2(void) {
     return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
 }
@@ -16,6 +20,16 @@ static int has_avx2(void) {
 static int has_vnni(void) {
     return __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512bw") &&
            __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("fma");
+}
+#elif defined(SEAM_NEON_DOTPROD)
+static int has_dotprod(void) {
+#if defined(__linux__)
+    return (getauxval(AT_HWCAP) & HWCAP_ASIMDDP) != 0;
+#elif defined(__ARM_FEATURE_DOTPROD)
+    return 1;
+#else
+    return 0;
+#endif
 }
 #endif
 
@@ -25,9 +39,14 @@ static const struct {
     int (*runs)(void);
 } known[] = {
     {&seam_kernels_generic, anywhere},
-#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
+#if defined(SEAM_X86)
     {&seam_kernels_avx2, has_avx2},
     {&seam_kernels_vnni, has_vnni},
+#elif defined(SEAM_NEON)
+    {&seam_kernels_neon, anywhere},
+#if defined(SEAM_NEON_DOTPROD)
+    {&seam_kernels_neon_dotprod, has_dotprod},
+#endif
 #endif
 };
 

@@ -9,7 +9,7 @@ static void max_forward(float *y, const float *x, const seam_taps *at, int32_t c
         for (int32_t j = 0; j < at->cols; j++) {
             const float *tap = x + at->x + i * at->x_row + j * at->x_col;
             for (int32_t c = 0; c < channels; c++)
-                y[c] = (tap[c] > y[c]) | (tap[c] != tap[c]) ? tap[c] : y[c];
+                y[c] = ((tap[c] > y[c]) | (tap[c] != tap[c])) ? tap[c] : y[c];
         }
 }
 

@@ -9,8 +9,7 @@
 
 #define GUARD 32 /* bytes after a result */
 
-static const char *const variants[] = {"generic", "avx2", "vnni"};
-#define VARIANTS (int)(sizeof variants / sizeof variants[0])
+#define VARIANTS 8 /* there are fewer */
 static uint32_t drawn;
 
 static int32_t draw(int32_t least, int32_t most) {
@@ -113,8 +112,8 @@ static void convolution(int depthwise) {
         fail("a check");
     int8_t *y[VARIANTS];
     int found = 0;
-    for (int v = 0; v < VARIANTS; v++) {
-        if (seam_kernels_choose(variants[v]) != SEAM_OK)
+    for (int v = 0; seam_kernels_name(v) != NULL; v++) {
+        if (seam_kernels_choose(seam_kernels_name(v)) != SEAM_OK)
             continue;
         int8_t *exact = room(out);
         y[found] = room(out + GUARD);
@@ -159,8 +158,8 @@ static void elements(void) {
     const seam_q8_scaling how = {&multiplier, &shift, 1, 5, -5, -120, 120};
     int8_t *y[VARIANTS], *z[VARIANTS];
     int found = 0;
-    for (int v = 0; v < VARIANTS; v++) {
-        if (seam_kernels_choose(variants[v]) != SEAM_OK)
+    for (int v = 0; seam_kernels_name(v) != NULL; v++) {
+        if (seam_kernels_choose(seam_kernels_name(v)) != SEAM_OK)
             continue;
         int8_t *exact = room(count);
         seam_q8_add(exact, a, b, &sum, count);

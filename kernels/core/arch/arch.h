@@ -12,7 +12,6 @@
     16 /* floats in a vector, any variant: scratch sizes must not depend on it \
         */
 
-
 /* What every pixel of a tile does: rows x cols runs of multiply-adds. Steps in floats; `a` is the
  * operand one pixel reads, `w` the weights, where the channels of a block lie side by side. */
 typedef struct {
@@ -88,6 +87,8 @@ typedef struct {
 extern const seam_kernels seam_kernels_generic;
 extern const seam_kernels seam_kernels_avx2;
 extern const seam_kernels seam_kernels_vnni;
+extern const seam_kernels seam_kernels_neon;
+extern const seam_kernels seam_kernels_neon_dotprod;
 
 /* The table in use. */
 const seam_kernels *seam_kernels_now(void);

@@ -6,9 +6,7 @@
 #include "../round.h"
 #include "../seam_math.h"
 #include "arch.h"
-
 #define FIXED static inline __attribute__((always_inline))
-#define EACH(i, n) _Pragma("GCC unroll 16") for (int i = 0; i < (n); i++)
 
 static inline int32_t lesser(int32_t a, int32_t b) {
     return a < b ? a : b;
@@ -490,23 +488,26 @@ static float peak(uint32_t rounds) {
     return values[0];
 }
 
-const seam_kernels VARIANT = {
-    .name = VARIANT_NAME,
-    .lanes = LANES,
-    .pixels = {TILE_1, TILE_2, TILE_3},
-    .scalars = {OUTER_1, OUTER_2, OUTER_3},
-    .depthwise_pixels = DEPTHWISE_TILE,
-    .tile = tile,
-    .depthwise = depthwise,
-    .depthwise_box = depthwise_box,
-    .depthwise_taps = depthwise_taps,
-    .pack = pack,
-    .outer = outer,
-    .depthwise_outer = depthwise_outer,
-    .column_sum = column_sum,
-    .sgd = sgd,
-    .quantise = quantise,
-    .peak = peak,
-    .q8 = &VARIANT_Q8,
-    .train = &VARIANT_TRAIN,
-};
+#define TABLE(text, q8_kernels, train_kernels)  \
+    {                                           \
+        .name = text,                           \
+        .lanes = LANES,                         \
+        .pixels = {TILE_1, TILE_2, TILE_3},     \
+        .scalars = {OUTER_1, OUTER_2, OUTER_3}, \
+        .depthwise_pixels = DEPTHWISE_TILE,     \
+        .tile = tile,                           \
+        .depthwise = depthwise,                 \
+        .depthwise_box = depthwise_box,         \
+        .depthwise_taps = depthwise_taps,       \
+        .pack = pack,                           \
+        .outer = outer,                         \
+        .depthwise_outer = depthwise_outer,     \
+        .column_sum = column_sum,               \
+        .sgd = sgd,                             \
+        .quantise = quantise,                   \
+        .peak = peak,                           \
+        .q8 = &q8_kernels,                      \
+        .train = &train_kernels,                \
+    }
+
+const seam_kernels VARIANT = TABLE(VARIANT_NAME, VARIANT_Q8, VARIANT_TRAIN);

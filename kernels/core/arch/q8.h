@@ -4,6 +4,7 @@
 #define SEAM_ARCH_Q8_H
 
 #include "../seam.h"
+#include "compiler.h"
 
 /* A Cortex-M has one variant: the best of what it is compiled for. */
 #if defined(__ARM_ARCH_PROFILE) && __ARM_ARCH_PROFILE == 'M' && defined(__ARMEL__)
@@ -74,6 +75,8 @@ typedef struct {
 extern const seam_q8_kernels seam_q8_kernels_generic;
 extern const seam_q8_kernels seam_q8_kernels_avx2;
 extern const seam_q8_kernels seam_q8_kernels_vnni;
+extern const seam_q8_kernels seam_q8_kernels_neon;
+extern const seam_q8_kernels seam_q8_kernels_neon_dotprod;
 extern const seam_q8_kernels seam_q8_kernels_m_dsp;
 extern const seam_q8_kernels seam_q8_kernels_m_mve;
 
@@ -85,5 +88,11 @@ void seam_q8_avx2_depthwise(int8_t *y, const int8_t *x, const seam_q8_line *line
 void seam_q8_avx2_add(int8_t *y, const int8_t *a, const int8_t *b, const seam_q8_sum *how,
                       size_t count);
 void seam_q8_avx2_requantise(int8_t *y, const int8_t *x, const seam_q8_scaling *how, size_t count);
+
+/* Of NEON, for other variants of aarch64. */
+void seam_q8_neon_depthwise(int8_t *y, const int8_t *x, const seam_q8_line *line);
+void seam_q8_neon_add(int8_t *y, const int8_t *a, const int8_t *b, const seam_q8_sum *how,
+                      size_t count);
+void seam_q8_neon_requantise(int8_t *y, const int8_t *x, const seam_q8_scaling *how, size_t count);
 
 #endif

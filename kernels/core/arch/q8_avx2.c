@@ -1,15 +1,15 @@
 /* The micro-kernels of the int8 layers for AVX2: pairs of 16-bit terms into 32-bit sums. */
 #include "q8.h"
 
-#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
-#pragma GCC target("avx2,fma")
+#if defined(SEAM_X86)
 #include <immintrin.h>
 #include <string.h>
+
+SEAM_TARGET_AVX2
 
 #include "../q8_requant.h"
 
 #define FIXED static inline __attribute__((always_inline))
-#define EACH(i, n) _Pragma("GCC unroll 8") for (int i = 0; i < (n); i++)
 #define LANES 8
 #define TILE 4
 
@@ -458,4 +458,6 @@ const seam_q8_kernels seam_q8_kernels_avx2 = {
     .peak_products = 16,
     .peak = peak,
 };
+
+SEAM_TARGET_END
 #endif

@@ -4,6 +4,7 @@
 #define SEAM_ARCH_Q8_TRAIN_H
 
 #include "../seam.h"
+#include "compiler.h"
 
 /* Two terms of 16 bits in one word, the first one low. */
 static inline int32_t seam_pair(int32_t first, int32_t second) {
@@ -57,5 +58,6 @@ typedef struct {
 extern const seam_q8_train_kernels seam_q8_train_generic;
 extern const seam_q8_train_kernels seam_q8_train_avx2;
 extern const seam_q8_train_kernels seam_q8_train_vnni;
+extern const seam_q8_train_kernels seam_q8_train_neon;
 
 #endif

@@ -1,9 +1,10 @@
 /* The micro-kernels of int8 training for AVX2: a product adds both terms of eight pairs. */
 #include "q8_train.h"
 
-#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
-#pragma GCC target("avx2,fma")
+#if defined(SEAM_X86)
 #include <immintrin.h>
+
+SEAM_TARGET_AVX2
 
 #include "q8_train_loops.h"
 
@@ -40,4 +41,6 @@ const seam_q8_train_kernels seam_q8_train_avx2 = {
     .settle = settle,
     .update = update,
 };
+
+SEAM_TARGET_END
 #endif

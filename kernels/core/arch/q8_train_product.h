@@ -1,16 +1,22 @@
 /* The product of pairs in vectors, written once. A variant defines vec, lanes, LANES, ROWS, VECTORS
- * and the v_ functions; sums stay in registers over all terms. */
+ * and the v_ functions; sums stay in registers over all terms. Where they lie in another way there,
+ * it also defines SUMS, v_begin and v_end. */
 
-#define EACH(i, n) _Pragma("GCC unroll 8") for (int i = 0; i < (n); i++)
+#ifndef SUMS
+#define SUMS vec
+#define v_begin v_load
+#define v_end v_store
+#endif
+
 #define FIXED static inline __attribute__((always_inline))
 
 FIXED void tile(const int R, const int V, const int full, int32_t *c, const int32_t *a,
                 const int32_t *b, const seam_q8_product *shape, int32_t cols) {
-    vec sums[ROWS][VECTORS];
+    SUMS sums[ROWS][VECTORS];
     const lanes last = lanes_of(cols - (V - 1) * LANES), all = lanes_of(LANES);
     EACH (r, R)
         EACH (v, V)
-            sums[r][v] = v_load(c + r * shape->c_row + v * LANES, v == V - 1 ? last : all);
+            sums[r][v] = v_begin(c + r * shape->c_row + v * LANES, v == V - 1 ? last : all);
     for (int32_t t = 0; t < shape->terms; t++) {
         vec terms[VECTORS];
         EACH (v, V)
@@ -24,7 +30,7 @@ FIXED void tile(const int R, const int V, const int full, int32_t *c, const int3
     }
     EACH (r, R)
         EACH (v, V)
-            v_store(c + r * shape->c_row + v * LANES, sums[r][v], v == V - 1 ? last : all);
+            v_end(c + r * shape->c_row + v * LANES, sums[r][v], v == V - 1 ? last : all);
 }
 
 FIXED void column(const int V, const int full, int32_t *c, const int32_t *a, const int32_t *b,

@@ -2,9 +2,10 @@
  * pairs. */
 #include "q8_train.h"
 
-#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
-#pragma GCC target("avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,fma,prefer-vector-width=512")
+#if defined(SEAM_X86)
 #include <immintrin.h>
+
+SEAM_TARGET_VNNI
 
 #include "q8_train_loops.h"
 
@@ -41,4 +42,6 @@ const seam_q8_train_kernels seam_q8_train_vnni = {
     .settle = settle,
     .update = update,
 };
+
+SEAM_TARGET_END
 #endif

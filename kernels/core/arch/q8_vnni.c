@@ -4,13 +4,13 @@
  * bias - (x_zero + 128) * sum of w instead of the bias. */
 #include "q8.h"
 
-#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
-#pragma GCC target("avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,fma,prefer-vector-width=512")
+#if defined(SEAM_X86)
 #include <immintrin.h>
 #include <string.h>
 
+SEAM_TARGET_VNNI
+
 #define FIXED static inline __attribute__((always_inline))
-#define EACH(i, n) _Pragma("GCC unroll 16") for (int i = 0; i < (n); i++)
 #define LANES 16
 #define TILE 8
 
@@ -264,4 +264,6 @@ const seam_q8_kernels seam_q8_kernels_vnni = {
     .peak_products = 4 * LANES,
     .peak = peak,
 };
+
+SEAM_TARGET_END
 #endif

@@ -1,10 +1,10 @@
 /* The micro-kernels for x86-64 with AVX2 and FMA: eight floats at a time, sixteen registers. */
 #include "arch.h"
 
-/* Clang has another way to say the target of a file; there the generic kernels serve. */
-#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
-#pragma GCC target("avx2,fma")
+#if defined(SEAM_X86)
 #include <immintrin.h>
+
+SEAM_TARGET_AVX2
 
 #define LANES 8
 #define TILE_1 8
@@ -80,4 +80,6 @@ static inline void v_transpose(vec *rows) {
 }
 
 #include "kernels.h"
+
+SEAM_TARGET_END
 #endif

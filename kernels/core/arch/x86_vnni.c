@@ -2,9 +2,10 @@
  * registers. */
 #include "arch.h"
 
-#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
-#pragma GCC target("avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,fma,prefer-vector-width=512")
+#if defined(SEAM_X86)
 #include <immintrin.h>
+
+SEAM_TARGET_VNNI
 
 #define LANES 16
 #define TILE_1 8
@@ -83,4 +84,6 @@ static inline void v_transpose(vec *rows) {
 }
 
 #include "kernels.h"
+
+SEAM_TARGET_END
 #endif
