@@ -51,15 +51,39 @@ static void pack(void *packed, const seam_q8_job *job) {
     (void)job;
 }
 
+/* Loops whose last round may be a part of a vector are assembly: the compiler has no such loops. */
+
+FIXED void copy(int8_t *to, const int8_t *from, int32_t count) {
+    __asm volatile("wlstp.8 lr, %[count], 1f\n"
+                   "0: vldrb.u8 q0, [%[from]], #16\n"
+                   "vstrb.8 q0, [%[to]], #16\n"
+                   "letp lr, 0b\n"
+                   "1:"
+                   : [to] "+r"(to), [from] "+r"(from)
+                   : [count] "r"(count)
+                   : "lr", "q0", "memory");
+}
+
+FIXED void fill(int8_t *to, int8_t value, int32_t count) {
+    __asm volatile("vdup.8 q0, %[value]\n"
+                   "wlstp.8 lr, %[count], 1f\n"
+                   "0: vstrb.8 q0, [%[to]], #16\n"
+                   "letp lr, 0b\n"
+                   "1:"
+                   : [to] "+r"(to)
+                   : [count] "r"(count), [value] "r"(value)
+                   : "lr", "q0", "memory");
+}
+
 static void patch(void *to, ptrdiff_t at, ptrdiff_t to_step, const int8_t *x, ptrdiff_t x_step,
                   int32_t rows, int32_t count, int32_t x_zero) {
     int8_t *row = (int8_t *)to + at;
-    const int8x16_t padding = vdupq_n_s8((int8_t)x_zero);
-    for (int32_t r = 0; r < rows; r++, row += to_step, x = x == NULL ? NULL : x + x_step)
-        for (int32_t i = 0; i < count; i += 16) {
-            const mve_pred16_t used = vctp8q((uint32_t)(count - i));
-            vstrbq_p_s8(row + i, x == NULL ? padding : vldrbq_z_s8(x + i, used), used);
-        }
+    for (int32_t r = 0; r < rows; r++, row += to_step) {
+        if (x == NULL)
+            fill(row, (int8_t)x_zero, count);
+        else
+            copy(row, x + r * x_step, count);
+    }
 }
 
 /* The weights behind the last one are taken as zero. */
@@ -76,58 +100,86 @@ typedef struct {
 } rows4;
 
 /* Sums of each row of weights. */
-static int32x4_t row_sums(const rows4 *rows) {
-    int32_t sum[4] = {0};
-    EACH (i, 4) {
-        const int8_t *w = rows->w[i];
-        for (int32_t left = rows->terms; left > 0; left -= 16, w += 16)
-            sum[i] = vaddvaq_s8(sum[i], vldrbq_z_s8(w, vctp8q((uint32_t)left)));
-    }
-    return vldrwq_s32(sum);
+FIXED int32x4_t row_sums(const rows4 *rows) {
+    const int8_t *w0 = rows->w[0], *w1 = rows->w[1], *w2 = rows->w[2], *w3 = rows->w[3];
+    int32_t a = 0, b = 0, c = 0, d = 0;
+    int32x4_t sums;
+    __asm volatile("dlstp.8 lr, %[terms]\n"
+                   "0: vldrb.u8 q0, [%[w0]], #16\n"
+                   "vaddva.s8 %[a], q0\n"
+                   "vldrb.u8 q0, [%[w1]], #16\n"
+                   "vaddva.s8 %[b], q0\n"
+                   "vldrb.u8 q0, [%[w2]], #16\n"
+                   "vaddva.s8 %[c], q0\n"
+                   "vldrb.u8 q0, [%[w3]], #16\n"
+                   "vaddva.s8 %[d], q0\n"
+                   "letp lr, 0b\n"
+                   "vmov %q[sums][2], %q[sums][0], %[a], %[c]\n"
+                   "vmov %q[sums][3], %q[sums][1], %[b], %[d]"
+                   : [a] "+Te"(a), [b] "+Te"(b), [c] "+Te"(c), [d] "+Te"(d), [w0] "+r"(w0),
+                     [w1] "+r"(w1), [w2] "+r"(w2), [w3] "+r"(w3), [sums] "=&w"(sums)
+                   : [terms] "r"(rows->terms)
+                   : "lr", "q0", "memory");
+    return sums;
 }
 
 FIXED int32x4_t products(const rows4 *rows, const int8_t *x) {
     const int8_t *w0 = rows->w[0], *w1 = rows->w[1], *w2 = rows->w[2], *w3 = rows->w[3];
-    int32_t a = 0, b = 0, c = 0, d = 0, left = rows->terms;
-    for (; left >= 16; left -= 16, x += 16, w0 += 16, w1 += 16, w2 += 16, w3 += 16) {
-        const int8x16_t value = vldrbq_s8(x);
-        a = vmladavaq_s8(a, value, vldrbq_s8(w0));
-        b = vmladavaq_s8(b, value, vldrbq_s8(w1));
-        c = vmladavaq_s8(c, value, vldrbq_s8(w2));
-        d = vmladavaq_s8(d, value, vldrbq_s8(w3));
+    int32_t a = 0, b = 0, c = 0, d = 0;
+    int32x4_t sums;
+    __asm volatile("dlstp.8 lr, %[terms]\n"
+                   "0: vldrb.u8 q0, [%[x]], #16\n"
+                   "vldrb.u8 q1, [%[w0]], #16\n"
+                   "vmladava.s8 %[a], q0, q1\n"
+                   "vldrb.u8 q1, [%[w1]], #16\n"
+                   "vmladava.s8 %[b], q0, q1\n"
+                   "vldrb.u8 q1, [%[w2]], #16\n"
+                   "vmladava.s8 %[c], q0, q1\n"
+                   "vldrb.u8 q1, [%[w3]], #16\n"
+                   "vmladava.s8 %[d], q0, q1\n"
+                   "letp lr, 0b\n"
+                   "vmov %q[sums][2], %q[sums][0], %[a], %[c]\n"
+                   "vmov %q[sums][3], %q[sums][1], %[b], %[d]"
+                   : [a] "+Te"(a), [b] "+Te"(b), [c] "+Te"(c), [d] "+Te"(d), [w0] "+r"(w0),
+                     [w1] "+r"(w1), [w2] "+r"(w2), [w3] "+r"(w3), [x] "+r"(x), [sums] "=&w"(sums)
+                   : [terms] "r"(rows->terms)
+                   : "lr", "q0", "q1", "memory");
+    return sums;
+}
+
+/* Channels [c, c + 4) of a tile, or where there are fewer than four, all of them. */
+FIXED void four_channels(const int whole, int8_t *y, ptrdiff_t y_step, const int8_t *x,
+                         int32_t pixels, const seam_q8_job *job, int32_t c) {
+    const size_t patch_step = seam_q8_padded(job->terms);
+    const int32x4_t least = vdupq_n_s32(job->y_min), most = vdupq_n_s32(job->y_max);
+    const mve_pred16_t used = vctp32q((uint32_t)job->channels);
+    const int32_t last = job->channels - 1;
+    rows4 rows = {.terms = job->terms};
+    EACH (i, 4)
+        rows.w[i] = job->w + (ptrdiff_t)(whole ? c + i : lesser(i, last)) * job->terms;
+    const scale4 scale = scale_load(job, c, whole ? vctp32q(4) : used);
+    int32x4_t start = vmulq_n_s32(row_sums(&rows), -job->x_zero);
+    if (job->bias != NULL)
+        start = vaddq_s32(start, vldrwq_z_s32(job->bias + c, whole ? vctp32q(4) : used));
+    y += c;
+    for (int32_t p = 0; p < pixels; p++, x += patch_step, y += y_step) {
+        int32x4_t value = rescale(vaddq_s32(products(&rows, x), start), &scale);
+        value = vaddq_n_s32(value, job->y_zero);
+        value = vminq_s32(vmaxq_s32(value, least), most);
+        if (whole)
+            vstrbq_s32(y, value);
+        else
+            vstrbq_p_s32(y, value, used);
     }
-    if (left > 0) {
-        const mve_pred16_t used = vctp8q((uint32_t)left);
-        const int8x16_t value = vldrbq_z_s8(x, used);
-        a = vmladavaq_s8(a, value, vldrbq_z_s8(w0, used));
-        b = vmladavaq_s8(b, value, vldrbq_z_s8(w1, used));
-        c = vmladavaq_s8(c, value, vldrbq_z_s8(w2, used));
-        d = vmladavaq_s8(d, value, vldrbq_z_s8(w3, used));
-    }
-    return (int32x4_t){a, b, c, d};
 }
 
 static void tile(int8_t *y, ptrdiff_t y_step, const void *patches, int32_t pixels,
                  const seam_q8_job *job) {
-    const size_t patch_step = seam_q8_padded(job->terms);
-    const int32x4_t least = vdupq_n_s32(job->y_min), most = vdupq_n_s32(job->y_max);
-    rows4 rows = {.terms = job->terms};
-    for (int32_t c = 0; c < job->channels; c += 4) {
-        const mve_pred16_t used = vctp32q((uint32_t)(job->channels - c));
-        EACH (i, 4)
-            rows.w[i] = job->w + (ptrdiff_t)lesser(c + i, job->channels - 1) * job->terms;
-        const scale4 scale = scale_load(job, c, used);
-        int32x4_t start = vmulq_n_s32(row_sums(&rows), -job->x_zero);
-        if (job->bias != NULL)
-            start = vaddq_s32(start, vldrwq_z_s32(job->bias + c, used));
-        const int8_t *x = patches;
-        for (int32_t p = 0; p < pixels; p++, x += patch_step) {
-            int32x4_t value = rescale(vaddq_s32(products(&rows, x), start), &scale);
-            value = vaddq_n_s32(value, job->y_zero);
-            value = vminq_s32(vmaxq_s32(value, least), most);
-            vstrbq_p_s32(y + p * y_step + c, value, used);
-        }
-    }
+    if (job->channels < 4)
+        four_channels(0, y, y_step, patches, pixels, job, 0);
+    else /* the last ones may be done twice */
+        for (int32_t c = 0; c < job->channels; c += 4)
+            four_channels(1, y, y_step, patches, pixels, job, lesser(c, job->channels - 4));
 }
 
 /* ---- Depthwise: eight channels side by side ---- */
