@@ -18,6 +18,60 @@ static void line_shared(int8_t *y, const int8_t *x, const seam_q8_line *line, in
         }
 }
 
+#define SPANS_MAX 7
+
+/* One block of channels; x and y: of its first. */
+static void block_image(int8_t *y, const int8_t *x, const void *state, const seam_window *p,
+                        const seam_span *spans, int32_t count) {
+    const seam_q8_kernels *kernels = seam_kernels_now()->q8;
+    const ptrdiff_t x_line = (ptrdiff_t)p->in_w * p->in_c;
+    const seam_axis axis = seam_axis_h(p);
+    seam_q8_part part = {.x_row = p->dilation_h * x_line,
+                         .x_col = (ptrdiff_t)p->dilation_w * p->in_c,
+                         .x_pixel = (ptrdiff_t)p->stride_w * p->in_c,
+                         .y_pixel = p->out_c};
+    for (int32_t n = 0; n < p->batch; n++, x += p->in_h * x_line)
+        for (int32_t oh = 0; oh < p->out_h; oh++) {
+            int32_t first, end;
+            seam_axis_taps(&first, &end, &axis, oh);
+            const int32_t row = oh * p->stride_h - p->pad_top + first * p->dilation_h;
+            const int8_t *from = end > first ? x + row * x_line : x;
+            part.rows = end - first;
+            for (int32_t i = 0; i < count; i++, y += (ptrdiff_t)part.pixels * p->out_c) {
+                part.pixels = spans[i].length;
+                part.cols = spans[i].taps;
+                part.tap = first * p->kernel_w + spans[i].tap;
+                kernels->block_part(y, from + (ptrdiff_t)spans[i].source * p->in_c, state, &part);
+            }
+        }
+}
+
+/* All channels, block by block: what a block needs of its weights is made once for the image.
+ * 0: nothing is done. */
+static int blocks(int8_t *y, const int8_t *x, const seam_q8_job *job, const seam_window *p) {
+    const seam_q8_kernels *kernels = seam_kernels_now()->q8;
+    const int32_t block = kernels->block;
+    uint64_t state[SEAM_Q8_STATE_WORDS / 2];
+    seam_spans cols = {.axis = seam_axis_w(p)};
+    seam_span spans[SPANS_MAX];
+    int32_t count = 0;
+    for (seam_span span; seam_spans_next(&span, &cols); spans[count++] = span)
+        if (count == SPANS_MAX)
+            return 0;
+    if (job->channels < block)
+        return 0;
+    for (int pass = 0; pass < 2; pass++) /* first only: are all of them usual? */
+        for (int32_t start = 0; start < job->channels; start += block) {
+            const int32_t last = job->channels - block;
+            const int32_t c = start < last ? start : last; /* some may be done twice */
+            if (!kernels->block_begin(state, job, p, c))
+                return 0;
+            if (pass == 1)
+                block_image(y + c, x + c, state, p, spans, count);
+        }
+    return 1;
+}
+
 void seam_q8_depthwise(int8_t *y, const int8_t *x, const int8_t *w, const int32_t *bias,
                        const seam_q8_scaling *how, const seam_window *p) {
     const seam_q8_kernels *kernels = seam_kernels_now()->q8;
@@ -40,8 +94,7 @@ void seam_q8_depthwise(int8_t *y, const int8_t *x, const int8_t *w, const int32_
                          .w_row = w_line,
                          .w_col = p->out_c};
     line.job.w = w;
-    if (multiplier == 1 && kernels->depthwise_image != NULL &&
-        kernels->depthwise_image(y, x, &line.job, p))
+    if (multiplier == 1 && kernels->block > 0 && blocks(y, x, &line.job, p))
         return;
     for (int32_t n = 0; n < p->batch; n++)
         for (int32_t oh = 0; oh < p->out_h; oh++) {

@@ -40,6 +40,16 @@ typedef struct {
     ptrdiff_t x_pixel, x_row, x_col, y_pixel, w_row, w_col;
 } seam_q8_line;
 
+/* Of a line of such a layer, pixels that use the same taps; `rows` x `cols` of them, the first is
+ * `tap`. Assembly reads the first three. */
+typedef struct {
+    ptrdiff_t x_row, x_col;
+    int32_t rows, cols, tap, pixels;
+    ptrdiff_t x_pixel, y_pixel;
+} seam_q8_part;
+
+#define SEAM_Q8_STATE_WORDS 128 /* on the stack, any variant */
+
 /* The terms of a pixel take whole vectors of any variant. */
 static inline size_t seam_q8_padded(int32_t terms) {
     return ((size_t)terms + 63) / 64 * 64;
@@ -62,10 +72,11 @@ typedef struct {
     void (*tile)(int8_t *y, ptrdiff_t y_step, const void *patches, int32_t pixels,
                  const seam_q8_job *job);
     void (*depthwise)(int8_t *y, const int8_t *x, const seam_q8_line *line);
-    /* A whole layer whose output channels each read their own input channel; 0: not done, because
-     * it is none of the usual ones. May be NULL. */
-    int (*depthwise_image)(int8_t *y, const int8_t *x, const seam_q8_job *job,
-                           const seam_window *p);
+    /* Depthwise, `block` channels over the whole image; 0: line by line only. `begin` fills a
+     * state that `block_part` then reads; 0: this layer is none of the usual ones. */
+    int32_t block;
+    int (*block_begin)(void *state, const seam_q8_job *job, const seam_window *p, int32_t c);
+    void (*block_part)(int8_t *y, const int8_t *x, const void *state, const seam_q8_part *part);
     void (*add)(int8_t *y, const int8_t *a, const int8_t *b, const seam_q8_sum *how, size_t count);
     void (*requantise)(int8_t *y, const int8_t *x, const seam_q8_scaling *how, size_t count);
     int32_t peak_products;            /* in a vector */

@@ -6,7 +6,6 @@
 #include <arm_acle.h>
 
 #include "../q8_requant.h"
-#include "../walk.h"
 
 #define FIXED static inline __attribute__((always_inline))
 #define EACH(i, n) _Pragma("GCC unroll 8") for (int i = 0; i < (n); i++)
@@ -323,38 +322,37 @@ static void tile(int8_t *y, ptrdiff_t y_step, const void *patches, int32_t pixel
 /* ---- Depthwise: four channels side by side, weights unpacked once for the whole image ---- */
 
 #define TAPS_MAX 25
-#define SPANS_MAX 7
 
 typedef struct {
     uint32_t weights[TAPS_MAX][2]; /* doubled; channels 0 and 2, 1 and 3 */
     int32_t bias[4];               /* doubled */
     scale scales[4];
+    int16x2_t minus; /* the zero point */
+    int32_t kernel_w, y_min, y_max;
     int full;
-    const seam_q8_job *job;
-    const seam_window *p;
-    int32_t c;
 } four_channels;
 
-/* Pixels of a line that use the same taps; the assembly reads the first four. */
-typedef struct {
-    ptrdiff_t x_row, x_col;
-    int16x2_t minus; /* the zero point */
-    int32_t rows, cols, pixels;
-    ptrdiff_t x_pixel;
-    const uint32_t (*weights)[2]; /* of the first tap */
-} line_part;
+typedef char state_fits[sizeof(four_channels) <= 4 * SEAM_Q8_STATE_WORDS ? 1 : -1];
 
-static int four_of(four_channels *four, const int8_t *w, const job_range *range) {
-    const seam_q8_job *job = four->job;
-    const int32_t taps = four->p->kernel_h * four->p->kernel_w;
+static int block_begin(void *state, const seam_q8_job *job, const seam_window *p, int32_t c) {
+    four_channels *four = state;
+    if (p->kernel_h > TAPS_MAX || p->kernel_w > TAPS_MAX || p->kernel_h * p->kernel_w > TAPS_MAX)
+        return 0;
+    const int32_t taps = p->kernel_h * p->kernel_w;
+    const job_range range = range_of(job, taps);
     EACH (i, 4) {
-        const int32_t bias = job->bias != NULL ? job->bias[four->c + i] : 0;
-        if (!scale_of(&four->scales[i], job, four->c + i, bias, range))
+        const int32_t bias = job->bias != NULL ? job->bias[c + i] : 0;
+        if (!scale_of(&four->scales[i], job, c + i, bias, &range))
             return 0;
         four->bias[i] = bias * 2;
     }
-    w += four->c;
-    for (int32_t k = 0; k < taps; k++, w += four->p->out_c) {
+    four->minus = twice(-job->x_zero);
+    four->kernel_w = p->kernel_w;
+    four->y_min = job->y_min;
+    four->y_max = job->y_max;
+    four->full = range.full;
+    const int8_t *w = job->w + c;
+    for (int32_t k = 0; k < taps; k++, w += job->channels) {
         const int16x2_t even = even_of(load4(w)), odd = odd_of(load4(w));
         four->weights[k][0] = (uint32_t)__sadd16(even, even);
         four->weights[k][1] = (uint32_t)__sadd16(odd, odd);
@@ -373,27 +371,30 @@ static int four_of(four_channels *four, const int8_t *w, const job_range *range)
     "smlabb r5, r3, lr, r5\n"         \
     "smlatt r7, r3, lr, r7\n"
 #define ROWS_OF(taps)                \
-    __asm volatile("push {r0, r4-r11, lr}\n" "ldm r0, {r4-r7}\n" "ldm r3, {r8-r11}\n"  \
+    __asm volatile("push {r0, r4-r11, lr}\n" "ldr r10, [sp, #40]\n" "ldm r0, {r4-r7}\n" "ldm r3, {r8, r9, r11}\n"  \
                    "0:\n" taps "add r1, r1, r8\n" "subs r11, r11, #1\n" "bne 0b\n"   \
                    "pop {r0}\n" "stm r0, {r4-r7}\n" "pop {r4-r11, pc}")
 /* clang-format on */
 
 /* sum[channel] += products of three taps a row. */
-NAKED void sum_three(int32_t *sum, const int8_t *x, const uint32_t (*w)[2], const line_part *part) {
+NAKED void sum_three(int32_t *sum, const int8_t *x, const uint32_t (*w)[2],
+                     const seam_q8_part *part, int16x2_t minus) {
     ROWS_OF(TAP("") TAP(", r9") TAP(", r9, lsl #1"));
 }
 
 /* Of the two taps that an edge leaves of three. */
-NAKED void sum_two(int32_t *sum, const int8_t *x, const uint32_t (*w)[2], const line_part *part) {
+NAKED void sum_two(int32_t *sum, const int8_t *x, const uint32_t (*w)[2], const seam_q8_part *part,
+                   int16x2_t minus) {
     ROWS_OF(TAP("") TAP(", r9") "add r2, r2, #8\n");
 }
 
-static void sum_any(int32_t *sum, const int8_t *x, const uint32_t (*w)[2], const line_part *part,
-                    int32_t kernel_w) {
-    for (int32_t i = 0; i < part->rows; i++, x += part->x_row, w += kernel_w)
+static void sum_any(int32_t *sum, const int8_t *x, const uint32_t (*w)[2],
+                    const seam_q8_part *part, const four_channels *four) {
+    for (int32_t i = 0; i < part->rows; i++, x += part->x_row, w += four->kernel_w)
         for (int32_t j = 0; j < part->cols; j++) {
-            const uint32_t four = load4(x + j * part->x_col);
-            const int16x2_t even = even_plus(part->minus, four), odd = odd_plus(part->minus, four);
+            const uint32_t values = load4(x + j * part->x_col);
+            const int16x2_t even = even_plus(four->minus, values);
+            const int16x2_t odd = odd_plus(four->minus, values);
             const int16x2_t w_even = (int16x2_t)w[j][0], w_odd = (int16x2_t)w[j][1];
             sum[0] = __smlabb(even, w_even, sum[0]);
             sum[1] = __smlabb(odd, w_odd, sum[1]);
@@ -402,77 +403,27 @@ static void sum_any(int32_t *sum, const int8_t *x, const uint32_t (*w)[2], const
         }
 }
 
-static void line_run(int8_t *y, const int8_t *x, const line_part *part, const four_channels *four) {
-    const int32_t kernel_w = four->p->kernel_w, known = kernel_w == 3 && part->rows > 0;
-    const ptrdiff_t y_pixel = four->p->out_c;
-    for (int32_t p = 0; p < part->pixels; p++, x += part->x_pixel, y += y_pixel) {
+static void block_part(int8_t *y, const int8_t *x, const void *state, const seam_q8_part *part) {
+    const four_channels *four = state;
+    const uint32_t(*w)[2] = &four->weights[part->tap];
+    const int known = four->kernel_w == 3 && part->rows > 0;
+    const int three = known && part->cols == 3, two = known && part->cols == 2;
+    for (int32_t p = 0; p < part->pixels; p++, x += part->x_pixel, y += part->y_pixel) {
         int32_t sum[4] = {four->bias[0], four->bias[1], four->bias[2], four->bias[3]};
-        if (known && part->cols == 3)
-            sum_three(sum, x, part->weights, part);
-        else if (known && part->cols == 2)
-            sum_two(sum, x, part->weights, part);
+        if (three)
+            sum_three(sum, x, w, part, four->minus);
+        else if (two)
+            sum_two(sum, x, w, part, four->minus);
         else
-            sum_any(sum, x, part->weights, part, kernel_w);
+            sum_any(sum, x, w, part, four);
         EACH (i, 4)
             sum[i] = __ssat(finish(sum[i], &four->scales[i]), 8);
         if (!four->full)
             EACH (i, 4)
-                sum[i] = seam_q8_clamp(sum[i], four->job->y_min, four->job->y_max);
+                sum[i] = seam_q8_clamp(sum[i], four->y_min, four->y_max);
         EACH (i, 4)
             y[i] = (int8_t)sum[i];
     }
-}
-
-static void image_run(int8_t *y, const int8_t *x, const four_channels *four, const seam_span *spans,
-                      int32_t count) {
-    const seam_window *p = four->p;
-    const ptrdiff_t x_line = (ptrdiff_t)p->in_w * p->in_c;
-    const seam_axis axis = seam_axis_h(p);
-    line_part part = {.x_pixel = (ptrdiff_t)p->stride_w * p->in_c,
-                      .x_row = p->dilation_h * x_line,
-                      .x_col = (ptrdiff_t)p->dilation_w * p->in_c,
-                      .minus = twice(-four->job->x_zero)};
-    x += four->c;
-    y += four->c;
-    for (int32_t n = 0; n < p->batch; n++, x += p->in_h * x_line)
-        for (int32_t oh = 0; oh < p->out_h; oh++) {
-            int32_t first, end;
-            seam_axis_taps(&first, &end, &axis, oh);
-            const int32_t row = oh * p->stride_h - p->pad_top + first * p->dilation_h;
-            const int8_t *from = end > first ? x + row * x_line : x;
-            part.rows = end - first;
-            for (int32_t i = 0; i < count; i++) {
-                part.pixels = spans[i].length;
-                part.cols = spans[i].taps;
-                part.weights = &four->weights[first * p->kernel_w + spans[i].tap];
-                line_run(y, from + (ptrdiff_t)spans[i].source * p->in_c, &part, four);
-                y += (ptrdiff_t)spans[i].length * p->out_c;
-            }
-        }
-}
-
-static int depthwise_image(int8_t *y, const int8_t *x, const seam_q8_job *job,
-                           const seam_window *p) {
-    const int32_t channels = job->channels, taps = p->kernel_h * p->kernel_w;
-    const job_range range = range_of(job, taps);
-    seam_spans cols = {.axis = seam_axis_w(p)};
-    seam_span spans[SPANS_MAX];
-    int32_t count = 0;
-    if (channels < 4 || p->kernel_h > TAPS_MAX || p->kernel_w > TAPS_MAX || taps > TAPS_MAX)
-        return 0;
-    for (seam_span span; seam_spans_next(&span, &cols); spans[count++] = span)
-        if (count == SPANS_MAX)
-            return 0;
-    four_channels four = {.full = range.full, .job = job, .p = p};
-    for (int pass = 0; pass < 2; pass++) /* nothing is done if a channel is unusual */
-        for (int32_t c = 0; c < channels; c += 4) {
-            four.c = lesser(c, channels - 4); /* the last ones may be done twice */
-            if (!four_of(&four, job->w, &range))
-                return 0;
-            if (pass == 1)
-                image_run(y, x, &four, spans, count);
-        }
-    return 1;
 }
 
 /* ---- Element by element ---- */
@@ -521,7 +472,9 @@ const seam_q8_kernels seam_q8_kernels_m_dsp = {
     .patch_end = patch_end,
     .tile = tile,
     .depthwise = seam_q8_generic_depthwise,
-    .depthwise_image = depthwise_image,
+    .block = 4,
+    .block_begin = block_begin,
+    .block_part = block_part,
     .add = add,
     .requantise = requantise,
 };
