@@ -388,8 +388,8 @@ NAKED void sum_two(int32_t *sum, const int8_t *x, const uint32_t (*w)[2], const 
     ROWS_OF(TAP("") TAP(", r9") "add r2, r2, #8\n");
 }
 
-static void sum_any(int32_t *sum, const int8_t *x, const uint32_t (*w)[2],
-                    const seam_q8_part *part, const four_channels *four) {
+static void sum_any(int32_t *sum, const int8_t *x, const uint32_t (*w)[2], const seam_q8_part *part,
+                    const four_channels *four) {
     for (int32_t i = 0; i < part->rows; i++, x += part->x_row, w += four->kernel_w)
         for (int32_t j = 0; j < part->cols; j++) {
             const uint32_t values = load4(x + j * part->x_col);
@@ -405,7 +405,7 @@ static void sum_any(int32_t *sum, const int8_t *x, const uint32_t (*w)[2],
 
 static void block_part(int8_t *y, const int8_t *x, const void *state, const seam_q8_part *part) {
     const four_channels *four = state;
-    const uint32_t(*w)[2] = &four->weights[part->tap];
+    const uint32_t (*w)[2] = &four->weights[part->tap];
     const int known = four->kernel_w == 3 && part->rows > 0;
     const int three = known && part->cols == 3, two = known && part->cols == 2;
     for (int32_t p = 0; p < part->pixels; p++, x += part->x_pixel, y += part->y_pixel) {

@@ -182,79 +182,203 @@ static void tile(int8_t *y, ptrdiff_t y_step, const void *patches, int32_t pixel
             four_channels(1, y, y_step, patches, pixels, job, lesser(c, job->channels - 4));
 }
 
-/* ---- Depthwise: eight channels side by side ---- */
+/* ---- Depthwise: eight channels side by side, even ones and odd ones in vectors of their own ----
+ */
 
-FIXED int32x4_t gather4(const int32_t *from, uint32x4_t at) {
-    return vldrwq_gather_shifted_offset_s32(from, at);
+#define TAPS_MAX 25
+
+/* bias: of sums that have the zero point taken off each input. whole_bias: of sums of inputs as
+ * they are, over all taps. */
+typedef struct {
+    int8_t weights[TAPS_MAX][8];
+    int32_t bias[2][4], whole_bias[2][4];
+    int32_t multiplier[2][4], left[2][4], right[2][4];
+    int32_t taps, kernel_w, x_zero, y_zero, y_min, y_max;
+} eight_channels;
+
+typedef char state_fits[sizeof(eight_channels) <= 4 * SEAM_Q8_STATE_WORDS ? 1 : -1];
+
+FIXED int32x4_t every_other(const int32_t *from, int32_t step) {
+    return vldrwq_gather_shifted_offset_s32(from, vmulq_n_u32(vidupq_n_u32(0, 2), (uint32_t)step));
 }
 
-/* Channels c, c + 2, c + 4, c + 6. */
-FIXED scale4 scale_every_other(const seam_q8_job *job, int32_t c) {
-    const uint32x4_t at = vmulq_n_u32(vidupq_n_u32(0, 2), (uint32_t)job->scale_step);
-    const int32_t first = c * job->scale_step;
-    return scale_of(gather4(job->multiplier + first, at), gather4(job->shift + first, at));
+static int block_begin(void *state, const seam_q8_job *job, const seam_window *p, int32_t c) {
+    eight_channels *s = state;
+    const int32_t step = job->scale_step;
+    if (p->kernel_h > TAPS_MAX || p->kernel_w > TAPS_MAX || p->kernel_h * p->kernel_w > TAPS_MAX)
+        return 0;
+    *s = (eight_channels){.taps = p->kernel_h * p->kernel_w,
+                          .kernel_w = p->kernel_w,
+                          .x_zero = job->x_zero,
+                          .y_zero = job->y_zero,
+                          .y_min = job->y_min,
+                          .y_max = job->y_max};
+    int16x8_t sums = vdupq_n_s16(0);
+    for (int32_t k = 0; k < s->taps; k++) {
+        const int16x8_t weights = vldrbq_s16(job->w + (ptrdiff_t)k * job->channels + c);
+        vstrbq_s16(s->weights[k], weights);
+        sums = vaddq_s16(sums, weights);
+    }
+    const int16x8_t zero = vdupq_n_s16((int16_t)job->x_zero);
+    const int32x4_t zeros[2] = {vmullbq_int_s16(sums, zero), vmulltq_int_s16(sums, zero)};
+    EACH (odd, 2) {
+        const int32x4_t bias =
+            job->bias == NULL ? vdupq_n_s32(0) : every_other(job->bias + c + odd, 1);
+        const int32_t at = (c + odd) * step;
+        const scale4 scale =
+            scale_of(every_other(job->multiplier + at, step), every_other(job->shift + at, step));
+        vstrwq_s32(s->bias[odd], bias);
+        vstrwq_s32(s->whole_bias[odd], vsubq_s32(bias, zeros[odd]));
+        vstrwq_s32(s->multiplier[odd], scale.multiplier);
+        vstrwq_s32(s->left[odd], scale.left);
+        vstrwq_s32(s->right[odd], scale.right);
+    }
+    return 1;
 }
 
-FIXED int32x4_t bias_every_other(const seam_q8_job *job, int32_t c) {
-    return job->bias == NULL ? vdupq_n_s32(0) : gather4(job->bias + c, vidupq_n_u32(0, 2));
+typedef struct {
+    int32x4_t even, odd;
+} sums8;
+
+/* clang-format off */
+#define TAP(zero)                               \
+    "vldrb.s16 q0, [%[x]]\n"                    \
+    "vldrb.s16 q1, [%[w]], #8\n" zero           \
+    "add %[x], %[x], %[x_col]\n"                \
+    "vmullb.s16 q2, q0, q1\n"                   \
+    "vmullt.s16 q3, q0, q1\n"                   \
+    "vadd.i32 %q[even], %q[even], q2\n"         \
+    "vadd.i32 %q[odd], %q[odd], q3\n"
+#define ROWS(taps)                                                                         \
+    __asm volatile("dls lr, %[rows]\n"                                                     \
+                   "0:\n" taps                                                             \
+                   "add %[x], %[x], %[x_next]\n"                                           \
+                   "le lr, 0b"                                                             \
+                   : [even] "+w"(sums.even), [odd] "+w"(sums.odd), [x] "+l"(x), [w] "+l"(w) \
+                   : [x_col] "r"(part->x_col), [zero] "r"(zero), [rows] "r"(part->rows),    \
+                     [x_next] "r"(part->x_row - part->cols * part->x_col)                   \
+                   : "lr", "q0", "q1", "q2", "q3", "memory")
+#define OFF "vsub.i16 q0, q0, %[zero]\n"
+/* clang-format on */
+
+FIXED sums8 whole_taps(sums8 sums, const int8_t *x, const int8_t *w, const seam_q8_part *part) {
+    const int32_t zero = 0;
+    ROWS(TAP("") TAP("") TAP(""));
+    return sums;
 }
 
-static void depthwise_eight(int8_t *y, const int8_t *x, const seam_q8_line *line, int32_t c) {
-    const seam_q8_job *job = &line->job;
-    const scale4 even_scale = scale_every_other(job, c), odd_scale = scale_every_other(job, c + 1);
-    const int32x4_t even_bias = bias_every_other(job, c), odd_bias = bias_every_other(job, c + 1);
-    const int16_t zero = (int16_t)job->x_zero;
-    for (int32_t p = 0; p < line->pixels; p++) {
-        int32x4_t even = even_bias, odd = odd_bias;
-        const int8_t *x_row = x + p * line->x_pixel + c, *w_row = job->w + c;
-        for (int32_t i = 0; i < line->rows; i++, x_row += line->x_row, w_row += line->w_row) {
-            const int8_t *at = x_row, *w = w_row;
-            for (int32_t j = 0; j < line->cols; j++, at += line->x_col, w += line->w_col) {
-                const int16x8_t value = vsubq_n_s16(vldrbq_s16(at), zero);
-                const int16x8_t weight = vldrbq_s16(w);
-                even = vaddq_s32(even, vmullbq_int_s16(value, weight));
-                odd = vaddq_s32(odd, vmulltq_int_s16(value, weight));
-            }
+FIXED sums8 three_taps(sums8 sums, const int8_t *x, const int8_t *w, const seam_q8_part *part,
+                       int32_t zero) {
+    ROWS(TAP(OFF) TAP(OFF) TAP(OFF));
+    return sums;
+}
+
+/* At an edge. */
+FIXED sums8 two_taps(sums8 sums, const int8_t *x, const int8_t *w, const seam_q8_part *part,
+                     int32_t zero) {
+    ROWS(TAP(OFF) TAP(OFF) "add %[w], %[w], #8\n");
+    return sums;
+}
+
+static sums8 any_taps(sums8 sums, const int8_t *x, const int8_t *w, const seam_q8_part *part,
+                      const eight_channels *s) {
+    for (int32_t i = 0; i < part->rows; i++, x += part->x_row, w += 8 * s->kernel_w)
+        for (int32_t j = 0; j < part->cols; j++) {
+            const int16x8_t value =
+                vsubq_n_s16(vldrbq_s16(x + j * part->x_col), (int16_t)s->x_zero);
+            const int16x8_t weight = vldrbq_s16(w + 8 * j);
+            sums.even = vaddq_s32(sums.even, vmullbq_int_s16(value, weight));
+            sums.odd = vaddq_s32(sums.odd, vmulltq_int_s16(value, weight));
         }
-        int16x8_t both = vqmovnbq_s32(vdupq_n_s16(0), rescale(even, &even_scale));
-        both = vqaddq_n_s16(vqmovntq_s32(both, rescale(odd, &odd_scale)), (int16_t)job->y_zero);
-        both = vmaxq_s16(both, vdupq_n_s16((int16_t)job->y_min));
-        both = vminq_s16(both, vdupq_n_s16((int16_t)job->y_max));
-        vstrbq_s16(y + p * line->y_pixel + c, both);
-    }
+    return sums;
 }
 
-static void depthwise(int8_t *y, const int8_t *x, const seam_q8_line *line) {
-    const int32_t channels = line->job.channels;
-    if (channels < 8) {
-        seam_q8_generic_depthwise(y, x, line);
-        return;
+FIXED scale4 scale_half(const eight_channels *s, int odd) {
+    return (scale4){vldrwq_s32(s->multiplier[odd]), vldrwq_s32(s->left[odd]),
+                    vldrwq_s32(s->right[odd])};
+}
+
+FIXED void store_eight(int8_t *y, sums8 sums, const eight_channels *s) {
+    const scale4 even = scale_half(s, 0), odd = scale_half(s, 1);
+    int16x8_t both = vqmovnbq_s32(vdupq_n_s16(0), rescale(sums.even, &even));
+    both = vqaddq_n_s16(vqmovntq_s32(both, rescale(sums.odd, &odd)), (int16_t)s->y_zero);
+    both = vmaxq_s16(both, vdupq_n_s16((int16_t)s->y_min));
+    both = vminq_s16(both, vdupq_n_s16((int16_t)s->y_max));
+    vstrbq_s16(y, both);
+}
+
+static void block_part(int8_t *y, const int8_t *x, const void *state, const seam_q8_part *part) {
+    const eight_channels *s = state;
+    const int8_t *w = s->weights[part->tap];
+    const sums8 bias = {vldrwq_s32(s->bias[0]), vldrwq_s32(s->bias[1])};
+    const int known = s->kernel_w == 3 && part->rows > 0;
+    if (known && part->cols == 3 && part->rows * 3 == s->taps) {
+        const sums8 whole = {vldrwq_s32(s->whole_bias[0]), vldrwq_s32(s->whole_bias[1])};
+        for (int32_t p = 0; p < part->pixels; p++, x += part->x_pixel, y += part->y_pixel)
+            store_eight(y, whole_taps(whole, x, w, part), s);
+    } else if (known && part->cols == 3) {
+        for (int32_t p = 0; p < part->pixels; p++, x += part->x_pixel, y += part->y_pixel)
+            store_eight(y, three_taps(bias, x, w, part, s->x_zero), s);
+    } else if (known && part->cols == 2) {
+        for (int32_t p = 0; p < part->pixels; p++, x += part->x_pixel, y += part->y_pixel)
+            store_eight(y, two_taps(bias, x, w, part, s->x_zero), s);
+    } else {
+        for (int32_t p = 0; p < part->pixels; p++, x += part->x_pixel, y += part->y_pixel)
+            store_eight(y, any_taps(bias, x, w, part, s), s);
     }
-    for (int32_t c = 0; c < channels; c += 8)
-        depthwise_eight(y, x, line, lesser(c, channels - 8)); /* the last ones may be done twice */
 }
 
 /* ---- Element by element ---- */
 
-FIXED int32x4_t raised(const int8_t *x, int32_t zero, mve_pred16_t used) {
-    return vshlq_n_s32(vsubq_n_s32(vldrbq_z_s32(x, used), zero), SEAM_Q8_SUM_SHIFT);
+/* One scale for all, not above 1. */
+typedef struct {
+    int32_t multiplier, right; /* negative */
+    int32x4_t rights;
+} common_scale;
+
+FIXED common_scale common_of(int32_t multiplier, int32_t right) {
+    return (common_scale){multiplier, right, vdupq_n_s32(right)};
+}
+
+FIXED int32x4_t rescale_down(int32x4_t sum, const common_scale *s) {
+    const int32x4_t y = vqrdmulhq_n_s32(sum, s->multiplier);
+    const int32x4_t less = vshrq_n_s32(vandq_s32(y, s->rights), 31);
+    return vrshlq_n_s32(vqaddq_s32(y, less), s->right);
+}
+
+typedef struct {
+    common_scale a, b, y;
+    int32x4_t y_min, y_max;
+} sum_scales;
+
+FIXED int32x4_t sum_of(int32x4_t a, int32x4_t b, const seam_q8_sum *how, const sum_scales *s) {
+    a = vshlq_n_s32(vsubq_n_s32(a, how->a_zero), SEAM_Q8_SUM_SHIFT);
+    b = vshlq_n_s32(vsubq_n_s32(b, how->b_zero), SEAM_Q8_SUM_SHIFT);
+    const int32x4_t sum = vaddq_s32(rescale_down(a, &s->a), rescale_down(b, &s->b));
+    const int32x4_t value = vaddq_n_s32(rescale_down(sum, &s->y), how->y_zero);
+    return vminq_s32(vmaxq_s32(value, s->y_min), s->y_max);
+}
+
+static void add(int8_t *y, const int8_t *a, const int8_t *b, const seam_q8_sum *how, size_t count) {
+    const seam_q8_sum local = *how;
+    const sum_scales scales = {.a = common_of(how->a_multiplier, how->a_shift),
+                               .b = common_of(how->b_multiplier, how->b_shift),
+                               .y = common_of(how->y_multiplier, how->y_shift),
+                               .y_min = vdupq_n_s32(how->y_min),
+                               .y_max = vdupq_n_s32(how->y_max)};
+    size_t i = 0;
+    for (; i + 4 <= count; i += 4)
+        vstrbq_s32(y + i, sum_of(vldrbq_s32(a + i), vldrbq_s32(b + i), &local, &scales));
+    if (i < count) {
+        const mve_pred16_t used = vctp32q((uint32_t)(count - i));
+        const int32x4_t left = vldrbq_z_s32(a + i, used), right = vldrbq_z_s32(b + i, used);
+        vstrbq_p_s32(y + i, sum_of(left, right, &local, &scales), used);
+    }
 }
 
 FIXED void store4(int8_t *y, int32x4_t value, int32_t y_min, int32_t y_max, mve_pred16_t used) {
     value = vminq_s32(vmaxq_s32(value, vdupq_n_s32(y_min)), vdupq_n_s32(y_max));
     vstrbq_p_s32(y, value, used);
-}
-
-static void add(int8_t *y, const int8_t *a, const int8_t *b, const seam_q8_sum *how, size_t count) {
-    const scale4 left = scale_of(vdupq_n_s32(how->a_multiplier), vdupq_n_s32(how->a_shift));
-    const scale4 right = scale_of(vdupq_n_s32(how->b_multiplier), vdupq_n_s32(how->b_shift));
-    const scale4 both = scale_of(vdupq_n_s32(how->y_multiplier), vdupq_n_s32(how->y_shift));
-    for (size_t i = 0; i < count; i += 4) {
-        const mve_pred16_t used = vctp32q((uint32_t)(count - i));
-        const int32x4_t sum = vaddq_s32(rescale(raised(a + i, how->a_zero, used), &left),
-                                        rescale(raised(b + i, how->b_zero, used), &right));
-        store4(y + i, vaddq_n_s32(rescale(sum, &both), how->y_zero), how->y_min, how->y_max, used);
-    }
 }
 
 static void requantise(int8_t *y, const int8_t *x, const seam_q8_scaling *how, size_t count) {
@@ -274,7 +398,10 @@ const seam_q8_kernels seam_q8_kernels_m_mve = {
     .patch = patch,
     .patch_end = patch_end,
     .tile = tile,
-    .depthwise = depthwise,
+    .depthwise = seam_q8_generic_depthwise,
+    .block = 8,
+    .block_begin = block_begin,
+    .block_part = block_part,
     .add = add,
     .requantise = requantise,
 };
