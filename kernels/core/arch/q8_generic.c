@@ -1,9 +1,9 @@
 /* The micro-kernels of the int8 layers in plain C; weights are read as they lie. */
-#include "q8.h"
-
-#include "../q8_requant.h"
+#include "q8_usual.h"
 
 #define TILE 4
+#define FIXED static inline __attribute__((always_inline))
+#define EACH(i, n) _Pragma("GCC unroll 4") for (int i = 0; i < (n); i++)
 
 static size_t packed_size(int32_t channels, int32_t terms) {
     (void)channels;
@@ -36,21 +36,56 @@ static int8_t finish(int32_t sum, const seam_q8_job *job, int32_t channel) {
     return seam_q8_clamp(y + job->y_zero, job->y_min, job->y_max);
 }
 
-static void tile(int8_t *y, ptrdiff_t y_step, const void *patches, int32_t pixels,
-                 const seam_q8_job *job) {
-    const size_t patch_step = seam_q8_padded(job->terms);
-    const int8_t *w = job->w;
-    for (int32_t c = 0; c < job->channels; c++, w += job->terms) {
-        const int16_t *x = patches;
-        for (int32_t p = 0; p < pixels; p++, x += patch_step) {
-            int32_t sum = job->bias != NULL ? job->bias[c] : 0;
-            for (int32_t k = 0; k < job->terms; k++)
-                sum += x[k] * w[k];
-            y[p * y_step + c] = finish(sum, job, c);
-        }
+/* P pixels x C channels from c on: a value that is read is used more than once. */
+FIXED void tile_fixed(const int P, const int C, int8_t *y, ptrdiff_t y_step, const int16_t *x,
+                      const seam_q8_job *job, int32_t c, const seam_q8_range *range) {
+    const int32_t terms = job->terms;
+    const size_t patch_step = seam_q8_padded(terms);
+    const int8_t *w = job->w + (ptrdiff_t)c * terms;
+    int32_t sum[2][4], bias[4];
+    EACH (i, C) {
+        bias[i] = job->bias != NULL ? job->bias[c + i] : 0;
+        EACH (p, P)
+            sum[p][i] = bias[i];
+    }
+    for (int32_t k = 0; k < terms; k++)
+        EACH (p, P)
+            EACH (i, C)
+                sum[p][i] += x[(size_t)p * patch_step + (size_t)k] * w[(ptrdiff_t)i * terms + k];
+    EACH (i, C) {
+        seam_q8_usual s;
+        const int usual = seam_q8_usual_of(&s, job, c + i, bias[i], range);
+        EACH (p, P)
+            y[p * y_step + c + i] = usual ? seam_q8_clamp(seam_q8_usual_rescale(sum[p][i] * 2, &s),
+                                                          job->y_min, job->y_max)
+                                          : finish(sum[p][i], job, c + i);
     }
 }
 
+static void tile(int8_t *y, ptrdiff_t y_step, const void *patches, int32_t pixels,
+                 const seam_q8_job *job) {
+    const size_t patch_step = seam_q8_padded(job->terms);
+    const seam_q8_range range = seam_q8_range_of(job, job->terms);
+    const int32_t channels = job->channels;
+    const int16_t *x = patches;
+    int32_t p = 0;
+    for (; p + 2 <= pixels; p += 2, y += 2 * y_step, x += 2 * patch_step) {
+        int32_t c = 0;
+        for (; c + 2 <= channels; c += 2)
+            tile_fixed(2, 2, y, y_step, x, job, c, &range);
+        if (c < channels)
+            tile_fixed(2, 1, y, y_step, x, job, c, &range);
+    }
+    if (p < pixels) {
+        int32_t c = 0;
+        for (; c + 4 <= channels; c += 4)
+            tile_fixed(1, 4, y, y_step, x, job, c, &range);
+        for (; c < channels; c++)
+            tile_fixed(1, 1, y, y_step, x, job, c, &range);
+    }
+}
+
+/* A line of one channel after another: whatever the figures and the taps. */
 void seam_q8_generic_depthwise(int8_t *y, const int8_t *x, const seam_q8_line *line) {
     const seam_q8_job *job = &line->job;
     for (int32_t p = 0; p < line->pixels; p++, x += line->x_pixel, y += line->y_pixel)
@@ -62,6 +97,72 @@ void seam_q8_generic_depthwise(int8_t *y, const int8_t *x, const seam_q8_line *l
                            job->w[i * line->w_row + j * line->w_col + c];
             y[c] = finish(sum, job, c);
         }
+}
+
+/* Four channels of the whole image. whole_bias: of sums of inputs as they are, over all taps; the
+ * zero point is taken off it instead of each of them. */
+typedef struct {
+    const int8_t *w;
+    ptrdiff_t w_row, w_col;
+    int32_t bias[4], whole_bias[4];
+    seam_q8_usual scales[4];
+    int32_t taps, kernel_w, x_zero, y_min, y_max;
+} four_channels;
+
+typedef char state_fits[sizeof(four_channels) <= 4 * SEAM_Q8_STATE_WORDS ? 1 : -1];
+
+static int block_begin(void *state, const seam_q8_job *job, const seam_window *p, int32_t c) {
+    const int64_t taps = (int64_t)p->kernel_h * p->kernel_w;
+    four_channels *four = state;
+    if (taps > 1024)
+        return 0;
+    const seam_q8_range range = seam_q8_range_of(job, (int32_t)taps);
+    *four = (four_channels){.w = job->w + c,
+                            .w_row = (ptrdiff_t)p->kernel_w * job->channels,
+                            .w_col = job->channels,
+                            .taps = (int32_t)taps,
+                            .kernel_w = p->kernel_w,
+                            .x_zero = job->x_zero,
+                            .y_min = job->y_min,
+                            .y_max = job->y_max};
+    EACH (i, 4) {
+        const int32_t bias = job->bias != NULL ? job->bias[c + i] : 0;
+        if (!seam_q8_usual_of(&four->scales[i], job, c + i, bias, &range))
+            return 0;
+        int32_t weights = 0;
+        for (int32_t k = 0; k < four->taps; k++)
+            weights += four->w[k * four->w_col + i];
+        four->bias[i] = bias;
+        four->whole_bias[i] = bias - job->x_zero * weights;
+    }
+    return 1;
+}
+
+FIXED void sum_taps(int32_t *sum, const int8_t *x, const int8_t *w, const four_channels *four,
+                    const seam_q8_part *part, const int32_t zero) {
+    for (int32_t i = 0; i < part->rows; i++, x += part->x_row, w += four->w_row) {
+        const int8_t *from = x, *weights = w;
+        for (int32_t j = 0; j < part->cols; j++, from += part->x_col, weights += four->w_col)
+            EACH (c, 4)
+                sum[c] += (from[c] - zero) * weights[c];
+    }
+}
+
+static void block_part(int8_t *y, const int8_t *x, const void *state, const seam_q8_part *part) {
+    const four_channels *four = state;
+    const int8_t *w = four->w + (ptrdiff_t)part->tap * four->w_col;
+    const int whole = part->rows > 0 && part->cols > 0 && part->rows * part->cols == four->taps;
+    const int32_t *bias = whole ? four->whole_bias : four->bias;
+    for (int32_t p = 0; p < part->pixels; p++, x += part->x_pixel, y += part->y_pixel) {
+        int32_t sum[4] = {bias[0], bias[1], bias[2], bias[3]};
+        if (whole)
+            sum_taps(sum, x, w, four, part, 0);
+        else
+            sum_taps(sum, x, w, four, part, four->x_zero);
+        EACH (c, 4)
+            y[c] = seam_q8_clamp(seam_q8_usual_rescale(sum[c] * 2, &four->scales[c]), four->y_min,
+                                 four->y_max);
+    }
 }
 
 static void add(int8_t *y, const int8_t *a, const int8_t *b, const seam_q8_sum *how, size_t count) {
@@ -102,6 +203,9 @@ const seam_q8_kernels seam_q8_kernels_generic = {
     .patch_end = patch_end,
     .tile = tile,
     .depthwise = seam_q8_generic_depthwise,
+    .block = 4,
+    .block_begin = block_begin,
+    .block_part = block_part,
     .add = add,
     .requantise = requantise,
     .peak_products = 1,

@@ -1,11 +1,9 @@
 /* The micro-kernels of the int8 layers for a Cortex-M with the DSP extension (M4, M7, M33): two
  * products an instruction. */
-#include "q8.h"
+#include "q8_usual.h"
 
 #if defined(SEAM_M_DSP)
 #include <arm_acle.h>
-
-#include "../q8_requant.h"
 
 #define FIXED static inline __attribute__((always_inline))
 #define EACH(i, n) _Pragma("GCC unroll 8") for (int i = 0; i < (n); i++)
@@ -54,52 +52,6 @@ FIXED int16x2_t twice(int32_t value) {
 }
 
 /* ---- Requantisation ---- */
-
-#define RIGHT_MAX 20 /* the zero point, so far up, leaves room */
-
-/* What holds for all channels of a job. */
-typedef struct {
-    int32_t limit; /* with |bias| below it, every sum is below 2^30: it can be doubled */
-    int32_t round; /* 2 * y_zero + 1 */
-    int full;      /* every int8 is in range */
-} job_range;
-
-static inline job_range range_of(const seam_q8_job *job, int32_t terms) {
-    const int32_t most = (1 << 30) / (128 * 255);
-    return (job_range){terms < most ? (1 << 30) - terms * (128 * 255) : 0, 2 * job->y_zero + 1,
-                       job->y_min == -128 && job->y_max == 127};
-}
-
-/* A channel's usual figures: a right shift, and what is added before it. */
-typedef struct {
-    int32_t multiplier, right, round;
-} scale;
-
-/* Whether they are usual. */
-FIXED int scale_of(scale *s, const seam_q8_job *job, int32_t c, int32_t bias,
-                   const job_range *range) {
-    const int32_t at = c * job->scale_step, less = -1 - job->shift[at];
-    if ((uint32_t)less >= RIGHT_MAX ||
-        (uint32_t)(bias + range->limit) >= 2u * (uint32_t)range->limit)
-        return 0;
-    s->multiplier = job->multiplier[at];
-    s->right = less + 1;
-    s->round = range->round << less; /* half, and the zero point */
-    return 1;
-}
-
-/* round(a * b / 2^32), ties up. */
-FIXED int32_t multiply_high(int32_t a, int32_t b) {
-    int32_t high;
-    __asm("smmulr %0, %1, %2" : "=r"(high) : "r"(a), "r"(b));
-    return high;
-}
-
-/* doubled: a sum, twice. */
-FIXED int32_t finish(int32_t doubled, const scale *s) {
-    const int32_t y = multiply_high(doubled, s->multiplier);
-    return (y + (y >> 31) + s->round) >> s->right; /* halves away from zero */
-}
 
 /* `count` results of a channel whose figures are any that are allowed. */
 static __attribute__((noinline)) void finish_any(int8_t *y, ptrdiff_t y_step, const int32_t *sum,
@@ -247,21 +199,24 @@ static uint32_t last_weights(const int8_t *w, int32_t terms) {
 
 /* P results of a channel. */
 FIXED void finish_channel(int8_t *y, ptrdiff_t y_step, const int P, const int32_t *sum,
-                          const seam_q8_job *job, int32_t c, int32_t bias, const job_range *range) {
-    scale s;
-    if (!range->full || !scale_of(&s, job, c, bias, range)) {
+                          const seam_q8_job *job, int32_t c, int32_t bias,
+                          const seam_q8_range *range) {
+    seam_q8_usual s;
+    if (!seam_q8_usual_of(&s, job, c, bias, range)) {
         finish_any(y, y_step, sum, P, job, c);
         return;
     }
+    const int full = job->y_min == -128 && job->y_max == 127;
     EACH (p, P) {
-        *y = (int8_t)__ssat(finish(sum[p] * 2, &s), 8);
+        const int32_t value = seam_q8_usual_rescale(sum[p] * 2, &s);
+        *y = full ? (int8_t)__ssat(value, 8) : seam_q8_clamp(value, job->y_min, job->y_max);
         y += y_step;
     }
 }
 
 static void two_channels(int8_t *y, ptrdiff_t y_step, const int16_t *x, int32_t pixels,
                          const seam_q8_job *job, int32_t c, int32_t second,
-                         const job_range *range) {
+                         const seam_q8_range *range) {
     const int32_t terms = job->terms;
     const int8_t *w = job->w + (ptrdiff_t)c * terms, *w2 = job->w + (ptrdiff_t)second * terms;
     const int32_t bias = job->bias != NULL ? job->bias[c] : 0;
@@ -285,7 +240,7 @@ static void two_channels(int8_t *y, ptrdiff_t y_step, const int16_t *x, int32_t 
 
 /* Channels [c, c + 4) of a lone pixel. */
 static void lone_pixel(int8_t *y, const int16_t *x, const seam_q8_job *job, int32_t c,
-                       const job_range *range) {
+                       const seam_q8_range *range) {
     const int32_t terms = job->terms;
     const int8_t *w[4];
     int32_t sum[4], bias[4];
@@ -309,7 +264,7 @@ static void lone_pixel(int8_t *y, const int16_t *x, const seam_q8_job *job, int3
 
 static void tile(int8_t *y, ptrdiff_t y_step, const void *patches, int32_t pixels,
                  const seam_q8_job *job) {
-    const job_range range = range_of(job, job->terms);
+    const seam_q8_range range = seam_q8_range_of(job, job->terms);
     const int32_t channels = job->channels;
     int32_t c = 0;
     if (pixels == 1)
@@ -326,7 +281,7 @@ static void tile(int8_t *y, ptrdiff_t y_step, const void *patches, int32_t pixel
 typedef struct {
     uint32_t weights[TAPS_MAX][2]; /* doubled; channels 0 and 2, 1 and 3 */
     int32_t bias[4];               /* doubled */
-    scale scales[4];
+    seam_q8_usual scales[4];
     int16x2_t minus; /* the zero point */
     int32_t kernel_w, y_min, y_max;
     int full;
@@ -339,10 +294,10 @@ static int block_begin(void *state, const seam_q8_job *job, const seam_window *p
     if (p->kernel_h > TAPS_MAX || p->kernel_w > TAPS_MAX || p->kernel_h * p->kernel_w > TAPS_MAX)
         return 0;
     const int32_t taps = p->kernel_h * p->kernel_w;
-    const job_range range = range_of(job, taps);
+    const seam_q8_range range = seam_q8_range_of(job, taps);
     EACH (i, 4) {
         const int32_t bias = job->bias != NULL ? job->bias[c + i] : 0;
-        if (!scale_of(&four->scales[i], job, c + i, bias, &range))
+        if (!seam_q8_usual_of(&four->scales[i], job, c + i, bias, &range))
             return 0;
         four->bias[i] = bias * 2;
     }
@@ -350,7 +305,7 @@ static int block_begin(void *state, const seam_q8_job *job, const seam_window *p
     four->kernel_w = p->kernel_w;
     four->y_min = job->y_min;
     four->y_max = job->y_max;
-    four->full = range.full;
+    four->full = job->y_min == -128 && job->y_max == 127;
     const int8_t *w = job->w + c;
     for (int32_t k = 0; k < taps; k++, w += job->channels) {
         const int16x2_t even = even_of(load4(w)), odd = odd_of(load4(w));
@@ -417,7 +372,7 @@ static void block_part(int8_t *y, const int8_t *x, const void *state, const seam
         else
             sum_any(sum, x, w, part, four);
         EACH (i, 4)
-            sum[i] = __ssat(finish(sum[i], &four->scales[i]), 8);
+            sum[i] = __ssat(seam_q8_usual_rescale(sum[i], &four->scales[i]), 8);
         if (!four->full)
             EACH (i, 4)
                 sum[i] = seam_q8_clamp(sum[i], four->y_min, four->y_max);
@@ -439,7 +394,7 @@ static inline rescaling rescaling_of(int32_t multiplier, int32_t shift) {
 }
 
 FIXED int32_t rescale(int32_t doubled, const rescaling *s) {
-    const int32_t y = multiply_high(doubled, s->multiplier);
+    const int32_t y = seam_q8_multiply_high(doubled, s->multiplier);
     return (y + (y >> 31 & s->sign) + s->half) >> s->right;
 }
 
