@@ -56,9 +56,8 @@ FIXED void tile_fixed(const int P, const int C, int8_t *y, ptrdiff_t y_step, con
         seam_q8_usual s;
         const int usual = seam_q8_usual_of(&s, job, c + i, bias[i], range);
         EACH (p, P)
-            y[p * y_step + c + i] = usual ? seam_q8_clamp(seam_q8_usual_rescale(sum[p][i] * 2, &s),
-                                                          job->y_min, job->y_max)
-                                          : finish(sum[p][i], job, c + i);
+            y[p * y_step + c + i] =
+                usual ? seam_q8_usual_finish(sum[p][i] * 2, &s) : finish(sum[p][i], job, c + i);
     }
 }
 
@@ -106,7 +105,7 @@ typedef struct {
     ptrdiff_t w_row, w_col;
     int32_t bias[4], whole_bias[4];
     seam_q8_usual scales[4];
-    int32_t taps, kernel_w, x_zero, y_min, y_max;
+    int32_t taps, x_zero;
 } four_channels;
 
 typedef char state_fits[sizeof(four_channels) <= 4 * SEAM_Q8_STATE_WORDS ? 1 : -1];
@@ -121,10 +120,7 @@ static int block_begin(void *state, const seam_q8_job *job, const seam_window *p
                             .w_row = (ptrdiff_t)p->kernel_w * job->channels,
                             .w_col = job->channels,
                             .taps = (int32_t)taps,
-                            .kernel_w = p->kernel_w,
-                            .x_zero = job->x_zero,
-                            .y_min = job->y_min,
-                            .y_max = job->y_max};
+                            .x_zero = job->x_zero};
     EACH (i, 4) {
         const int32_t bias = job->bias != NULL ? job->bias[c + i] : 0;
         if (!seam_q8_usual_of(&four->scales[i], job, c + i, bias, &range))
@@ -138,31 +134,44 @@ static int block_begin(void *state, const seam_q8_job *job, const seam_window *p
     return 1;
 }
 
-FIXED void sum_taps(int32_t *sum, const int8_t *x, const int8_t *w, const four_channels *four,
-                    const seam_q8_part *part, const int32_t zero) {
+/* cols: 3, or 0 for any. */
+FIXED void sum_taps(const int cols, int32_t *sum, const int8_t *x, const int8_t *w,
+                    const four_channels *four, const seam_q8_part *part, const int32_t zero) {
+    const int32_t count = cols > 0 ? cols : part->cols;
     for (int32_t i = 0; i < part->rows; i++, x += part->x_row, w += four->w_row) {
         const int8_t *from = x, *weights = w;
-        for (int32_t j = 0; j < part->cols; j++, from += part->x_col, weights += four->w_col)
+        _Pragma("GCC unroll 3") for (int32_t j = 0; j < count; j++) {
             EACH (c, 4)
                 sum[c] += (from[c] - zero) * weights[c];
+            from += part->x_col;
+            weights += four->w_col;
+        }
+    }
+}
+
+/* whole: all taps are inside. */
+FIXED void part_fixed(const int whole, const int cols, int8_t *y, const int8_t *x,
+                      const four_channels *four, const seam_q8_part *given) {
+    const seam_q8_part part = *given;
+    const int8_t *w = four->w + (ptrdiff_t)part.tap * four->w_col;
+    const int32_t *bias = whole ? four->whole_bias : four->bias;
+    for (int32_t p = 0; p < part.pixels; p++, x += part.x_pixel, y += part.y_pixel) {
+        int32_t sum[4] = {bias[0], bias[1], bias[2], bias[3]};
+        sum_taps(cols, sum, x, w, four, &part, whole ? 0 : four->x_zero);
+        EACH (c, 4)
+            y[c] = seam_q8_usual_finish(sum[c] * 2, &four->scales[c]);
     }
 }
 
 static void block_part(int8_t *y, const int8_t *x, const void *state, const seam_q8_part *part) {
     const four_channels *four = state;
-    const int8_t *w = four->w + (ptrdiff_t)part->tap * four->w_col;
     const int whole = part->rows > 0 && part->cols > 0 && part->rows * part->cols == four->taps;
-    const int32_t *bias = whole ? four->whole_bias : four->bias;
-    for (int32_t p = 0; p < part->pixels; p++, x += part->x_pixel, y += part->y_pixel) {
-        int32_t sum[4] = {bias[0], bias[1], bias[2], bias[3]};
-        if (whole)
-            sum_taps(sum, x, w, four, part, 0);
-        else
-            sum_taps(sum, x, w, four, part, four->x_zero);
-        EACH (c, 4)
-            y[c] = seam_q8_clamp(seam_q8_usual_rescale(sum[c] * 2, &four->scales[c]), four->y_min,
-                                 four->y_max);
-    }
+    if (whole && part->cols == 3)
+        part_fixed(1, 3, y, x, four, part);
+    else if (whole)
+        part_fixed(1, 0, y, x, four, part);
+    else
+        part_fixed(0, 0, y, x, four, part);
 }
 
 static void add(int8_t *y, const int8_t *a, const int8_t *b, const seam_q8_sum *how, size_t count) {

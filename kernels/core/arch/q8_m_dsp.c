@@ -206,10 +206,8 @@ FIXED void finish_channel(int8_t *y, ptrdiff_t y_step, const int P, const int32_
         finish_any(y, y_step, sum, P, job, c);
         return;
     }
-    const int full = job->y_min == -128 && job->y_max == 127;
     EACH (p, P) {
-        const int32_t value = seam_q8_usual_rescale(sum[p] * 2, &s);
-        *y = full ? (int8_t)__ssat(value, 8) : seam_q8_clamp(value, job->y_min, job->y_max);
+        *y = seam_q8_usual_finish(sum[p] * 2, &s);
         y += y_step;
     }
 }
@@ -283,8 +281,7 @@ typedef struct {
     int32_t bias[4];               /* doubled */
     seam_q8_usual scales[4];
     int16x2_t minus; /* the zero point */
-    int32_t kernel_w, y_min, y_max;
-    int full;
+    int32_t kernel_w;
 } four_channels;
 
 typedef char state_fits[sizeof(four_channels) <= 4 * SEAM_Q8_STATE_WORDS ? 1 : -1];
@@ -303,9 +300,6 @@ static int block_begin(void *state, const seam_q8_job *job, const seam_window *p
     }
     four->minus = twice(-job->x_zero);
     four->kernel_w = p->kernel_w;
-    four->y_min = job->y_min;
-    four->y_max = job->y_max;
-    four->full = job->y_min == -128 && job->y_max == 127;
     const int8_t *w = job->w + c;
     for (int32_t k = 0; k < taps; k++, w += job->channels) {
         const int16x2_t even = even_of(load4(w)), odd = odd_of(load4(w));
@@ -372,12 +366,7 @@ static void block_part(int8_t *y, const int8_t *x, const void *state, const seam
         else
             sum_any(sum, x, w, part, four);
         EACH (i, 4)
-            sum[i] = __ssat(seam_q8_usual_rescale(sum[i], &four->scales[i]), 8);
-        if (!four->full)
-            EACH (i, 4)
-                sum[i] = seam_q8_clamp(sum[i], four->y_min, four->y_max);
-        EACH (i, 4)
-            y[i] = (int8_t)sum[i];
+            y[i] = seam_q8_usual_finish(sum[i], &four->scales[i]);
     }
 }
 

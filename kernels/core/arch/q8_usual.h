@@ -1,5 +1,5 @@
-/* A short way from sums to int8, for channels whose figures are usual: those of a scale between
- * 2^-21 and 1/2 and a bias that leaves room. */
+/* A short way from sums to int8, for channels whose figures are usual: a scale between 2^-21 and
+ * 1/2, a bias that leaves room, no clamp but that of int8. */
 #ifndef SEAM_ARCH_Q8_USUAL_H
 #define SEAM_ARCH_Q8_USUAL_H
 
@@ -10,13 +10,14 @@
 
 /* What holds for all channels of a job. */
 typedef struct {
-    int32_t limit; /* with |bias| below it, every sum is below 2^30: it can be doubled */
+    int32_t limit; /* with |bias| below it, every sum is below 2^30: it can be doubled; or 0 */
     int32_t round; /* 2 * y_zero + 1 */
 } seam_q8_range;
 
 static inline seam_q8_range seam_q8_range_of(const seam_q8_job *job, int32_t terms) {
     const int32_t most = (1 << 30) / (128 * 255);
-    return (seam_q8_range){terms < most ? (1 << 30) - terms * (128 * 255) : 0, 2 * job->y_zero + 1};
+    const int any = terms >= most || job->y_min > -128 || job->y_max < 127;
+    return (seam_q8_range){any ? 0 : (1 << 30) - terms * (128 * 255), 2 * job->y_zero + 1};
 }
 
 /* Of a channel: a right shift, and what is added before it. */
@@ -49,10 +50,20 @@ static inline int32_t seam_q8_multiply_high(int32_t a, int32_t b) {
 #endif
 }
 
-/* A result before it is clamped; doubled: its sum, twice. */
-static inline int32_t seam_q8_usual_rescale(int32_t doubled, const seam_q8_usual *s) {
+static inline int8_t seam_q8_saturate(int32_t value) {
+#if defined(__ARM_ARCH_PROFILE) && __ARM_ARCH_PROFILE == 'M' && defined(__ARM_FEATURE_SAT)
+    __asm("ssat %0, #8, %0" : "+r"(value));
+    return (int8_t)value;
+#else
+    value = value < -128 ? -128 : value;
+    return (int8_t)(value > 127 ? 127 : value);
+#endif
+}
+
+/* doubled: a sum, twice. */
+static inline int8_t seam_q8_usual_finish(int32_t doubled, const seam_q8_usual *s) {
     const int32_t y = seam_q8_multiply_high(doubled, s->multiplier);
-    return (y + (y >> 31) + s->round) >> s->right; /* halves away from zero */
+    return seam_q8_saturate((y + (y >> 31) + s->round) >> s->right); /* halves away from zero */
 }
 
 #endif
