@@ -16,24 +16,26 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 INSTALL = $(PIP) install --constraint constraints.txt $(PIP_FLAGS)
 
 CORE := $(wildcard kernels/core/*.[ch] kernels/core/arch/*.[ch])
+FIRMWARE := $(wildcard firmware_bridge/*.[ch] firmware_bridge/*/*.[ch])
 FACES := $(wildcard kernels/*.pyx kernels/*.pxd kernels/*.pxi)
 # An install is repeated when one of these is younger than its stamp; a wheel also when a Python file is.
 SOURCES := pyproject.toml setup.py constraints.txt $(CORE) $(FACES)
 PARTS := src/seamline kernels runtime edge_host cloud firmware_bridge
-PACKAGE := $(SOURCES) MANIFEST.in README.md $(wildcard src/seamline/* $(PARTS:=/*.py) kernels/*.pyi)
+PACKAGE := $(SOURCES) $(FIRMWARE) MANIFEST.in README.md $(wildcard src/seamline/* $(PARTS:=/*.py) kernels/*.pyi)
 
 # A tier does its work in one thread; threads of BLAS only get in each other's way.
 export OMP_NUM_THREADS ?= 1
 export OPENBLAS_NUM_THREADS ?= 1
 
 .PHONY: help install demo test check format lint cython-lint c-format spelling strict-c types imports sizes fuzz \
-	wheel wheel-demo clean
+	boards wheel wheel-demo clean
 .DELETE_ON_ERROR:
 
 help:
 	@echo "make demo        build, install into .venv, fetch the smartwatch data, train a fleet (ARGS=... for the demo)"
 	@echo "make test        install the test extras and run the tests (ARGS=... for pytest)"
 	@echo "make check       format, lint, types, import direction, strict C, what the wheel holds"
+	@echo "make boards      count the int8 layers' instructions on emulated Cortex-M boards (ARGS=an386 for one)"
 	@echo "make fuzz        search bytes that break the parsers (clang; FUZZ_SECONDS=... each)"
 	@echo "make wheel-demo  the wheel in an empty environment runs a small demo"
 	@echo "make clean       remove .venv and everything built"
@@ -46,6 +48,9 @@ demo: $(VENV)/installed
 
 test: $(VENV)/tested
 	$(BIN)/pytest $(ARGS)
+
+boards: $(VENV)/installed
+	$(BIN)/python -m seamline.firmware_bridge.layers $(ARGS)
 
 # ---- the environment ----
 
@@ -83,7 +88,7 @@ cython-lint: $(VENV)/tested
 	PATH="$(CURDIR)/$(BIN):$$PATH" cython-lint $(FACES)
 
 c-format: $(VENV)/tested
-	$(BIN)/clang-format --dry-run --Werror $(CORE)
+	$(BIN)/clang-format --dry-run --Werror $(CORE) $(FIRMWARE)
 
 spelling: $(VENV)/tested
 	$(BIN)/codespell

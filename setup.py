@@ -54,6 +54,7 @@ setup(
     package_data={
         "seamline": ["py.typed", "*.html", "*.toml"],
         "seamline.kernels": ["*.pyi", "*.pxd", "core/*.[ch]", "core/arch/*.[ch]"],
+        "seamline.firmware_bridge": ["*.[ch]", "*.ld", "boards/*", "include/*"],
     },
     ext_modules=cythonize(
         [module(face, core_files(face)) for face in FACES],

@@ -15,9 +15,11 @@ __attribute__((noreturn)) void board_fault(uint32_t pc, uint32_t lr);
 
 void board_print(const char *text);
 
-/* Reads the whole file called `path`, on the machine that runs the emulator, into `to`; its length,
- * or -1 if it cannot be read or does not fit. */
-int32_t board_read_file(void *to, size_t space, const char *path);
+/* A file on the machine that runs the emulator or holds the probe, to be read once from its start;
+ * -1: it cannot be opened. */
+intptr_t board_file_open(const char *path);
+/* How many bytes were read; fewer than `size` at its end. */
+size_t board_file_read(intptr_t file, void *to, size_t size);
 
 /* Words that were given to the image when it was started; -1: they do not fit. */
 int board_arguments(char *to, size_t space);

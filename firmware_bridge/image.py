@@ -27,8 +27,9 @@ KERNEL_FILES = [
 BASE_FILES = [HERE / name for name in ("start.c", "semihost.c", "library.c")]
 
 C_FLAGS = ["-std=c99", "-O3", "-mthumb", "-ffreestanding", "-fno-math-errno", "-ffp-contract=off"]
-C_FLAGS += ["-fno-strict-aliasing", "-fwrapv", "-ffunction-sections", "-fdata-sections", "-Wall"]
-C_FLAGS += ["-Wextra", "-Werror", f"-I{CORE}", f"-I{HERE}"]
+C_FLAGS += ["-fno-strict-aliasing", "-fwrapv", "-ffunction-sections", "-fdata-sections"]
+C_FLAGS += ["-Wall", "-Wextra", "-Wconversion", "-Wmissing-prototypes", "-Werror"]
+C_FLAGS += [f"-I{folder}" for folder in (CORE, HERE, HERE / "include")]
 LINK_FLAGS = ["-nostdlib", "-Wl,--gc-sections", "-Wl,--fatal-warnings", f"-L{HERE}"]
 
 
@@ -86,13 +87,13 @@ def missing() -> str | None:
 def build(
     board: Board, sources: Sequence[Path], out: Path, extra_flags: Sequence[str] = ()
 ) -> Path:
-    """Compiles `sources` with the kernels and the board's own files; returns the image.
+    """Compiles `sources` and the board's own files; returns the image.
 
     Raises RuntimeError with what the compiler said.
     """
     out.mkdir(parents=True, exist_ok=True)
     image = out / f"{board.machine}.elf"
-    files = [*sources, *KERNEL_FILES, *BASE_FILES, HERE / "boards" / f"{board.source}.c"]
+    files = [*sources, *BASE_FILES, HERE / "boards" / f"{board.source}.c"]
     command = [COMPILER, *board.flags, *C_FLAGS, f"-DARENA_BYTES={board.arena}", *extra_flags]
     command += [*map(str, files), *LINK_FLAGS, "-T", str(HERE / "boards" / f"{board.script}.ld")]
     command += ["-lgcc", "-o", str(image)]

@@ -136,12 +136,13 @@ int main(void) {
     char path[256];
     if (board_arguments(path, sizeof path) != 0)
         return 1;
-    const int32_t size = board_read_file(arena, sizeof arena, path);
-    if (size < 0) {
+    const intptr_t file = board_file_open(path);
+    if (file < 0) {
         board_print("error: cannot read the layers\n");
         return 1;
     }
-    const char *at = take(&free, (size_t)size), *end = at + size;
+    const size_t size = board_file_read(file, arena, sizeof arena);
+    const char *at = take(&free, size), *end = at + size;
     while (at < end) {
         const record *r = (const record *)(const void *)at;
         run(r, free);

@@ -22,6 +22,7 @@ from ..runtime.networks import Network, network
 from ..runtime.plan import LayerSpec, Shape
 from . import image
 
+SOURCES = [image.HERE / "layers.c", *image.KERNEL_FILES]
 NETS = ("kws", "ic", "vww", "ad")
 KINDS = ("conv2d", "depthwise", "average_pool", "max_pool", "add", "softmax", "requantise")
 SCALES = ("x_zero", "y_zero", "y_min", "y_max")
@@ -150,7 +151,7 @@ def main(names: Sequence[str]) -> None:
         board = image.BOARDS[name]
         with TemporaryDirectory() as place:
             folder = Path(place)
-            built = image.build(board, [image.HERE / "layers.c"], folder)
+            built = image.build(board, SOURCES, folder)
             print(f"{name}: {board.core}, {board.variant}, {image.sizes(built)}")
             for net in NETS:
                 layers = layers_of(network(net))

@@ -1,4 +1,4 @@
-/* The few functions a compiler calls on its own, so that an image needs no C library. */
+/* The few functions that the core and compilers call, so that an image needs no C library. */
 #include <stddef.h>
 #include <stdint.h>
 #include <string.h>
@@ -48,6 +48,21 @@ AS_WRITTEN int memcmp(const void *a, const void *b, size_t size) {
         if (p[i] != q[i])
             return p[i] < q[i] ? -1 : 1;
     return 0;
+}
+
+int strcmp(const char *a, const char *b) {
+    while (*a != '\0' && *a == *b) {
+        a++;
+        b++;
+    }
+    return (unsigned char)*a - (unsigned char)*b;
+}
+
+AS_WRITTEN size_t strlen(const char *text) {
+    const char *end = text;
+    while (*end != '\0')
+        end++;
+    return (size_t)(end - text);
 }
 
 #if !defined(__ARM_FEATURE_FMA)
