@@ -65,7 +65,7 @@ AS_WRITTEN size_t strlen(const char *text) {
     return (size_t)(end - text);
 }
 
-#if !defined(__ARM_FEATURE_FMA)
+#if !defined(__ARM_FP)
 float fmaf(float a, float b, float c);
 
 /* The product is exact in double; the sum is rounded to odd there, so that rounding it once more to
@@ -82,5 +82,43 @@ float fmaf(float a, float b, float c) {
     double odd;
     __builtin_memcpy(&odd, &bits, sizeof odd);
     return (float)odd;
+}
+
+float sqrtf(float x);
+
+/* Rounded to nearest: the root of mantissa * 2^k as an integer of 25 bits, the last of which, with
+ * the rest, says where to round. A root is never a tie. */
+float sqrtf(float x) {
+    uint32_t bits;
+    __builtin_memcpy(&bits, &x, sizeof bits);
+    if (bits << 1 == 0 || x != x || bits == 0x7F800000u)
+        return x; /* zeros, NaN, infinity */
+    if (bits >> 31)
+        return __builtin_nanf("");
+    int32_t exponent = (int32_t)(bits >> 23);
+    uint32_t mantissa = bits & 0x7FFFFFu;
+    if (exponent == 0) {
+        exponent = 1;
+        while (mantissa < 0x800000u) {
+            mantissa <<= 1;
+            exponent--;
+        }
+    }
+    mantissa |= 0x800000u;
+    exponent -= 127; /* x = mantissa * 2^(exponent - 23) */
+    uint64_t rest = (uint64_t)mantissa << (exponent & 1 ? 26 : 25);
+    uint32_t root = 0;
+    for (uint64_t bit = 1u << 24; bit > 0; bit >>= 1) {
+        const uint64_t tried = (2 * (uint64_t)root + bit) * bit;
+        if (tried <= rest) {
+            rest -= tried;
+            root += (uint32_t)bit;
+        }
+    }
+    root = (root >> 1) + (root & 1u);
+    bits = (uint32_t)((exponent - (exponent & 1)) / 2 + 126) << 23;
+    bits += root; /* the leading bit counts the exponent up */
+    __builtin_memcpy(&x, &bits, sizeof x);
+    return x;
 }
 #endif
