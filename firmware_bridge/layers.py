@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..kernels import q8
-from ..runtime.networks import Network, network
+from ..runtime.networks import WEIGHTED, Network, network
 from ..runtime.plan import LayerSpec, Shape
 from . import image
 
@@ -75,54 +75,60 @@ def _window(spec: LayerSpec, shape: Shape) -> list[int]:
 
 
 def _layer(name: str, spec: LayerSpec, shape: Shape, relu: bool) -> Layer:
-    """Seeded random numbers of the usual size; relu: clamped from the zero point up."""
+    """With seeded random numbers of the usual size. relu: clamped from the zero point up."""
     random = np.random.default_rng(zlib.crc32(name.encode()))
-    channels = spec.output_shape[2]
     x = random.integers(-128, 128, (1, *shape)).astype(np.int8)
-    how: dict[str, Any] = {"y_min": -128, "y_max": 127}
+    if spec.kind in WEIGHTED:
+        return _weighted(name, spec, x, relu, random)
+    how: dict[str, Any] = {}
     arrays: list[NDArray[Any]] = [x]
-    macs, bias = 0, None
-    if spec.kind in ("conv2d", "depthwise", "dense"):
-        size = spec.parameters(shape) - channels
-        w = random.integers(-127, 128, size).astype(np.int8)
-        terms = size // channels
-        macs = spec.output_shape[0] * spec.output_shape[1] * size
-        bias = random.integers(-2000, 2000, channels).astype(np.int32)
-        # A scale of a channel's own, such that the results fill the range.
-        scales = 2.0 ** random.uniform(-1, 0, 1 if spec.kind == "dense" else channels)
-        multiplier, shift = q8.multiplier_of(scales * 60 / (74 * 73 * math.sqrt(terms)))
-        how |= {"multiplier": multiplier, "shift": shift, "x_zero": -128 if relu else 4}
-        how |= {"y_zero": -128 if relu else -3}
-        arrays += [w, bias, multiplier, shift]
-    window = {"stride": spec.stride, "padding": spec.padding}
-    kind, moves = spec.kind, {**window, "dilation": spec.dilation}
-    if kind == "conv2d":
-        w = w.reshape(channels, *spec.kernel, shape[2])
-        want = q8.conv2d(x, w, bias, **moves, **how)
-    elif kind == "depthwise":
-        want = q8.depthwise_conv2d(x, w.reshape(1, *spec.kernel, channels), bias, **moves, **how)
-    elif kind == "dense":
-        kind = "conv2d"
-        want = q8.dense(x.reshape(1, -1), w.reshape(channels, -1), bias, **how)
-    elif kind == "average_pool":
-        want = q8.average_pool2d(x, spec.kernel, **window, **how)
-    elif kind == "add":
-        how |= q8.sum_scaling(0.05, 0.04, 0.06) | {"a_zero": 3, "b_zero": -5, "y_zero": -128}
+    if spec.kind == "average_pool":
+        how = {"y_min": -128, "y_max": 127}
+        want = q8.average_pool2d(x, spec.kernel, stride=spec.stride, padding=spec.padding)
+    elif spec.kind == "add":
         arrays.append(random.integers(-128, 128, x.shape).astype(np.int8))
-        want = q8.add(*arrays, **how)
-    elif kind == "softmax":
-        how = q8.softmax_scaling(0.1)
-        want = q8.softmax(x.reshape(1, -1), **how)
-        how = {key: np.array([value], np.int32) for key, value in how.items()}
-        arrays += list(how.values())
+        how = {"a_zero": 3, "b_zero": -5, "y_zero": -128, "y_min": -128, "y_max": 127}
+        how |= q8.sum_scaling(0.05, 0.04, 0.06)
+        want = q8.add(x, arrays[1], **how)
+    elif spec.kind == "softmax":
+        scaling = q8.softmax_scaling(0.1)
+        want = q8.softmax(x.reshape(1, -1), **scaling)
+        how = {key: np.array([value], np.int32) for key, value in scaling.items()}
+        arrays += how.values()
     else:
-        raise ValueError(f"{name}: no int8 layer is called {kind}")
-    record = _record(kind, _window(spec, shape), how, arrays, bias is not None)
+        raise ValueError(f"{name}: no int8 layer is called {spec.kind}")
+    record = _record(spec.kind, _window(spec, shape), how, arrays, False)
+    return Layer(name, 0, record, want.tobytes())
+
+
+def _weighted(
+    name: str, spec: LayerSpec, x: NDArray[np.int8], relu: bool, random: np.random.Generator
+) -> Layer:
+    channels, shape = spec.output_shape[2], (x.shape[1], x.shape[2], x.shape[3])
+    size = spec.parameters(shape) - channels
+    w = random.integers(-127, 128, size).astype(np.int8)
+    bias = random.integers(-2000, 2000, channels).astype(np.int32)
+    # A scale of each channel's own, such that the results fill the range.
+    scales = 2.0 ** random.uniform(-1, 0, 1 if spec.kind == "dense" else channels)
+    multiplier, shift = q8.multiplier_of(scales * 60 / (74 * 73 * math.sqrt(size // channels)))
+    how: dict[str, Any] = {"multiplier": multiplier, "shift": shift}
+    how |= {"x_zero": -128 if relu else 4, "y_zero": -128 if relu else -3}
+    how |= {"y_min": -128, "y_max": 127}
+    moves: dict[str, Any] = {"stride": spec.stride, "padding": spec.padding}
+    if spec.kind == "dense":
+        want = q8.dense(x.reshape(1, -1), w.reshape(channels, -1), bias, **how)
+    elif spec.kind == "depthwise":
+        want = q8.depthwise_conv2d(x, w.reshape(1, *spec.kernel, channels), bias, **moves, **how)
+    else:
+        want = q8.conv2d(x, w.reshape(channels, *spec.kernel, shape[2]), bias, **moves, **how)
+    kind = "conv2d" if spec.kind == "dense" else spec.kind
+    record = _record(kind, _window(spec, shape), how, [x, w, bias, multiplier, shift], True)
+    macs = spec.output_shape[0] * spec.output_shape[1] * size
     return Layer(name, macs, record, want.tobytes())
 
 
 def layers_of(net: Network) -> list[Layer]:
-    """The layers of a network as one-layer cases, its softmax included (AD has none)."""
+    """The layers of a network as cases of one layer, its softmax included (AD has none)."""
     found = []
     for unit in net.units:
         spec, relu = net.layers[unit.first], unit.end > unit.first + 1
