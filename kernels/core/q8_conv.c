@@ -69,7 +69,38 @@ typedef struct {
     const seam_window *p;
     const int8_t *x; /* first channel of the group */
     int32_t in, x_zero;
+    int32_t reach_h, reach_w; /* from a window's first tap to behind its last */
+    ptrdiff_t line;           /* from tap to tap down a column */
+    int packed;               /* a kernel row's values lie side by side */
 } source;
+
+static source source_of(const seam_q8_kernels *kernels, const seam_window *p, const int8_t *x,
+                        int32_t in, int32_t x_zero) {
+    return (source){.kernels = kernels,
+                    .p = p,
+                    .x = x,
+                    .in = in,
+                    .x_zero = x_zero,
+                    .reach_h = (p->kernel_h - 1) * p->dilation_h + 1,
+                    .reach_w = (p->kernel_w - 1) * p->dilation_w + 1,
+                    .line = (ptrdiff_t)p->dilation_h * p->in_w * p->in_c,
+                    .packed = p->dilation_w == 1 && in == p->in_c};
+}
+
+/* An output pixel. */
+typedef struct {
+    int32_t n, oh, ow;
+} position;
+
+static void advance(position *at, const seam_window *p) {
+    if (++at->ow < p->out_w)
+        return;
+    at->ow = 0;
+    if (++at->oh < p->out_h)
+        return;
+    at->oh = 0;
+    at->n++;
+}
 
 /* The kernel rows of a patch that lie inside; place: of tap 0 of kernel row 0 in x, which
  * may lie outside. */
@@ -78,13 +109,13 @@ static void gather_rows(void *patch, const source *from, ptrdiff_t place, const 
     const seam_window *p = from->p;
     const int32_t n = from->in, rows = h->end - h->first, end = p->kernel_w - w->end;
     const ptrdiff_t width = (ptrdiff_t)p->kernel_w * n, at = h->first * width;
-    const ptrdiff_t line = (ptrdiff_t)p->dilation_h * p->in_w * p->in_c;
+    const ptrdiff_t line = from->line;
     if (rows <= 0)
         return;
     if (w->first > 0)
         from->kernels->patch(patch, at, width, NULL, 0, rows, w->first * n, from->x_zero);
     place += h->first * line;
-    if (p->dilation_w == 1 && n == p->in_c) { /* neighbours lie side by side */
+    if (from->packed) {
         if (w->end > w->first)
             from->kernels->patch(patch, at + (ptrdiff_t)w->first * n, width,
                                  from->x + (place + (ptrdiff_t)w->first * n), line, rows,
@@ -101,26 +132,40 @@ static void gather_rows(void *patch, const source *from, ptrdiff_t place, const 
 }
 
 static tap_range taps_of(const seam_axis *axis, int32_t o) {
-    const int32_t start = o * axis->stride - axis->pad;
-    tap_range taps = {0, axis->kernel};
-    if (start < 0 || start + (axis->kernel - 1) * axis->dilation >= axis->in) /* saves a division */
-        seam_axis_taps(&taps.first, &taps.end, axis, o);
+    tap_range taps;
+    seam_axis_taps(&taps.first, &taps.end, axis, o);
     return taps;
 }
 
-static void gather(void *patch, const source *from, int32_t n, int32_t oh, int32_t ow) {
+/* place: of tap 0 in x, which may lie outside. */
+static void gather_edge(void *patch, const source *from, const position *at, ptrdiff_t place) {
     const seam_window *p = from->p;
     const seam_axis axis_h = seam_axis_h(p), axis_w = seam_axis_w(p);
-    const tap_range h = taps_of(&axis_h, oh), w = taps_of(&axis_w, ow);
+    const tap_range h = taps_of(&axis_h, at->oh), w = taps_of(&axis_w, at->ow);
     const int32_t width = p->kernel_w * from->in;
-    const ptrdiff_t row = (ptrdiff_t)n * p->in_h + (ptrdiff_t)oh * p->stride_h - p->pad_top;
-    const ptrdiff_t col = (ptrdiff_t)ow * p->stride_w - p->pad_left;
     if (h.first > 0)
         from->kernels->patch(patch, 0, width, NULL, 0, h.first, width, from->x_zero);
-    gather_rows(patch, from, (row * p->in_w + col) * p->in_c, &h, &w);
+    gather_rows(patch, from, place, &h, &w);
     if (h.end < p->kernel_h)
         from->kernels->patch(patch, (ptrdiff_t)h.end * width, width, NULL, 0, p->kernel_h - h.end,
                              width, from->x_zero);
+}
+
+static void gather(void *patch, const source *from, const position *at) {
+    const seam_window *p = from->p;
+    const int32_t row = at->oh * p->stride_h - p->pad_top;
+    const int32_t col = at->ow * p->stride_w - p->pad_left;
+    const ptrdiff_t place =
+        (((ptrdiff_t)at->n * p->in_h + row) * p->in_w + col) * (ptrdiff_t)p->in_c;
+    const int inside =
+        row >= 0 && row + from->reach_h <= p->in_h && col >= 0 && col + from->reach_w <= p->in_w;
+    if (inside && from->packed) {
+        const int32_t width = p->kernel_w * from->in;
+        from->kernels->patch(patch, 0, width, from->x + place, from->line, p->kernel_h, width,
+                             from->x_zero);
+    } else {
+        gather_edge(patch, from, at, place);
+    }
 }
 
 /* Every input pixel gives the output pixel at its place. */
@@ -129,48 +174,41 @@ static int is_pointwise(const seam_window *p) {
            p->pad_top + p->pad_bottom + p->pad_left + p->pad_right == 0;
 }
 
-/* Patches of pixels [first, first + count), counted through the batch. */
-static void gather_tile(void *patches, const source *from, int64_t first, int32_t count) {
+/* Patches of `count` pixels from `at` on, which is the first-th of the batch. */
+static void gather_tile(void *patches, const source *from, position *at, int64_t first,
+                        int32_t count) {
     const seam_window *p = from->p;
+    const seam_q8_kernels *kernels = from->kernels;
     const int32_t terms = p->kernel_h * p->kernel_w * from->in;
     const ptrdiff_t step = (ptrdiff_t)seam_q8_padded(terms);
-    size_t bytes = (size_t)step * SEAM_Q8_TILE_BYTES / (size_t)from->kernels->pixels;
-    if (from->kernels->pixel_bytes > 0)
-        bytes = (size_t)from->kernels->pixel_bytes;
-    if (is_pointwise(p) && from->kernels->pixel_bytes > 0) {
-        for (int32_t i = 0; i < count; i++)
-            from->kernels->patch((char *)patches + (size_t)i * bytes, 0, 0,
-                                 from->x + (ptrdiff_t)(first + i) * p->in_c, 0, 1, terms,
-                                 from->x_zero);
-    } else if (is_pointwise(p)) {
-        from->kernels->patch(patches, 0, step, from->x + (ptrdiff_t)first * p->in_c, p->in_c, count,
-                             terms, from->x_zero);
-    } else {
-        int32_t ow = (int32_t)(first % p->out_w);
-        int32_t oh = (int32_t)(first / p->out_w % p->out_h);
-        int32_t n = (int32_t)(first / p->out_w / p->out_h);
-        for (int32_t i = 0; i < count; i++) {
-            gather((char *)patches + (size_t)i * bytes, from, n, oh, ow);
-            if (++ow < p->out_w)
-                continue;
-            ow = 0;
-            if (++oh < p->out_h)
-                continue;
-            oh = 0;
-            n++;
+    size_t bytes = (size_t)step * SEAM_Q8_TILE_BYTES / (size_t)kernels->pixels;
+    if (kernels->pixel_bytes > 0)
+        bytes = (size_t)kernels->pixel_bytes;
+    if (is_pointwise(p)) {
+        const int8_t *x = from->x + (ptrdiff_t)first * p->in_c;
+        if (kernels->pixel_bytes == 0) {
+            kernels->patch(patches, 0, step, x, p->in_c, count, terms, from->x_zero);
+        } else {
+            for (int32_t i = 0; i < count; i++, x += p->in_c)
+                kernels->patch((char *)patches + (size_t)i * bytes, 0, 0, x, 0, 1, terms,
+                               from->x_zero);
         }
+    } else {
+        for (int32_t i = 0; i < count; i++, advance(at, p))
+            gather((char *)patches + (size_t)i * bytes, from, at);
     }
     for (int32_t i = 0; i < count; i++)
-        from->kernels->patch_end((char *)patches + (size_t)i * bytes, terms);
+        kernels->patch_end((char *)patches + (size_t)i * bytes, terms);
 }
 
 static void group_run(int8_t *y, const source *from, const seam_q8_job *job, void *scratch) {
     const seam_window *p = from->p;
     const int64_t pixels = (int64_t)p->batch * p->out_h * p->out_w;
+    position at = {0, 0, 0};
     for (int64_t first = 0; first < pixels; first += from->kernels->pixels) {
         const int64_t left = pixels - first;
         const int32_t count = left < from->kernels->pixels ? (int32_t)left : from->kernels->pixels;
-        gather_tile(scratch, from, first, count);
+        gather_tile(scratch, from, &at, first, count);
         from->kernels->tile(y + (ptrdiff_t)first * p->out_c, p->out_c, scratch, count, job);
     }
 }
@@ -184,7 +222,7 @@ void seam_q8_conv2d(int8_t *y, const int8_t *x, const int8_t *w, const int32_t *
     for (int32_t g = 0; g < groups; g++) {
         const ptrdiff_t first = (ptrdiff_t)g * size.out;
         const ptrdiff_t scale = how->scales > 1 ? first : 0;
-        const source from = {kernels, p, x + (ptrdiff_t)g * size.in, size.in, how->x_zero};
+        const source from = source_of(kernels, p, x + (ptrdiff_t)g * size.in, size.in, how->x_zero);
         const seam_q8_job job = {
             .w = w + first * size.terms,
             .packed = packed == NULL ? NULL : (const char *)packed + (size_t)g * packed_step,

@@ -96,26 +96,58 @@ static void patch_zero(int16_t *to, ptrdiff_t k, ptrdiff_t end) {
         put(to, k, 0);
 }
 
+/* Up to three terms before k is a multiple of four; returns how many. */
+FIXED int32_t put_first(int16_t *group, int32_t phase, const int8_t *x, int32_t x_zero,
+                        int32_t count) {
+    int32_t done = 0;
+    if (phase == 1 && done < count)
+        group[8] = (int16_t)(x[done++] - x_zero);
+    if (phase > 0 && phase <= 2 && done < count)
+        group[1] = (int16_t)(x[done++] - x_zero);
+    if (phase > 0 && done < count)
+        group[9] = (int16_t)(x[done++] - x_zero);
+    return done;
+}
+
+FIXED void put_last(int16_t *group, const int8_t *x, int32_t x_zero, int32_t count) {
+    if (count > 0)
+        group[0] = (int16_t)(x[0] - x_zero);
+    if (count > 1)
+        group[8] = (int16_t)(x[1] - x_zero);
+    if (count > 2)
+        group[1] = (int16_t)(x[2] - x_zero);
+}
+
 static void patch(void *to, ptrdiff_t at, ptrdiff_t to_step, const int8_t *x, ptrdiff_t x_step,
                   int32_t rows, int32_t count, int32_t x_zero) {
     const int16x2_t minus = twice(-x_zero);
     for (int32_t r = 0; r < rows; r++, at += to_step) {
-        const ptrdiff_t end = at + count;
         if (x == NULL) {
-            patch_zero(to, at, end);
+            patch_zero(to, at, at + count);
             continue;
         }
+        int16_t *group = (int16_t *)to + (at >> 2) * GROUP;
         const int8_t *from = x + r * x_step;
-        ptrdiff_t k = at;
-        for (; k < end && (k & 3) != 0; k++)
-            put(to, k, *from++ - x_zero);
-        int16_t *group = (int16_t *)to + (k >> 2) * GROUP;
-        for (const ptrdiff_t last = end - 3; k < last; k += 4, from += 4, group += GROUP) {
+        int32_t left = count;
+        if ((at & 3) != 0) {
+            const int32_t done = put_first(group, at & 3, from, x_zero, left);
+            from += done;
+            left -= done;
+            group += GROUP;
+        }
+        for (; left >= 8; left -= 8, from += 8, group += 2 * GROUP) {
+            const uint32_t four = load4(from), next = load4(from + 4);
+            put4(group, even_plus(minus, four), odd_plus(minus, four));
+            put4(group + GROUP, even_plus(minus, next), odd_plus(minus, next));
+        }
+        if (left >= 4) {
             const uint32_t four = load4(from);
             put4(group, even_plus(minus, four), odd_plus(minus, four));
+            from += 4;
+            left -= 4;
+            group += GROUP;
         }
-        for (; k < end; k++)
-            put(to, k, *from++ - x_zero);
+        put_last(group, from, x_zero, left);
     }
 }
 
