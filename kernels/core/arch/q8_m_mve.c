@@ -38,6 +38,16 @@ FIXED int32x4_t rescale(int32x4_t sum, const scale4 *s) {
     return vrshlq_s32(vqaddq_s32(y, less), s->right);
 }
 
+/* The same where all of the shifts are to the right, by one or more: the usual case. */
+FIXED int32x4_t rescale_usual(int32x4_t sum, int32x4_t multiplier, int32x4_t right) {
+    const int32x4_t y = vqrdmulhq_s32(sum, multiplier);
+    return vrshlq_s32(vqaddq_s32(y, vshrq_n_s32(y, 31)), right);
+}
+
+FIXED int is_usual(int32x4_t shift) {
+    return vmaxvq_s32(-31, shift) < 0;
+}
+
 /* ---- Patches: bytes as they are, padded with the zero point ---- */
 
 static size_t packed_size(int32_t channels, int32_t terms) {
@@ -147,26 +157,30 @@ FIXED int32x4_t products(const rows4 *rows, const int8_t *x) {
     return sums;
 }
 
-/* Channels [c, c + 4) of a tile, or where there are fewer than four, all of them. */
-FIXED void four_channels(const int whole, int8_t *y, ptrdiff_t y_step, const int8_t *x,
-                         int32_t pixels, const seam_q8_job *job, int32_t c) {
+/* Channels [c, c + 4) of a tile, or as many as there are. usual: there are four, of usual scales.
+ */
+FIXED void four_channels(const int usual, int8_t *y, ptrdiff_t y_step, const int8_t *x,
+                         int32_t pixels, const seam_q8_job *job, int32_t c, const scale4 *scale) {
     const size_t patch_step = seam_q8_padded(job->terms);
     const int32x4_t least = vdupq_n_s32(job->y_min), most = vdupq_n_s32(job->y_max);
-    const mve_pred16_t used = vctp32q((uint32_t)job->channels);
-    const int32_t last = job->channels - 1;
+    const mve_pred16_t used = vctp32q((uint32_t)(job->channels - c));
+    const int32_t y_zero = job->y_zero;
     rows4 rows = {.terms = job->terms};
-    EACH (i, 4)
-        rows.w[i] = job->w + (ptrdiff_t)(whole ? c + i : lesser(i, last)) * job->terms;
-    const scale4 scale = scale_load(job, c, whole ? vctp32q(4) : used);
+    EACH (i, 4) {
+        const int32_t channel = usual ? c + i : lesser(c + i, job->channels - 1);
+        rows.w[i] = job->w + (ptrdiff_t)channel * job->terms;
+    }
     int32x4_t start = vmulq_n_s32(row_sums(&rows), -job->x_zero);
     if (job->bias != NULL)
-        start = vaddq_s32(start, vldrwq_z_s32(job->bias + c, whole ? vctp32q(4) : used));
+        start = vaddq_s32(start, vldrwq_z_s32(job->bias + c, used));
     y += c;
     for (int32_t p = 0; p < pixels; p++, x += patch_step, y += y_step) {
-        int32x4_t value = rescale(vaddq_s32(products(&rows, x), start), &scale);
-        value = vaddq_n_s32(value, job->y_zero);
+        const int32x4_t sum = vaddq_s32(products(&rows, x), start);
+        int32x4_t value =
+            usual ? rescale_usual(sum, scale->multiplier, scale->right) : rescale(sum, scale);
+        value = vaddq_n_s32(value, y_zero);
         value = vminq_s32(vmaxq_s32(value, least), most);
-        if (whole)
+        if (usual)
             vstrbq_s32(y, value);
         else
             vstrbq_p_s32(y, value, used);
@@ -175,11 +189,15 @@ FIXED void four_channels(const int whole, int8_t *y, ptrdiff_t y_step, const int
 
 static void tile(int8_t *y, ptrdiff_t y_step, const void *patches, int32_t pixels,
                  const seam_q8_job *job) {
-    if (job->channels < 4)
-        four_channels(0, y, y_step, patches, pixels, job, 0);
-    else /* the last ones may be done twice */
-        for (int32_t c = 0; c < job->channels; c += 4)
-            four_channels(1, y, y_step, patches, pixels, job, lesser(c, job->channels - 4));
+    for (int32_t first = 0; first < job->channels; first += 4) {
+        /* The last ones may be done twice. */
+        const int32_t c = job->channels < 4 ? 0 : lesser(first, job->channels - 4);
+        const scale4 scale = scale_load(job, c, vctp32q((uint32_t)(job->channels - c)));
+        if (job->channels >= 4 && is_usual(vaddq_s32(scale.left, scale.right)))
+            four_channels(1, y, y_step, patches, pixels, job, c, &scale);
+        else
+            four_channels(0, y, y_step, patches, pixels, job, c, &scale);
+    }
 }
 
 /* ---- Depthwise: eight channels side by side, even ones and odd ones in vectors of their own ----
@@ -192,7 +210,7 @@ static void tile(int8_t *y, ptrdiff_t y_step, const void *patches, int32_t pixel
 typedef struct {
     int8_t weights[TAPS_MAX][8];
     int32_t bias[2][4], whole_bias[2][4];
-    int32_t multiplier[2][4], left[2][4], right[2][4];
+    int32_t multiplier[2][4], right[2][4];
     int32_t taps, kernel_w, x_zero, y_zero, y_min, y_max;
 } eight_channels;
 
@@ -225,13 +243,13 @@ static int block_begin(void *state, const seam_q8_job *job, const seam_window *p
         const int32x4_t bias =
             job->bias == NULL ? vdupq_n_s32(0) : every_other(job->bias + c + odd, 1);
         const int32_t at = (c + odd) * step;
-        const scale4 scale =
-            scale_of(every_other(job->multiplier + at, step), every_other(job->shift + at, step));
+        const int32x4_t shift = every_other(job->shift + at, step);
+        if (!is_usual(shift))
+            return 0;
         vstrwq_s32(s->bias[odd], bias);
         vstrwq_s32(s->whole_bias[odd], vsubq_s32(bias, zeros[odd]));
-        vstrwq_s32(s->multiplier[odd], scale.multiplier);
-        vstrwq_s32(s->left[odd], scale.left);
-        vstrwq_s32(s->right[odd], scale.right);
+        vstrwq_s32(s->multiplier[odd], every_other(job->multiplier + at, step));
+        vstrwq_s32(s->right[odd], shift);
     }
     return 1;
 }
@@ -293,15 +311,14 @@ static sums8 any_taps(sums8 sums, const int8_t *x, const int8_t *w, const seam_q
     return sums;
 }
 
-FIXED scale4 scale_half(const eight_channels *s, int odd) {
-    return (scale4){vldrwq_s32(s->multiplier[odd]), vldrwq_s32(s->left[odd]),
-                    vldrwq_s32(s->right[odd])};
+FIXED int32x4_t rescale_half(int32x4_t sum, const eight_channels *s, int odd) {
+    return rescale_usual(sum, vldrwq_s32(s->multiplier[odd]), vldrwq_s32(s->right[odd]));
 }
 
 FIXED void store_eight(int8_t *y, sums8 sums, const eight_channels *s) {
-    const scale4 even = scale_half(s, 0), odd = scale_half(s, 1);
-    int16x8_t both = vqmovnbq_s32(vdupq_n_s16(0), rescale(sums.even, &even));
-    both = vqaddq_n_s16(vqmovntq_s32(both, rescale(sums.odd, &odd)), (int16_t)s->y_zero);
+    int16x8_t both = vqmovnbq_s32(vuninitializedq_s16(), rescale_half(sums.even, s, 0));
+    both = vqmovntq_s32(both, rescale_half(sums.odd, s, 1));
+    both = vqaddq_n_s16(both, (int16_t)s->y_zero);
     both = vmaxq_s16(both, vdupq_n_s16((int16_t)s->y_min));
     both = vminq_s16(both, vdupq_n_s16((int16_t)s->y_max));
     vstrbq_s16(y, both);
