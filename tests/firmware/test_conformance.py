@@ -29,7 +29,7 @@ conformance = _load()
 
 @pytest.fixture(scope="module")
 def cases():
-    return conformance.cases(12)
+    return conformance.cases(60)
 
 
 def test_every_kernel_gives_this_machines_bytes(board, cases, tmp_path):
