@@ -26,7 +26,7 @@ KERNEL_FILES = [
 ]
 BASE_FILES = [HERE / name for name in ("start.c", "semihost.c", "library.c")]
 
-C_FLAGS = ["-std=c99", "-O3", "-mthumb", "-ffreestanding", "-fno-math-errno", "-ffp-contract=off"]
+C_FLAGS = ["-std=c99", "-O2", "-mthumb", "-ffreestanding", "-fno-math-errno", "-ffp-contract=off"]
 C_FLAGS += ["-fno-strict-aliasing", "-fwrapv", "-ffunction-sections", "-fdata-sections"]
 C_FLAGS += ["-Wall", "-Wextra", "-Wconversion", "-Wmissing-prototypes", "-Werror"]
 C_FLAGS += [f"-I{folder}" for folder in (CORE, HERE, HERE / "include")]
