@@ -419,17 +419,31 @@ FIXED int32_t rescale(int32_t doubled, const rescaling *s) {
     return (y + (y >> 31 & s->sign) + s->half) >> s->right;
 }
 
-static void add(int8_t *y, const int8_t *a, const int8_t *b, const seam_q8_sum *how, size_t count) {
+/* usual: of the result's scale and clamp, as of a layer's. */
+FIXED void add_fixed(const int usual, int8_t *y, const int8_t *a, const int8_t *b,
+                     const seam_q8_sum *how, size_t count) {
     const rescaling left = rescaling_of(how->a_multiplier, how->a_shift);
     const rescaling right = rescaling_of(how->b_multiplier, how->b_shift);
     const rescaling both = rescaling_of(how->y_multiplier, how->y_shift);
-    const int32_t up = 1 << (SEAM_Q8_SUM_SHIFT + 1);
-    const int32_t a_zero = how->a_zero * up, b_zero = how->b_zero * up;
+    const seam_q8_usual last = {how->y_multiplier, -how->y_shift,
+                                usual ? (2 * how->y_zero + 1) * (1 << (-how->y_shift - 1)) : 0};
+    const int32_t a_zero = how->a_zero, b_zero = how->b_zero;
     for (size_t i = 0; i < count; i++) {
-        const int32_t sum =
-            rescale(a[i] * up - a_zero, &left) + rescale(b[i] * up - b_zero, &right);
-        y[i] = seam_q8_clamp(rescale(sum * 2, &both) + how->y_zero, how->y_min, how->y_max);
+        const int32_t sum = rescale((a[i] - a_zero) * (1 << (SEAM_Q8_SUM_SHIFT + 1)), &left) +
+                            rescale((b[i] - b_zero) * (1 << (SEAM_Q8_SUM_SHIFT + 1)), &right);
+        if (usual)
+            y[i] = seam_q8_usual_finish(sum * 2, &last);
+        else
+            y[i] = seam_q8_clamp(rescale(sum * 2, &both) + how->y_zero, how->y_min, how->y_max);
     }
+}
+
+static void add(int8_t *y, const int8_t *a, const int8_t *b, const seam_q8_sum *how, size_t count) {
+    if (how->y_shift < 0 && how->y_shift >= -SEAM_Q8_RIGHT_MAX && how->y_min == -128 &&
+        how->y_max == 127)
+        add_fixed(1, y, a, b, how, count);
+    else
+        add_fixed(0, y, a, b, how, count);
 }
 
 static void requantise(int8_t *y, const int8_t *x, const seam_q8_scaling *how, size_t count) {
