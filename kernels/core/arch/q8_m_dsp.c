@@ -351,22 +351,53 @@ static int block_begin(void *state, const seam_q8_job *job, const seam_window *p
     "smlatt r6, r0, r12, r6\n"        \
     "smlabb r5, r3, lr, r5\n"         \
     "smlatt r7, r3, lr, r7\n"
-#define ROWS_OF(taps)                \
-    __asm volatile("push {r0, r4-r11, lr}\n" "ldr r10, [sp, #40]\n" "ldm r0, {r4-r7}\n" "ldm r3, {r8, r9, r11}\n"  \
-                   "0:\n" taps "add r1, r1, r8\n" "subs r11, r11, #1\n" "bne 0b\n"   \
-                   "pop {r0}\n" "stm r0, {r4-r7}\n" "pop {r4-r11, pc}")
+#define FINISH(sum, at)              \
+    "ldm r12!, {r3, r8, r9}\n"        \
+    "smmulr " sum ", " sum ", r3\n"   \
+    "add r9, r9, " sum "\n"           \
+    "add r9, r9, " sum ", asr #31\n"  \
+    "asr r9, r9, r8\n"                \
+    "ssat r9, #8, r9\n"               \
+    "strb r9, [r0, #" at "]\n"
+#define PIXELS_OF(taps)                                                           \
+    __asm volatile("push {r2, r4-r11, lr}\n" "ldr r3, [r2, #32]\n"                \
+                   "sub sp, sp, #12\n"                                            \
+                   "0:\n" "strd r0, r1, [sp]\n" "str r3, [sp, #8]\n"             \
+                   "ldm r2, {r8-r11}\n" "ldrd r2, r12, [r2, #16]\n"              \
+                   "ldm r12, {r4-r7}\n"                                           \
+                   "1:\n" taps "add r1, r1, r8\n" "subs r11, r11, #1\n" "bne 1b\n" \
+                   "ldr r2, [sp, #12]\n" "ldrd r0, r1, [sp]\n"                    \
+                   "ldr r12, [r2, #20]\n" "add r12, r12, #16\n"                   \
+                   FINISH("r4", "0") FINISH("r5", "1") FINISH("r6", "2") FINISH("r7", "3") \
+                   "ldrd r4, r5, [r2, #24]\n" "ldr r3, [sp, #8]\n"                \
+                   "add r1, r1, r4\n" "add r0, r0, r5\n"                          \
+                   "subs r3, r3, #1\n" "bne 0b\n"                                 \
+                   "add sp, sp, #16\n" "pop {r4-r11, pc}")
 /* clang-format on */
 
-/* sum[channel] += products of three taps a row. */
-NAKED void sum_three(int32_t *sum, const int8_t *x, const uint32_t (*w)[2],
-                     const seam_q8_part *part, int16x2_t minus) {
-    ROWS_OF(TAP("") TAP(", r9") TAP(", r9, lsl #1"));
+/* What the assembly reads, in its order. */
+typedef struct {
+    ptrdiff_t x_row, x_col;
+    int16x2_t minus;
+    int32_t rows;
+    const uint32_t (*weights)[2]; /* of the first tap */
+    const int32_t *bias;          /* of the block; its scales lie behind it */
+    ptrdiff_t x_pixel, y_pixel;
+    int32_t pixels;
+} pixel_job;
+
+typedef char pixel_job_is_as_read[offsetof(pixel_job, pixels) == 32 ? 1 : -1];
+typedef char
+    scales_follow[offsetof(four_channels, scales) == offsetof(four_channels, bias) + 16 ? 1 : -1];
+
+/* Pixels that use three taps a row. */
+NAKED void pixels_of_three(int8_t *y, const int8_t *x, const pixel_job *job) {
+    PIXELS_OF(TAP("") TAP(", r9") TAP(", r9, lsl #1"));
 }
 
-/* Of the two taps that an edge leaves of three. */
-NAKED void sum_two(int32_t *sum, const int8_t *x, const uint32_t (*w)[2], const seam_q8_part *part,
-                   int16x2_t minus) {
-    ROWS_OF(TAP("") TAP(", r9") "add r2, r2, #8\n");
+/* The two taps that an edge leaves of three. */
+NAKED void pixels_of_two(int8_t *y, const int8_t *x, const pixel_job *job) {
+    PIXELS_OF(TAP("") TAP(", r9") "add r2, r2, #8\n");
 }
 
 static void sum_any(int32_t *sum, const int8_t *x, const uint32_t (*w)[2], const seam_q8_part *part,
@@ -387,16 +418,18 @@ static void sum_any(int32_t *sum, const int8_t *x, const uint32_t (*w)[2], const
 static void block_part(int8_t *y, const int8_t *x, const void *state, const seam_q8_part *part) {
     const four_channels *four = state;
     const uint32_t (*w)[2] = &four->weights[part->tap];
-    const int known = four->kernel_w == 3 && part->rows > 0;
-    const int three = known && part->cols == 3, two = known && part->cols == 2;
+    if (four->kernel_w == 3 && part->cols >= 2 && part->rows > 0) {
+        const pixel_job job = {part->x_row, part->x_col,   four->minus,   part->rows,  w,
+                               four->bias,  part->x_pixel, part->y_pixel, part->pixels};
+        if (part->cols == 3)
+            pixels_of_three(y, x, &job);
+        else
+            pixels_of_two(y, x, &job);
+        return;
+    }
     for (int32_t p = 0; p < part->pixels; p++, x += part->x_pixel, y += part->y_pixel) {
         int32_t sum[4] = {four->bias[0], four->bias[1], four->bias[2], four->bias[3]};
-        if (three)
-            sum_three(sum, x, w, part, four->minus);
-        else if (two)
-            sum_two(sum, x, w, part, four->minus);
-        else
-            sum_any(sum, x, w, part, four);
+        sum_any(sum, x, w, part, four);
         EACH (i, 4)
             y[i] = seam_q8_usual_finish(sum[i], &four->scales[i]);
     }
