@@ -134,44 +134,33 @@ static int block_begin(void *state, const seam_q8_job *job, const seam_window *p
     return 1;
 }
 
-/* cols: 3, or 0 for any. */
-FIXED void sum_taps(const int cols, int32_t *sum, const int8_t *x, const int8_t *w,
-                    const four_channels *four, const seam_q8_part *part, const int32_t zero) {
-    const int32_t count = cols > 0 ? cols : part->cols;
-    for (int32_t i = 0; i < part->rows; i++, x += part->x_row, w += four->w_row) {
-        const int8_t *from = x, *weights = w;
-        _Pragma("GCC unroll 3") for (int32_t j = 0; j < count; j++) {
+/* zero: taken off each input. */
+FIXED void sum_taps(int32_t *sum, const int8_t *x, const int8_t *w, const four_channels *four,
+                    const seam_q8_part *part, const int32_t zero) {
+    const int32_t cols = part->cols;
+    const ptrdiff_t x_step = part->x_row - cols * part->x_col;
+    const ptrdiff_t w_step = four->w_row - cols * four->w_col;
+    for (int32_t i = part->rows; i > 0; i--, x += x_step, w += w_step)
+        for (int32_t j = cols; j > 0; j--, x += part->x_col, w += four->w_col)
             EACH (c, 4)
-                sum[c] += (from[c] - zero) * weights[c];
-            from += part->x_col;
-            weights += four->w_col;
-        }
-    }
+                sum[c] += (x[c] - zero) * w[c];
 }
 
-/* whole: all taps are inside. */
-FIXED void part_fixed(const int whole, const int cols, int8_t *y, const int8_t *x,
-                      const four_channels *four, const seam_q8_part *given) {
+static void block_part(int8_t *y, const int8_t *x, const void *state, const seam_q8_part *given) {
+    const four_channels *four = state;
     const seam_q8_part part = *given;
+    const int whole = part.rows > 0 && part.cols > 0 && part.rows * part.cols == four->taps;
     const int8_t *w = four->w + (ptrdiff_t)part.tap * four->w_col;
     const int32_t *bias = whole ? four->whole_bias : four->bias;
     for (int32_t p = 0; p < part.pixels; p++, x += part.x_pixel, y += part.y_pixel) {
         int32_t sum[4] = {bias[0], bias[1], bias[2], bias[3]};
-        sum_taps(cols, sum, x, w, four, &part, whole ? 0 : four->x_zero);
+        if (whole)
+            sum_taps(sum, x, w, four, &part, 0);
+        else
+            sum_taps(sum, x, w, four, &part, four->x_zero);
         EACH (c, 4)
             y[c] = seam_q8_usual_finish(sum[c] * 2, &four->scales[c]);
     }
-}
-
-static void block_part(int8_t *y, const int8_t *x, const void *state, const seam_q8_part *part) {
-    const four_channels *four = state;
-    const int whole = part->rows > 0 && part->cols > 0 && part->rows * part->cols == four->taps;
-    if (whole && part->cols == 3)
-        part_fixed(1, 3, y, x, four, part);
-    else if (whole)
-        part_fixed(1, 0, y, x, four, part);
-    else
-        part_fixed(0, 0, y, x, four, part);
 }
 
 static void add(int8_t *y, const int8_t *a, const int8_t *b, const seam_q8_sum *how, size_t count) {
