@@ -13,6 +13,7 @@ from pathlib import Path
 
 WHEEL_MAX = 3_000_000  # bytes; the C core and its three faces are the most of it
 MODULES = ("_core", "_front", "_link")
+FIRMWARE = ("start.c", "image.ld", "boards/mps2.ld", "include/string.h")
 
 
 def wheel_faults(names: list[str]) -> list[str]:
@@ -23,6 +24,7 @@ def wheel_faults(names: list[str]) -> list[str]:
     ]
     wanted = ["seamline/kernels/core/seam.h", "seamline/kernels/core/conv.c", "seamline/py.typed"]
     wanted += ["seamline/kernels/core/arch/generic.c", "seamline/kernels/_seam.pxd"]
+    wanted += [f"seamline/firmware_bridge/{name}" for name in FIRMWARE]
     wanted += [f"seamline/kernels/{module}.pyi" for module in MODULES]
     faults += [f"{name} is missing" for name in wanted if name not in names]
     for module in MODULES:
@@ -56,6 +58,7 @@ def sdist_faults(names: list[str]) -> list[str]:
         "kernels/_seam.pxd",
         "src/seamline/py.typed",
     ]
+    wanted += [f"firmware_bridge/{name}" for name in FIRMWARE]
     wanted += [f"kernels/{module}.pyx" for module in MODULES]
     faults = [f"{name} is missing" for name in wanted if name not in names]
     made = [f"kernels/{module}.c" for module in MODULES]

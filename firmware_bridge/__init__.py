@@ -1,1 +1,1 @@
-"""Cortex-M firmware from the same C core; this release has only the core it will be built from."""
+"""Cortex-M images from the same C core, compiled for boards and run in the emulator."""
