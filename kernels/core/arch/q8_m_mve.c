@@ -211,7 +211,7 @@ typedef struct {
     int8_t weights[TAPS_MAX][8];
     int32_t bias[2][4], whole_bias[2][4];
     int32_t multiplier[2][4], right[2][4];
-    int32_t taps, kernel_w, x_zero, y_zero, y_min, y_max;
+    int32_t taps, kernel_w, x_zero, y_zero;
 } eight_channels;
 
 typedef char state_fits[sizeof(eight_channels) <= 4 * SEAM_Q8_STATE_WORDS ? 1 : -1];
@@ -223,14 +223,13 @@ FIXED int32x4_t every_other(const int32_t *from, int32_t step) {
 static int block_begin(void *state, const seam_q8_job *job, const seam_window *p, int32_t c) {
     eight_channels *s = state;
     const int32_t step = job->scale_step;
-    if (p->kernel_h > TAPS_MAX || p->kernel_w > TAPS_MAX || p->kernel_h * p->kernel_w > TAPS_MAX)
+    if (p->kernel_h > TAPS_MAX || p->kernel_w > TAPS_MAX || p->kernel_h * p->kernel_w > TAPS_MAX ||
+        job->y_min > -128 || job->y_max < 127)
         return 0;
     *s = (eight_channels){.taps = p->kernel_h * p->kernel_w,
                           .kernel_w = p->kernel_w,
                           .x_zero = job->x_zero,
-                          .y_zero = job->y_zero,
-                          .y_min = job->y_min,
-                          .y_max = job->y_max};
+                          .y_zero = job->y_zero};
     int16x8_t sums = vdupq_n_s16(0);
     for (int32_t k = 0; k < s->taps; k++) {
         const int16x8_t weights = vldrbq_s16(job->w + (ptrdiff_t)k * job->channels + c);
@@ -267,35 +266,52 @@ typedef struct {
     "vmullt.s16 q3, q0, q1\n"                   \
     "vadd.i32 %q[even], %q[even], q2\n"         \
     "vadd.i32 %q[odd], %q[odd], q3\n"
-#define ROWS(taps)                                                                         \
+#define OFF "vsub.i16 q0, q0, %[zero]\n"
+#define RESCALE(half, at)                                      \
+    "vldrw.32 q0, [%[s], #" at "]\n"                           \
+    "vqrdmulh.s32 %q[" half "], %q[" half "], q0\n"            \
+    "vldrw.32 q0, [%[s], #" at " + 32]\n"                      \
+    "vshr.s32 q1, %q[" half "], #31\n"                         \
+    "vqadd.s32 %q[" half "], %q[" half "], q1\n"               \
+    "vrshl.s32 %q[" half "], %q[" half "], q0\n"
+#define PIXEL(taps)                                                                        \
     __asm volatile("dls lr, %[rows]\n"                                                     \
                    "0:\n" taps                                                             \
                    "add %[x], %[x], %[x_next]\n"                                           \
-                   "le lr, 0b"                                                             \
+                   "le lr, 0b\n"                                                           \
+                   RESCALE("even", "%c[scales]") RESCALE("odd", "%c[scales] + 16")         \
+                   "vqmovnb.s32 q2, %q[even]\n"                                            \
+                   "vqmovnt.s32 q2, %q[odd]\n"                                             \
+                   "vqadd.s16 q2, q2, %[y_zero]\n"                                         \
+                   "vqmovnb.s16 q3, q2\n"                                                  \
+                   "vstrb.16 q3, [%[y]]"                                                   \
                    : [even] "+w"(sums.even), [odd] "+w"(sums.odd), [x] "+l"(x), [w] "+l"(w) \
-                   : [x_col] "r"(part->x_col), [zero] "r"(zero), [rows] "r"(part->rows),    \
-                     [x_next] "r"(part->x_row - part->cols * part->x_col)                   \
+                   : [x_col] "r"(part->x_col), [zero] "r"(s->x_zero), [rows] "r"(part->rows), \
+                     [x_next] "r"(part->x_row - part->cols * part->x_col), [s] "r"(s),      \
+                     [y] "l"(y), [y_zero] "r"(s->y_zero),                                   \
+                     [scales] "i"(offsetof(eight_channels, multiplier))                     \
                    : "lr", "q0", "q1", "q2", "q3", "memory")
-#define OFF "vsub.i16 q0, q0, %[zero]\n"
 /* clang-format on */
 
-FIXED sums8 whole_taps(sums8 sums, const int8_t *x, const int8_t *w, const seam_q8_part *part) {
-    const int32_t zero = 0;
-    ROWS(TAP("") TAP("") TAP(""));
-    return sums;
+/* The assembly finds the shifts behind the multipliers. */
+typedef char shifts_follow
+    [offsetof(eight_channels, right) == offsetof(eight_channels, multiplier) + 32 ? 1 : -1];
+
+/* A pixel whose taps are all inside: of inputs as they are. */
+FIXED void whole_pixel(int8_t *y, const int8_t *x, const int8_t *w, sums8 sums,
+                       const eight_channels *s, const seam_q8_part *part) {
+    PIXEL(TAP("") TAP("") TAP(""));
 }
 
-FIXED sums8 three_taps(sums8 sums, const int8_t *x, const int8_t *w, const seam_q8_part *part,
-                       int32_t zero) {
-    ROWS(TAP(OFF) TAP(OFF) TAP(OFF));
-    return sums;
+FIXED void three_wide_pixel(int8_t *y, const int8_t *x, const int8_t *w, sums8 sums,
+                            const eight_channels *s, const seam_q8_part *part) {
+    PIXEL(TAP(OFF) TAP(OFF) TAP(OFF));
 }
 
-/* At an edge. */
-FIXED sums8 two_taps(sums8 sums, const int8_t *x, const int8_t *w, const seam_q8_part *part,
-                     int32_t zero) {
-    ROWS(TAP(OFF) TAP(OFF) "add %[w], %[w], #8\n");
-    return sums;
+/* At an edge: two of three. */
+FIXED void two_wide_pixel(int8_t *y, const int8_t *x, const int8_t *w, sums8 sums,
+                          const eight_channels *s, const seam_q8_part *part) {
+    PIXEL(TAP(OFF) TAP(OFF) "add %[w], %[w], #8\n");
 }
 
 static sums8 any_taps(sums8 sums, const int8_t *x, const int8_t *w, const seam_q8_part *part,
@@ -311,16 +327,16 @@ static sums8 any_taps(sums8 sums, const int8_t *x, const int8_t *w, const seam_q
     return sums;
 }
 
-FIXED int32x4_t rescale_half(int32x4_t sum, const eight_channels *s, int odd) {
-    return rescale_usual(sum, vldrwq_s32(s->multiplier[odd]), vldrwq_s32(s->right[odd]));
-}
-
-FIXED void store_eight(int8_t *y, sums8 sums, const eight_channels *s) {
-    int16x8_t both = vqmovnbq_s32(vuninitializedq_s16(), rescale_half(sums.even, s, 0));
-    both = vqmovntq_s32(both, rescale_half(sums.odd, s, 1));
+static void any_pixel(int8_t *y, const int8_t *x, const int8_t *w, sums8 sums,
+                      const eight_channels *s, const seam_q8_part *part) {
+    sums = any_taps(sums, x, w, part, s);
+    int16x8_t both =
+        vqmovnbq_s32(vdupq_n_s16(0), rescale_usual(sums.even, vldrwq_s32(s->multiplier[0]),
+                                                   vldrwq_s32(s->right[0])));
+    both = vqmovntq_s32(
+        both, rescale_usual(sums.odd, vldrwq_s32(s->multiplier[1]), vldrwq_s32(s->right[1])));
     both = vqaddq_n_s16(both, (int16_t)s->y_zero);
-    both = vmaxq_s16(both, vdupq_n_s16((int16_t)s->y_min));
-    both = vminq_s16(both, vdupq_n_s16((int16_t)s->y_max));
+    both = vminq_s16(vmaxq_s16(both, vdupq_n_s16(-128)), vdupq_n_s16(127));
     vstrbq_s16(y, both);
 }
 
@@ -332,16 +348,16 @@ static void block_part(int8_t *y, const int8_t *x, const void *state, const seam
     if (known && part->cols == 3 && part->rows * 3 == s->taps) {
         const sums8 whole = {vldrwq_s32(s->whole_bias[0]), vldrwq_s32(s->whole_bias[1])};
         for (int32_t p = 0; p < part->pixels; p++, x += part->x_pixel, y += part->y_pixel)
-            store_eight(y, whole_taps(whole, x, w, part), s);
+            whole_pixel(y, x, w, whole, s, part);
     } else if (known && part->cols == 3) {
         for (int32_t p = 0; p < part->pixels; p++, x += part->x_pixel, y += part->y_pixel)
-            store_eight(y, three_taps(bias, x, w, part, s->x_zero), s);
+            three_wide_pixel(y, x, w, bias, s, part);
     } else if (known && part->cols == 2) {
         for (int32_t p = 0; p < part->pixels; p++, x += part->x_pixel, y += part->y_pixel)
-            store_eight(y, two_taps(bias, x, w, part, s->x_zero), s);
+            two_wide_pixel(y, x, w, bias, s, part);
     } else {
         for (int32_t p = 0; p < part->pixels; p++, x += part->x_pixel, y += part->y_pixel)
-            store_eight(y, any_taps(bias, x, w, part, s), s);
+            any_pixel(y, x, w, bias, s, part);
     }
 }
 
