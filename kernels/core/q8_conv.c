@@ -8,6 +8,10 @@ typedef struct {
     int32_t in, out, terms; /* channels of one group, products in one of its sums */
 } group_sizes;
 
+static int32_t up_to_four(int32_t count) {
+    return (count + 3) / 4 * 4;
+}
+
 static group_sizes sizes_of(const seam_window *p, int32_t groups) {
     const int32_t in = p->in_c / groups;
     return (group_sizes){in, p->out_c / groups, p->kernel_h * p->kernel_w * in};
@@ -35,21 +39,44 @@ int seam_q8_sums_check(const int32_t *bias, int32_t channels, int64_t terms) {
     return SEAM_OK;
 }
 
-size_t seam_q8_conv2d_packed_size(const seam_window *p, int32_t groups) {
+/* The terms of a pixel as rows of neighbours, for a variant that reads them in place. Rows that do
+ * not fill four bytes may take more room than the scratch memory has: then they are one run. */
+static void lay_out(seam_q8_job *job, const seam_window *p, int32_t groups) {
     const group_sizes size = sizes_of(p, groups);
-    if ((int64_t)p->batch * p->out_h * p->out_w < pack_pixels)
+    job->rows = 1;
+    job->run = job->terms = size.terms;
+    if (p->dilation_w > 1 || groups > 1)
+        return;
+    const int32_t run = p->kernel_w * size.in;
+    if ((size_t)p->kernel_h * (size_t)up_to_four(run) > seam_q8_padded(size.terms))
+        return;
+    job->rows = p->kernel_h;
+    job->run = run;
+}
+
+/* Bytes of packed weights of one group. */
+static size_t packed_step(const seam_window *p, int32_t groups) {
+    const seam_q8_kernels *kernels = seam_kernels_now()->q8;
+    seam_q8_job job;
+    lay_out(&job, p, groups);
+    const int32_t terms = kernels->tile_at != NULL ? job.rows * up_to_four(job.run) : job.terms;
+    return kernels->packed_size(p->out_c / groups, terms);
+}
+
+size_t seam_q8_conv2d_packed_size(const seam_window *p, int32_t groups) {
+    const int64_t pixels = (int64_t)p->batch * p->out_h * p->out_w;
+    if (pixels < pack_pixels && seam_kernels_now()->q8->tile_at == NULL)
         return 0;
-    return (size_t)groups * seam_kernels_now()->q8->packed_size(size.out, size.terms);
+    return (size_t)groups * packed_step(p, groups);
 }
 
 void seam_q8_conv2d_pack(void *packed, const int8_t *w, const seam_window *p, int32_t groups) {
     const seam_q8_kernels *kernels = seam_kernels_now()->q8;
     const group_sizes size = sizes_of(p, groups);
-    const size_t step = kernels->packed_size(size.out, size.terms);
+    const size_t step = packed_step(p, groups);
     for (int32_t g = 0; g < groups; g++) {
-        const seam_q8_job job = {.w = w + (ptrdiff_t)g * size.out * size.terms,
-                                 .channels = size.out,
-                                 .terms = size.terms};
+        seam_q8_job job = {.w = w + (ptrdiff_t)g * size.out * size.terms, .channels = size.out};
+        lay_out(&job, p, groups);
         kernels->pack((char *)packed + (size_t)g * step, &job);
     }
 }
@@ -72,6 +99,7 @@ typedef struct {
     int32_t reach_h, reach_w; /* from a window's first tap to behind its last */
     ptrdiff_t line;           /* from tap to tap down a column */
     int packed;               /* a kernel row's values lie side by side */
+    int32_t pitch;            /* from kernel row to kernel row of a patch, in terms */
 } source;
 
 static source source_of(const seam_q8_kernels *kernels, const seam_window *p, const int8_t *x,
@@ -84,7 +112,8 @@ static source source_of(const seam_q8_kernels *kernels, const seam_window *p, co
                     .reach_h = (p->kernel_h - 1) * p->dilation_h + 1,
                     .reach_w = (p->kernel_w - 1) * p->dilation_w + 1,
                     .line = (ptrdiff_t)p->dilation_h * p->in_w * p->in_c,
-                    .packed = p->dilation_w == 1 && in == p->in_c};
+                    .packed = p->dilation_w == 1 && in == p->in_c,
+                    .pitch = p->kernel_w * in};
 }
 
 /* An output pixel. */
@@ -108,7 +137,7 @@ static void gather_rows(void *patch, const source *from, ptrdiff_t place, const 
                         const tap_range *w) {
     const seam_window *p = from->p;
     const int32_t n = from->in, rows = h->end - h->first, end = p->kernel_w - w->end;
-    const ptrdiff_t width = (ptrdiff_t)p->kernel_w * n, at = h->first * width;
+    const ptrdiff_t width = from->pitch, at = h->first * width;
     const ptrdiff_t line = from->line;
     if (rows <= 0)
         return;
@@ -142,13 +171,13 @@ static void gather_edge(void *patch, const source *from, const position *at, ptr
     const seam_window *p = from->p;
     const seam_axis axis_h = seam_axis_h(p), axis_w = seam_axis_w(p);
     const tap_range h = taps_of(&axis_h, at->oh), w = taps_of(&axis_w, at->ow);
-    const int32_t width = p->kernel_w * from->in;
+    const int32_t run = p->kernel_w * from->in, pitch = from->pitch;
     if (h.first > 0)
-        from->kernels->patch(patch, 0, width, NULL, 0, h.first, width, from->x_zero);
+        from->kernels->patch(patch, 0, pitch, NULL, 0, h.first, run, from->x_zero);
     gather_rows(patch, from, place, &h, &w);
     if (h.end < p->kernel_h)
-        from->kernels->patch(patch, (ptrdiff_t)h.end * width, width, NULL, 0, p->kernel_h - h.end,
-                             width, from->x_zero);
+        from->kernels->patch(patch, (ptrdiff_t)h.end * pitch, pitch, NULL, 0, p->kernel_h - h.end,
+                             run, from->x_zero);
 }
 
 static void gather(void *patch, const source *from, const position *at) {
@@ -161,7 +190,7 @@ static void gather(void *patch, const source *from, const position *at) {
         row >= 0 && row + from->reach_h <= p->in_h && col >= 0 && col + from->reach_w <= p->in_w;
     if (inside && from->packed) {
         const int32_t width = p->kernel_w * from->in;
-        from->kernels->patch(patch, 0, width, from->x + place, from->line, p->kernel_h, width,
+        from->kernels->patch(patch, 0, from->pitch, from->x + place, from->line, p->kernel_h, width,
                              from->x_zero);
     } else {
         gather_edge(patch, from, at, place);
@@ -213,29 +242,121 @@ static void group_run(int8_t *y, const source *from, const seam_q8_job *job, voi
     }
 }
 
+/* Output pixels whose taps are all inside: rows [h.first, h.end), columns [w.first, w.end). */
+typedef struct {
+    tap_range h, w;
+} inside;
+
+static tap_range axis_inside(const seam_axis *axis) {
+    const int32_t reach = (axis->kernel - 1) * axis->dilation, room = axis->in - 1 - reach;
+    tap_range range = {(axis->pad + axis->stride - 1) / axis->stride,
+                       room + axis->pad < 0 ? 0 : (room + axis->pad) / axis->stride + 1};
+    range.end = range.end < axis->out ? range.end : axis->out;
+    return range;
+}
+
+/* Walks over output pixels, row by row. */
+typedef struct {
+    int32_t n, oh, ow;
+} pixel;
+
+static void pixel_next(pixel *at, const seam_window *p) {
+    if (++at->ow < p->out_w)
+        return;
+    at->ow = 0;
+    if (++at->oh < p->out_h)
+        return;
+    at->oh = 0;
+    at->n++;
+}
+
+/* As group_run, but only pixels at the border, and those whose last read would leave x, are
+ * gathered. end: of x. */
+static void group_run_at(int8_t *y, const source *from, const seam_q8_job *job, void *scratch,
+                         const int8_t *end) {
+    const seam_window *p = from->p;
+    const seam_axis axis_h = seam_axis_h(p), axis_w = seam_axis_w(p);
+    const tap_range h = axis_inside(&axis_h), w = axis_inside(&axis_w);
+    const int64_t pixels = (int64_t)p->batch * p->out_h * p->out_w;
+    const ptrdiff_t line = (ptrdiff_t)p->in_w * p->in_c, x_row = p->dilation_h * line;
+    const int32_t pitch = up_to_four(job->run);
+    const ptrdiff_t bytes = (ptrdiff_t)seam_q8_padded(job->terms);
+    const ptrdiff_t reach = (job->rows - 1) * x_row + pitch;
+    const int direct = job->rows == p->kernel_h && job->run == p->kernel_w * from->in &&
+                       ((p->dilation_w == 1 && from->in == p->in_c) || p->kernel_w == 1);
+    pixel at = {0, 0, 0};
+    for (int64_t first = 0; first < pixels; first += from->kernels->pixels) {
+        const int64_t left = pixels - first;
+        const int32_t count = left < from->kernels->pixels ? (int32_t)left : from->kernels->pixels;
+        const int8_t *places[SEAM_Q8_TILE_MAX];
+        ptrdiff_t rows[SEAM_Q8_TILE_MAX];
+        for (int32_t i = 0; i < count; i++, pixel_next(&at, p)) {
+            const ptrdiff_t row =
+                (ptrdiff_t)at.n * p->in_h + (ptrdiff_t)at.oh * p->stride_h - p->pad_top;
+            const ptrdiff_t offset =
+                row * line + ((ptrdiff_t)at.ow * p->stride_w - p->pad_left) * p->in_c;
+            if (direct && at.oh >= h.first && at.oh < h.end && at.ow >= w.first && at.ow < w.end &&
+                end - from->x - offset >= reach) {
+                places[i] = from->x + offset;
+                rows[i] = x_row;
+                continue;
+            }
+            int8_t *patch = (int8_t *)scratch + i * bytes;
+            const position place = {at.n, at.oh, at.ow};
+            gather(patch, from, &place);
+            places[i] = patch;
+            rows[i] = pitch;
+        }
+        from->kernels->tile_at(y + (ptrdiff_t)first * p->out_c, p->out_c, places, rows, count, job);
+    }
+}
+
+/* No left shift, at least one step to the right, and sums below 2^30. */
+static int is_falling(const seam_q8_job *job) {
+    const int64_t room = (1 << 30) - 1 - (int64_t)job->terms * (128 * 255);
+    if (room < 0)
+        return 0;
+    for (int32_t c = 0; c < job->channels; c++) {
+        if (job->shift[c * job->scale_step] >= 0)
+            return 0;
+        if (job->bias != NULL && (job->bias[c] > room || job->bias[c] < -room))
+            return 0;
+    }
+    return 1;
+}
+
 void seam_q8_conv2d(int8_t *y, const int8_t *x, const int8_t *w, const int32_t *bias,
                     const seam_q8_scaling *how, const seam_window *p, int32_t groups,
                     const void *packed, void *scratch) {
     const seam_q8_kernels *kernels = seam_kernels_now()->q8;
     const group_sizes size = sizes_of(p, groups);
-    const size_t packed_step = kernels->packed_size(size.out, size.terms);
+    const size_t step = packed == NULL ? 0 : packed_step(p, groups);
+    const int8_t *end = x + (size_t)p->batch * (size_t)p->in_h * (size_t)p->in_w * (size_t)p->in_c;
     for (int32_t g = 0; g < groups; g++) {
         const ptrdiff_t first = (ptrdiff_t)g * size.out;
         const ptrdiff_t scale = how->scales > 1 ? first : 0;
-        const source from = source_of(kernels, p, x + (ptrdiff_t)g * size.in, size.in, how->x_zero);
-        const seam_q8_job job = {
-            .w = w + first * size.terms,
-            .packed = packed == NULL ? NULL : (const char *)packed + (size_t)g * packed_step,
-            .bias = bias == NULL ? NULL : bias + first,
-            .multiplier = how->multiplier + scale,
-            .shift = how->shift + scale,
-            .scale_step = how->scales > 1,
-            .channels = size.out,
-            .terms = size.terms,
-            .x_zero = how->x_zero,
-            .y_zero = how->y_zero,
-            .y_min = how->y_min,
-            .y_max = how->y_max};
-        group_run(y + first, &from, &job, scratch);
+        source from = source_of(kernels, p, x + (ptrdiff_t)g * size.in, size.in, how->x_zero);
+        seam_q8_job job = {.w = w + first * size.terms,
+                           .packed =
+                               packed == NULL ? NULL : (const char *)packed + (size_t)g * step,
+                           .bias = bias == NULL ? NULL : bias + first,
+                           .multiplier = how->multiplier + scale,
+                           .shift = how->shift + scale,
+                           .scale_step = how->scales > 1,
+                           .channels = size.out,
+                           .terms = size.terms,
+                           .x_zero = how->x_zero,
+                           .y_zero = how->y_zero,
+                           .y_min = how->y_min,
+                           .y_max = how->y_max};
+        if (kernels->tile_at == NULL || packed == NULL) {
+            group_run(y + first, &from, &job, scratch);
+            continue;
+        }
+        lay_out(&job, p, groups);
+        job.falling = is_falling(&job);
+        if (job.rows == p->kernel_h && job.rows > 1)
+            from.pitch = up_to_four(job.run);
+        group_run_at(y + first, &from, &job, scratch, end);
     }
 }

@@ -1,97 +1,25 @@
-/* The micro-kernels of the int8 layers for AVX-512 VNNI: four bytes of terms into a 32-bit sum.
+/* The convolutions of the int8 layers for AVX-512 VNNI: four bytes of terms into a 32-bit sum.
  *
- * Its product wants one operand unsigned: patches hold x + 128, and the sum starts at
- * bias - (x_zero + 128) * sum of w instead of the bias. */
+ * Its product wants one operand unsigned: inputs become x + 128 when they are read, and the sum
+ * starts at bias - (x_zero + 128) * sum of w instead of the bias. */
 #include "q8.h"
 
 #if defined(SEAM_X86)
-#include <immintrin.h>
-#include <string.h>
+#include "q8_vnni.h"
 
-SEAM_TARGET_VNNI
-
-#define FIXED static inline __attribute__((always_inline))
-#define LANES 16
 #define TILE 8
+#define PAIR 8 /* at most as many channels: a vector holds them for two pixels */
 
-static inline int32_t lesser(int32_t a, int32_t b) {
-    return a < b ? a : b;
-}
-
-static inline __mmask16 first_lanes(int32_t n) {
-    return (__mmask16)((1u << n) - 1u);
-}
-
-static inline __mmask64 first_bytes(int32_t n) {
-    return n >= 64 ? ~(__mmask64)0 : ((__mmask64)1 << n) - 1u;
-}
-
-/* ---- Requantisation of sixteen sums ---- */
-
-typedef struct {
-    __m512i multiplier, left, right, mask; /* mask: 2^right - 1 */
-} scale16;
-
-static inline scale16 scale_load(const seam_q8_job *job, int32_t c, int32_t n) {
-    const __m512i zero = _mm512_setzero_si512(), one = _mm512_set1_epi32(1);
-    const __mmask16 used = first_lanes(n);
-    const __m512i shift = job->scale_step == 0 ? _mm512_set1_epi32(*job->shift)
-                                               : _mm512_maskz_loadu_epi32(used, job->shift + c);
-    scale16 s = {.multiplier = job->scale_step == 0
-                                   ? _mm512_set1_epi32(*job->multiplier)
-                                   : _mm512_maskz_loadu_epi32(used, job->multiplier + c),
-                 .left = _mm512_max_epi32(shift, zero),
-                 .right = _mm512_max_epi32(_mm512_sub_epi32(zero, shift), zero)};
-    s.mask = _mm512_sub_epi32(_mm512_sllv_epi32(one, s.right), one);
-    return s;
-}
-
-static inline __m512i rescale(__m512i a, const scale16 *s) {
-    const __m512i half = _mm512_set1_epi64(1 << 30);
-    const __m512i raised = _mm512_sllv_epi32(a, s->left);
-    __m512i even = _mm512_mul_epi32(raised, s->multiplier);
-    __m512i odd =
-        _mm512_mul_epi32(_mm512_srli_epi64(raised, 32), _mm512_srli_epi64(s->multiplier, 32));
-    even = _mm512_srli_epi64(_mm512_add_epi64(even, half), 31);
-    odd = _mm512_slli_epi64(_mm512_add_epi64(odd, half), 1);
-    const __m512i y = _mm512_mask_blend_epi32(0xAAAA, even, odd);
-    const __m512i least = _mm512_sub_epi32(_mm512_srli_epi32(s->mask, 1), _mm512_srai_epi32(y, 31));
-    const __mmask16 up = _mm512_cmpgt_epi32_mask(_mm512_and_si512(y, s->mask), least);
-    const __m512i whole = _mm512_srav_epi32(y, s->right);
-    return _mm512_mask_add_epi32(whole, up, whole, _mm512_set1_epi32(1));
-}
-
-typedef struct {
-    __m512i zero, least, most;
-} range16;
-
-static inline void finish(int8_t *y, __m512i sum, const scale16 *scale, const range16 *range,
-                          int32_t n) {
-    const __m512i value = _mm512_add_epi32(rescale(sum, scale), range->zero);
-    const __m512i kept = _mm512_min_epi32(_mm512_max_epi32(value, range->least), range->most);
-    if (n == LANES) /* a masked store is slow */
-        _mm_storeu_si128((__m128i *)(void *)y, _mm512_cvtepi32_epi8(kept));
-    else
-        _mm_mask_storeu_epi8(y, first_lanes(n), _mm512_cvtepi32_epi8(kept));
-}
-
-static inline range16 range_of(const seam_q8_job *job) {
-    return (range16){_mm512_set1_epi32(job->y_zero), _mm512_set1_epi32(job->y_min),
-                     _mm512_set1_epi32(job->y_max)};
-}
-
-/* ---- Patches: bytes x + 128, any to the end of a vector ---- */
+/* ---- Patches: plain inputs ---- */
 
 static void patch(void *to, ptrdiff_t at, ptrdiff_t to_step, const int8_t *x, ptrdiff_t x_step,
                   int32_t rows, int32_t count, int32_t x_zero) {
-    uint8_t *row = (uint8_t *)to + at;
-    const __m512i flip = _mm512_set1_epi8(-128), padding = _mm512_set1_epi8((int8_t)(x_zero + 128));
+    int8_t *row = (int8_t *)to + at;
+    const __m512i padding = _mm512_set1_epi8((int8_t)x_zero);
     for (int32_t r = 0; r < rows; r++, row += to_step) {
         for (int32_t i = 0; i < count; i += 64) {
             const __mmask64 used = first_bytes(count - i);
-            __m512i bytes = padding;
-            if (x != NULL)
-                bytes = _mm512_xor_si512(_mm512_maskz_loadu_epi8(used, x + i), flip);
+            const __m512i bytes = x == NULL ? padding : _mm512_maskz_loadu_epi8(used, x + i);
             _mm512_mask_storeu_epi8(row + i, used, bytes);
         }
         x = x == NULL ? NULL : x + x_step;
@@ -99,10 +27,12 @@ static void patch(void *to, ptrdiff_t at, ptrdiff_t to_step, const int8_t *x, pt
 }
 
 static void patch_end(void *to, int32_t terms) {
-    memset((uint8_t *)to + terms, 0, (size_t)((terms + 3) / 4 * 4 - terms));
+    (void)to;
+    (void)terms;
 }
 
-/* ---- Tiles from packed weights: [channels / 16]([16] int32 sums of w, [terms / 4][16][4]) ---- */
+/* ---- Packed weights: [channels / 16]([16] int32 sums of w, [rows][run / 4][16][4]); up to eight
+ * channels are there twice ---- */
 
 static size_t block_bytes(int32_t terms) {
     return (((size_t)terms + 3) / 4 + 1) * 4 * LANES;
@@ -110,6 +40,10 @@ static size_t block_bytes(int32_t terms) {
 
 static size_t packed_size(int32_t channels, int32_t terms) {
     return ((size_t)channels + LANES - 1) / LANES * block_bytes(terms);
+}
+
+static size_t job_block_bytes(const seam_q8_job *job) {
+    return block_bytes(job->rows * ((job->run + 3) / 4 * 4));
 }
 
 /* Four terms of up to sixteen channels, one dword each; w: of the first channel. */
@@ -128,76 +62,226 @@ static void pack(void *packed, const seam_q8_job *job) {
         _mm512_mullo_epi32(_mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15),
                            _mm512_set1_epi32(job->terms));
     char *to = packed;
-    for (int32_t c = 0; c < job->channels; c += LANES, to += block_bytes(job->terms)) {
+    for (int32_t c = 0; c < job->channels; c += LANES, to += job_block_bytes(job)) {
         const int32_t used = lesser(LANES, job->channels - c);
         const int8_t *w = job->w + (ptrdiff_t)c * job->terms;
         __m512i sum = _mm512_setzero_si512();
-        for (int32_t k = 0; k < job->terms; k += 4) {
-            const __m512i four = four_terms(w + k, rows, used, job->terms - k, job->terms);
-            sum = _mm512_dpbusd_epi32(sum, _mm512_set1_epi8(1), four);
-            _mm512_storeu_si512(to + (size_t)(k + 4) * LANES, four);
-        }
+        char *at = to;
+        for (int32_t r = 0; r < job->rows; r++, w += job->run)
+            for (int32_t k = 0; k < job->run; k += 4) {
+                __m512i four = four_terms(w + k, rows, used, job->run - k, job->terms);
+                if (job->channels <= PAIR)
+                    four = _mm512_inserti64x4(four, _mm512_castsi512_si256(four), 1);
+                sum = _mm512_dpbusd_epi32(sum, _mm512_set1_epi8(1), four);
+                at += 4 * LANES;
+                _mm512_storeu_si512(at, four);
+            }
         _mm512_storeu_si512(to, sum);
     }
 }
 
-/* P pixels x V vectors of channels from c on. */
-FIXED void tile_fixed(const int P, const int V, int8_t *y, ptrdiff_t y_step, const uint8_t *x,
-                      const seam_q8_job *job, int32_t c, const range16 *range) {
-    const size_t step = seam_q8_padded(job->terms), block = block_bytes(job->terms);
-    const char *w = (const char *)job->packed + (size_t)c / LANES * block;
-    const int32_t last = lesser(LANES, job->channels - c - (V - 1) * LANES);
+/* ---- Tiles: P pixels x V vectors of channels from c on; pairs: P vectors of two pixels ---- */
+
+#define MOST 8 /* vectors of channels beside one pixel */
+
+FIXED void sums_start(const int P, const int V, const int pairs, __m512i (*sum)[MOST],
+                      const seam_q8_job *job, int32_t c, const char *w, size_t block) {
     const __m512i shift = _mm512_set1_epi32(job->x_zero + 128);
-    __m512i sum[TILE][3];
     EACH (v, V) {
-        const __mmask16 used = first_lanes(v < V - 1 ? LANES : last);
-        const __m512i bias = job->bias == NULL
-                                 ? _mm512_setzero_si512()
-                                 : _mm512_maskz_loadu_epi32(used, job->bias + c + v * LANES);
+        const int32_t n = lesser(LANES, job->channels - c - v * LANES);
+        __m512i bias = _mm512_setzero_si512();
+        if (job->bias != NULL)
+            bias = lanes_load(job->bias + c + v * LANES, n, pairs);
         const __m512i sums = _mm512_loadu_si512(w + (size_t)v * block);
-        EACH (p, P)
-            sum[p][v] = _mm512_sub_epi32(bias, _mm512_mullo_epi32(shift, sums));
+        sum[0][v] = _mm512_sub_epi32(bias, _mm512_mullo_epi32(shift, sums));
     }
-    w += 4 * LANES;
-    for (int32_t k = 0; k < job->terms; k += 4, w += 4 * LANES) {
-        __m512i row[3];
+    EACH (p, P)
         EACH (v, V)
-            row[v] = _mm512_loadu_si512(w + (size_t)v * block);
-        EACH (p, P) {
-            int32_t four;
-            memcpy(&four, x + (size_t)p * step + k, sizeof four);
-            const __m512i terms = _mm512_set1_epi32(four);
-            EACH (v, V)
-                sum[p][v] = _mm512_dpbusd_epi32(sum[p][v], terms, row[v]);
-        }
+            sum[p][v] = sum[0][v];
+}
+
+/* Four inputs of a pixel, or of two, in every dword. */
+FIXED __m512i inputs(const int pairs, const int8_t *const *at, int p, int32_t k) {
+    const __m512i flip = _mm512_set1_epi8(-128);
+    int32_t four;
+    memcpy(&four, at[pairs ? 2 * p : p] + k, sizeof four);
+    __m512i values = _mm512_set1_epi32(four);
+    if (pairs) {
+        memcpy(&four, at[2 * p + 1] + k, sizeof four);
+        values = _mm512_mask_broadcastd_epi32(values, 0xFF00, _mm_cvtsi32_si128(four));
     }
-    EACH (v, V) {
-        const int32_t n = v < V - 1 ? LANES : last;
-        const scale16 scale = scale_load(job, c + v * LANES, n);
-        EACH (p, P)
-            finish(y + p * y_step + c + v * LANES, sum[p][v], &scale, range, n);
+    return _mm512_xor_si512(values, flip);
+}
+
+FIXED void sums_add(const int P, const int V, const int pairs, __m512i (*sum)[MOST],
+                    const int8_t *const *x, const ptrdiff_t *x_row, const seam_q8_job *job,
+                    const char *w, size_t block) {
+    const int8_t *at[2 * TILE];
+    const int pixels = pairs ? 2 * P : P;
+    EACH (p, pixels)
+        at[p] = x[p];
+    for (int32_t r = 0; r < job->rows; r++) {
+        for (int32_t k = 0; k < job->run; k += 4) {
+            w += 4 * LANES;
+            __m512i row[MOST];
+            EACH (v, V)
+                row[v] = _mm512_loadu_si512(w + (size_t)v * block);
+            EACH (p, P) {
+                const __m512i values = inputs(pairs, at, p, k);
+                EACH (v, V)
+                    sum[p][v] = _mm512_dpbusd_epi32(sum[p][v], values, row[v]);
+            }
+        }
+        EACH (p, pixels)
+            at[p] += x_row[p];
     }
 }
 
-FIXED void tile_channels(const int P, int8_t *y, ptrdiff_t y_step, const uint8_t *x,
-                         const seam_q8_job *job, const range16 *range) {
+static inline void store_bytes(int8_t *y, __m128i bytes, int32_t n) {
+    if (n == LANES) { /* a masked store is slow */
+        _mm_storeu_si128((__m128i *)(void *)y, bytes);
+    } else if (n == 8) {
+        _mm_storel_epi64((__m128i *)(void *)y, bytes);
+    } else {
+        int8_t values[LANES];
+        _mm_storeu_si128((__m128i *)(void *)values, bytes);
+        memcpy(y, values, (size_t)n);
+    }
+}
+
+/* The i-th vector of a tile to its place. */
+FIXED void store_vector(const int V, const int pairs, int8_t *y, ptrdiff_t y_step, __m128i bytes,
+                        int i, int32_t last) {
+    if (!pairs) {
+        store_bytes(y + i / V * y_step + i % V * LANES, bytes, i % V < V - 1 ? LANES : last);
+    } else if (y_step == PAIR && last == PAIR) {
+        _mm_storeu_si128((__m128i *)(void *)(y + 2 * i * PAIR), bytes);
+    } else {
+        store_bytes(y + 2 * i * y_step, bytes, last);
+        store_bytes(y + (2 * i + 1) * y_step, _mm_unpackhi_epi64(bytes, bytes), last);
+    }
+}
+
+/* The sums of a tile to bytes, four vectors at a time; there may be fewer at the end. */
+FIXED void sums_finish(const int P, const int V, const int pairs, int8_t *y, ptrdiff_t y_step,
+                       __m512i (*sum)[MOST], const seam_q8_job *job, int32_t c,
+                       const range64 *range) {
+    const int32_t last = lesser(LANES, job->channels - c - (V - 1) * LANES);
+    falling16 scale[MOST];
+    EACH (v, V) {
+        const int32_t n = v < V - 1 ? LANES : last, at = c + v * LANES;
+        if (job->scale_step == 0)
+            scale[v] =
+                falling_of(_mm512_set1_epi32(*job->multiplier), _mm512_set1_epi32(*job->shift));
+        else
+            scale[v] = falling_of(lanes_load(job->multiplier + at, n, pairs),
+                                  lanes_load(job->shift + at, n, pairs));
+    }
+    const int count = P * V, fours = (count + 3) / 4;
+    EACH (i, fours) {
+        __m512i four[4];
+        EACH (j, 4) {
+            const int at = 4 * i + j < count ? 4 * i + j : count - 1;
+            four[j] = falling_rescale(sum[at / V][at % V], &scale[at % V]);
+        }
+        const __m512i bytes = in_order(narrow(four[0], four[1], four[2], four[3], range, 1));
+        EACH (j, 4)
+            if (4 * i + j < count)
+                store_vector(V, pairs, y, y_step, _mm512_extracti32x4_epi32(bytes, j), 4 * i + j,
+                             last);
+    }
+}
+
+FIXED void tile_fixed(const int P, const int V, const int pairs, int8_t *y, ptrdiff_t y_step,
+                      const int8_t *const *x, const ptrdiff_t *x_row, const seam_q8_job *job,
+                      int32_t c, const range64 *range) {
+    const size_t block = job_block_bytes(job);
+    const char *w = (const char *)job->packed + (size_t)c / LANES * block;
+    __m512i sum[TILE][MOST];
+    sums_start(P, V, pairs, sum, job, c, w, block);
+    sums_add(P, V, pairs, sum, x, x_row, job, w, block);
+    sums_finish(P, V, pairs, y, y_step, sum, job, c, range);
+}
+
+/* `most` vectors of channels at a time, as even as they go: 4 of 3 is 2 + 2. */
+FIXED void tile_channels(const int P, const int most, int8_t *y, ptrdiff_t y_step,
+                         const int8_t *const *x, const ptrdiff_t *x_row, const seam_q8_job *job,
+                         const range64 *range) {
     for (int32_t c = 0; c < job->channels;) {
         const int32_t vectors = (job->channels - c + LANES - 1) / LANES;
-        const int32_t now = vectors == 4 ? 2 : lesser(vectors, 3); /* as even as they go */
-        if (now == 1)
-            tile_fixed(P, 1, y, y_step, x, job, c, range);
-        else if (now == 2)
-            tile_fixed(P, 2, y, y_step, x, job, c, range);
-        else
-            tile_fixed(P, 3, y, y_step, x, job, c, range);
+        int32_t now = 1;
+        if (most == 8 && vectors >= 8) {
+            tile_fixed(P, 8, 0, y + c, y_step, x, x_row, job, c, range);
+            now = 8;
+        } else if (most == 8 && vectors >= 4) {
+            tile_fixed(P, 4, 0, y + c, y_step, x, x_row, job, c, range);
+            now = 4;
+        } else if (most == 3 && vectors >= 3 && vectors != 4) {
+            tile_fixed(P, 3, 0, y + c, y_step, x, x_row, job, c, range);
+            now = 3;
+        } else if (vectors >= 2) {
+            tile_fixed(P, 2, 0, y + c, y_step, x, x_row, job, c, range);
+            now = 2;
+        } else {
+            tile_fixed(P, 1, 0, y + c, y_step, x, x_row, job, c, range);
+        }
         c += now * LANES;
     }
 }
 
-/* ---- Few pixels: sums along the terms of weights as they lie ---- */
+/* One vector of sums with any scale. */
+static void store_any(int8_t *y, __m512i sums, const seam_q8_job *job, int32_t c, int32_t n) {
+    const range64 range = range_of(0, job->y_min, job->y_max, 0);
+    const scale16 scale = scale_load(job, c, n);
+    const __m512i found = /* which may wrap */
+        _mm512_add_epi32(rescale(sums, &scale), _mm512_set1_epi32(job->y_zero));
+    const __m512i bytes = in_order(narrow(found, found, found, found, &range, 0));
+    store_bytes(y, _mm512_castsi512_si128(bytes), n);
+}
 
-static void dot(int8_t *y, const uint8_t *x, const seam_q8_job *job, const range16 *range) {
-    const __m512i zero = _mm512_set1_epi8((int8_t)(job->x_zero + 128));
+/* Any scale: one pixel and one vector at a time. */
+static void tile_any(int8_t *y, ptrdiff_t y_step, const int8_t *const *x, const ptrdiff_t *x_row,
+                     int32_t pixels, const seam_q8_job *job) {
+    const size_t block = job_block_bytes(job);
+    const int pairs = 0;
+    for (int32_t p = 0; p < pixels; p++)
+        for (int32_t c = 0; c < job->channels; c += LANES) {
+            const int32_t n = lesser(LANES, job->channels - c);
+            const char *w = (const char *)job->packed + (size_t)c / LANES * block;
+            __m512i sum[1][MOST];
+            sums_start(1, 1, pairs, sum, job, c, w, block);
+            sums_add(1, 1, pairs, sum, x + p, x_row + p, job, w, block);
+            store_any(y + p * y_step + c, sum[0][0], job, c, n);
+        }
+}
+
+static void tile_at(int8_t *y, ptrdiff_t y_step, const int8_t *const *x, const ptrdiff_t *x_row,
+                    int32_t pixels, const seam_q8_job *job) {
+    if (!job->falling) {
+        tile_any(y, y_step, x, x_row, pixels, job);
+        return;
+    }
+    const range64 range = range_of(job->y_zero, job->y_min, job->y_max, 1);
+    if (pixels == TILE && job->channels <= PAIR) {
+        tile_fixed(TILE / 2, 1, 1, y, y_step, x, x_row, job, 0, &range);
+        return;
+    }
+    if (pixels == TILE) {
+        tile_channels(TILE, 3, y, y_step, x, x_row, job, &range);
+        return;
+    }
+    int32_t p = 0;
+    for (; p + 4 <= pixels; p += 4)
+        tile_channels(4, 3, y + p * y_step, y_step, x + p, x_row + p, job, &range);
+    for (; p < pixels; p++)
+        tile_channels(1, 8, y + p * y_step, y_step, x + p, x_row + p, job, &range);
+}
+
+/* ---- Weights as they lie: sums along the terms ---- */
+
+static void dot(int8_t *y, const int8_t *x, const seam_q8_job *job) {
+    const __m512i zero = _mm512_set1_epi8((int8_t)(job->x_zero + 128)),
+                  flip = _mm512_set1_epi8(-128);
     for (int32_t c = 0; c < job->channels; c += LANES) {
         const int32_t used = lesser(LANES, job->channels - c);
         int32_t sums[LANES] = {0};
@@ -207,34 +291,24 @@ static void dot(int8_t *y, const uint8_t *x, const seam_q8_job *job, const range
             for (int32_t k = 0; k < job->terms; k += 64) {
                 const __mmask64 some = first_bytes(job->terms - k);
                 const __m512i row = _mm512_maskz_loadu_epi8(some, w + k);
-                sum = _mm512_dpbusd_epi32(sum, _mm512_maskz_loadu_epi8(some, x + k), row);
+                const __m512i values = _mm512_maskz_loadu_epi8(some, x + k);
+                sum = _mm512_dpbusd_epi32(sum, _mm512_xor_si512(values, flip), row);
                 extra = _mm512_dpbusd_epi32(extra, zero, row);
             }
             sums[l] = _mm512_reduce_add_epi32(_mm512_sub_epi32(sum, extra));
         }
         __m512i total = _mm512_loadu_si512(sums);
         if (job->bias != NULL)
-            total =
-                _mm512_add_epi32(total, _mm512_maskz_loadu_epi32(first_lanes(used), job->bias + c));
-        const scale16 scale = scale_load(job, c, used);
-        finish(y + c, total, &scale, range, used);
+            total = _mm512_add_epi32(total, lanes_load(job->bias + c, used, 0));
+        store_any(y + c, total, job, c, used);
     }
 }
 
 static void tile(int8_t *y, ptrdiff_t y_step, const void *patches, int32_t pixels,
                  const seam_q8_job *job) {
-    const range16 range = range_of(job);
-    const size_t step = seam_q8_padded(job->terms);
-    const uint8_t *x = patches;
-    if (job->packed != NULL && pixels == TILE) {
-        tile_channels(TILE, y, y_step, x, job, &range);
-        return;
-    }
-    for (int32_t p = 0; p < pixels; p++, y += y_step, x += step)
-        if (job->packed != NULL)
-            tile_channels(1, y, y_step, x, job, &range);
-        else
-            dot(y, x, job, &range);
+    const int8_t *x = patches;
+    for (int32_t p = 0; p < pixels; p++)
+        dot(y + p * y_step, x + (size_t)p * seam_q8_padded(job->terms), job);
 }
 
 /* Nothing but multiply-adds, in registers: the most a core can do. */
@@ -258,6 +332,7 @@ const seam_q8_kernels seam_q8_kernels_vnni = {
     .patch = patch,
     .patch_end = patch_end,
     .tile = tile,
+    .tile_at = tile_at,
     .depthwise = seam_q8_avx2_depthwise,
     .add = seam_q8_avx2_add,
     .requantise = seam_q8_avx2_requantise,
