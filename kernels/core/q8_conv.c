@@ -311,20 +311,6 @@ static void group_run_at(int8_t *y, const source *from, const seam_q8_job *job, 
     }
 }
 
-/* No left shift, at least one step to the right, and sums below 2^30. */
-static int is_falling(const seam_q8_job *job) {
-    const int64_t room = (1 << 30) - 1 - (int64_t)job->terms * (128 * 255);
-    if (room < 0)
-        return 0;
-    for (int32_t c = 0; c < job->channels; c++) {
-        if (job->shift[c * job->scale_step] >= 0)
-            return 0;
-        if (job->bias != NULL && (job->bias[c] > room || job->bias[c] < -room))
-            return 0;
-    }
-    return 1;
-}
-
 void seam_q8_conv2d(int8_t *y, const int8_t *x, const int8_t *w, const int32_t *bias,
                     const seam_q8_scaling *how, const seam_window *p, int32_t groups,
                     const void *packed, void *scratch) {
@@ -354,7 +340,7 @@ void seam_q8_conv2d(int8_t *y, const int8_t *x, const int8_t *w, const int32_t *
             continue;
         }
         lay_out(&job, p, groups);
-        job.falling = is_falling(&job);
+        job.falling = seam_q8_falling(&job);
         if (job.rows == p->kernel_h && job.rows > 1)
             from.pitch = up_to_four(job.run);
         group_run_at(y + first, &from, &job, scratch, end);

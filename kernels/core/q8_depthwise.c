@@ -83,6 +83,7 @@ void seam_q8_depthwise(int8_t *y, const int8_t *x, const int8_t *w, const int32_
                                  .shift = how->shift,
                                  .scale_step = how->scales > 1,
                                  .channels = p->out_c,
+                                 .terms = p->kernel_h * p->kernel_w,
                                  .x_zero = how->x_zero,
                                  .y_zero = how->y_zero,
                                  .y_min = how->y_min,

@@ -37,7 +37,7 @@ typedef struct {
 
 /* A line of pixels of a depthwise layer that all use the same taps; steps in values. */
 typedef struct {
-    seam_q8_job job; /* w: the first of these taps, [tap][all channels]; terms is not used */
+    seam_q8_job job; /* w: the first of these taps, [tap][all channels]; terms: of all taps */
     int32_t pixels, rows, cols;
     ptrdiff_t x_pixel, x_row, x_col, y_pixel, w_row, w_col;
 } seam_q8_line;
@@ -55,6 +55,20 @@ typedef struct {
 /* The terms of a pixel take whole vectors of any variant. */
 static inline size_t seam_q8_padded(int32_t terms) {
     return ((size_t)terms + 63) / 64 * 64;
+}
+
+/* What seam_q8_job.falling says. */
+static inline int seam_q8_falling(const seam_q8_job *job) {
+    const int64_t room = (1 << 30) - 1 - (int64_t)job->terms * (128 * 255);
+    if (room < 0)
+        return 0;
+    for (int32_t c = 0; c < job->channels; c++) {
+        if (job->shift[c * job->scale_step] >= 0)
+            return 0;
+        if (job->bias != NULL && (job->bias[c] > room || job->bias[c] < -room))
+            return 0;
+    }
+    return 1;
 }
 
 typedef struct {
@@ -100,6 +114,10 @@ extern const seam_q8_kernels seam_q8_kernels_m_mve;
 
 /* Of plain C, for Cortex-M. */
 void seam_q8_generic_depthwise(int8_t *y, const int8_t *x, const seam_q8_line *line);
+
+/* Of AVX-512. */
+int seam_q8_vnni_depthwise(int8_t *y, const int8_t *x, const seam_q8_job *job,
+                           const seam_window *p);
 
 /* Of AVX2, for other variants of x86. */
 void seam_q8_avx2_depthwise(int8_t *y, const int8_t *x, const seam_q8_line *line);

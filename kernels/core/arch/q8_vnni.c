@@ -334,6 +334,7 @@ const seam_q8_kernels seam_q8_kernels_vnni = {
     .tile = tile,
     .tile_at = tile_at,
     .depthwise = seam_q8_avx2_depthwise,
+    .depthwise_image = seam_q8_vnni_depthwise,
     .add = seam_q8_avx2_add,
     .requantise = seam_q8_avx2_requantise,
     .peak_products = 4 * LANES,
