@@ -118,6 +118,8 @@ void seam_q8_generic_depthwise(int8_t *y, const int8_t *x, const seam_q8_line *l
 /* Of AVX-512. */
 int seam_q8_vnni_depthwise(int8_t *y, const int8_t *x, const seam_q8_job *job,
                            const seam_window *p);
+void seam_q8_vnni_add(int8_t *y, const int8_t *a, const int8_t *b, const seam_q8_sum *how,
+                      size_t count);
 
 /* Of AVX2, for other variants of x86. */
 void seam_q8_avx2_depthwise(int8_t *y, const int8_t *x, const seam_q8_line *line);
