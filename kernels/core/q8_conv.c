@@ -59,13 +59,13 @@ static size_t packed_step(const seam_window *p, int32_t groups) {
     const seam_q8_kernels *kernels = seam_kernels_now()->q8;
     seam_q8_job job;
     lay_out(&job, p, groups);
-    const int32_t terms = kernels->tile_at != NULL ? job.rows * up_to_four(job.run) : job.terms;
+    const int32_t terms = kernels->line != NULL ? job.rows * up_to_four(job.run) : job.terms;
     return kernels->packed_size(p->out_c / groups, terms);
 }
 
 size_t seam_q8_conv2d_packed_size(const seam_window *p, int32_t groups) {
     const int64_t pixels = (int64_t)p->batch * p->out_h * p->out_w;
-    if (pixels < pack_pixels && seam_kernels_now()->q8->tile_at == NULL)
+    if (pixels < pack_pixels && seam_kernels_now()->q8->line == NULL)
         return 0;
     return (size_t)groups * packed_step(p, groups);
 }
@@ -100,6 +100,7 @@ typedef struct {
     ptrdiff_t line;           /* from tap to tap down a column */
     int packed;               /* a kernel row's values lie side by side */
     int32_t pitch;            /* from kernel row to kernel row of a patch, in terms */
+    seam_axis axis_h, axis_w;
 } source;
 
 static source source_of(const seam_q8_kernels *kernels, const seam_window *p, const int8_t *x,
@@ -113,7 +114,9 @@ static source source_of(const seam_q8_kernels *kernels, const seam_window *p, co
                     .reach_w = (p->kernel_w - 1) * p->dilation_w + 1,
                     .line = (ptrdiff_t)p->dilation_h * p->in_w * p->in_c,
                     .packed = p->dilation_w == 1 && in == p->in_c,
-                    .pitch = p->kernel_w * in};
+                    .pitch = p->kernel_w * in,
+                    .axis_h = seam_axis_h(p),
+                    .axis_w = seam_axis_w(p)};
 }
 
 /* An output pixel. */
@@ -169,8 +172,7 @@ static tap_range taps_of(const seam_axis *axis, int32_t o) {
 /* place: of tap 0 in x, which may lie outside. */
 static void gather_edge(void *patch, const source *from, const position *at, ptrdiff_t place) {
     const seam_window *p = from->p;
-    const seam_axis axis_h = seam_axis_h(p), axis_w = seam_axis_w(p);
-    const tap_range h = taps_of(&axis_h, at->oh), w = taps_of(&axis_w, at->ow);
+    const tap_range h = taps_of(&from->axis_h, at->oh), w = taps_of(&from->axis_w, at->ow);
     const int32_t run = p->kernel_w * from->in, pitch = from->pitch;
     if (h.first > 0)
         from->kernels->patch(patch, 0, pitch, NULL, 0, h.first, run, from->x_zero);
@@ -255,60 +257,93 @@ static tap_range axis_inside(const seam_axis *axis) {
     return range;
 }
 
-/* Walks over output pixels, row by row. */
-typedef struct {
-    int32_t n, oh, ow;
-} pixel;
-
-static void pixel_next(pixel *at, const seam_window *p) {
-    if (++at->ow < p->out_w)
-        return;
-    at->ow = 0;
-    if (++at->oh < p->out_h)
-        return;
-    at->oh = 0;
-    at->n++;
+/* Output pixels first, first + step, ... of sample n from patches; y: of the sample. */
+static void gathered(int8_t *y, const source *from, const seam_q8_job *job, void *scratch,
+                     int32_t n, int32_t first, int32_t step, int32_t count) {
+    const seam_window *p = from->p;
+    const ptrdiff_t bytes = (ptrdiff_t)seam_q8_padded(job->terms);
+    for (int32_t done = 0, now; done < count; done += now, first += now * step) {
+        now = count - done < from->kernels->pixels ? count - done : from->kernels->pixels;
+        for (int32_t i = 0, at = first; i < now; i++, at += step) {
+            const position place = {n, at / p->out_w, at % p->out_w};
+            gather((int8_t *)scratch + i * bytes, from, &place);
+        }
+        from->kernels->line(y + (ptrdiff_t)first * p->out_c, (ptrdiff_t)step * p->out_c, scratch,
+                            bytes, from->pitch, now, job);
+    }
 }
 
-/* As group_run, but only pixels at the border, and those whose last read would leave x, are
- * gathered. end: of x. */
-static void group_run_at(int8_t *y, const source *from, const seam_q8_job *job, void *scratch,
-                         const int8_t *end) {
+/* The place of a pixel's first tap. */
+static const int8_t *place_of(const source *from, int32_t n, int32_t oh, int32_t ow) {
     const seam_window *p = from->p;
-    const seam_axis axis_h = seam_axis_h(p), axis_w = seam_axis_w(p);
-    const tap_range h = axis_inside(&axis_h), w = axis_inside(&axis_w);
-    const int64_t pixels = (int64_t)p->batch * p->out_h * p->out_w;
-    const ptrdiff_t line = (ptrdiff_t)p->in_w * p->in_c, x_row = p->dilation_h * line;
-    const int32_t pitch = up_to_four(job->run);
-    const ptrdiff_t bytes = (ptrdiff_t)seam_q8_padded(job->terms);
-    const ptrdiff_t reach = (job->rows - 1) * x_row + pitch;
+    const ptrdiff_t row = (ptrdiff_t)n * p->in_h + (ptrdiff_t)oh * p->stride_h - p->pad_top;
+    const ptrdiff_t col = (ptrdiff_t)ow * p->stride_w - p->pad_left;
+    return from->x + (row * p->in_w + col) * p->in_c;
+}
+
+/* What is read in place: rows h, columns w; of the last of these rows only `most` columns, since
+ * reading another would leave x. */
+typedef struct {
+    tap_range h, w;
+    int32_t most;
+} inner;
+
+/* end: of x. */
+static inner inner_of(const source *from, const seam_q8_job *job, const int8_t *end) {
+    const seam_window *p = from->p;
+    inner found = {axis_inside(&from->axis_h), axis_inside(&from->axis_w), 0};
+    const ptrdiff_t x_row = (ptrdiff_t)p->dilation_h * p->in_w * p->in_c;
     const int direct = job->rows == p->kernel_h && job->run == p->kernel_w * from->in &&
                        ((p->dilation_w == 1 && from->in == p->in_c) || p->kernel_w == 1);
-    pixel at = {0, 0, 0};
-    for (int64_t first = 0; first < pixels; first += from->kernels->pixels) {
-        const int64_t left = pixels - first;
-        const int32_t count = left < from->kernels->pixels ? (int32_t)left : from->kernels->pixels;
-        const int8_t *places[SEAM_Q8_TILE_MAX];
-        ptrdiff_t rows[SEAM_Q8_TILE_MAX];
-        for (int32_t i = 0; i < count; i++, pixel_next(&at, p)) {
-            const ptrdiff_t row =
-                (ptrdiff_t)at.n * p->in_h + (ptrdiff_t)at.oh * p->stride_h - p->pad_top;
-            const ptrdiff_t offset =
-                row * line + ((ptrdiff_t)at.ow * p->stride_w - p->pad_left) * p->in_c;
-            if (direct && at.oh >= h.first && at.oh < h.end && at.ow >= w.first && at.ow < w.end &&
-                end - from->x - offset >= reach) {
-                places[i] = from->x + offset;
-                rows[i] = x_row;
-                continue;
-            }
-            int8_t *patch = (int8_t *)scratch + i * bytes;
-            const position place = {at.n, at.oh, at.ow};
-            gather(patch, from, &place);
-            places[i] = patch;
-            rows[i] = pitch;
-        }
-        from->kernels->tile_at(y + (ptrdiff_t)first * p->out_c, p->out_c, places, rows, count, job);
+    if (!direct || found.h.first >= found.h.end || found.w.first >= found.w.end) {
+        found.h = found.w = (tap_range){0, 0};
+        return found;
     }
+    const int8_t *last = place_of(from, p->batch - 1, found.h.end - 1, found.w.first);
+    const ptrdiff_t room = end - last - (job->rows - 1) * x_row - up_to_four(job->run);
+    const ptrdiff_t most = room < 0 ? 0 : room / ((ptrdiff_t)p->stride_w * p->in_c) + 1;
+    const int32_t all = found.w.end - found.w.first;
+    found.most = most < all ? (int32_t)most : all;
+    return found;
+}
+
+/* As group_run, but only pixels at the border, and the last ones where another read would leave x,
+ * are gathered: rows above and below, then columns on both sides. */
+static void group_run_lines(int8_t *y, const source *from, const seam_q8_job *job, void *scratch,
+                            const int8_t *end) {
+    const seam_window *p = from->p;
+    const inner in = inner_of(from, job, end);
+    const tap_range h = in.h, w = in.w;
+    const ptrdiff_t x_row = (ptrdiff_t)p->dilation_h * p->in_w * p->in_c;
+    const ptrdiff_t x_step = (ptrdiff_t)p->stride_w * p->in_c;
+    const int32_t width = p->out_w, rows = h.end - h.first;
+    for (int32_t n = 0; n < p->batch; n++, y += (ptrdiff_t)p->out_h * width * p->out_c) {
+        gathered(y, from, job, scratch, n, 0, 1, h.first * width);
+        gathered(y, from, job, scratch, n, h.end * width, 1, (p->out_h - h.end) * width);
+        for (int32_t ow = 0; ow < w.first; ow++)
+            gathered(y, from, job, scratch, n, h.first * width + ow, width, rows);
+        for (int32_t ow = w.end; ow < width && rows > 0; ow++)
+            gathered(y, from, job, scratch, n, h.first * width + ow, width, rows);
+        for (int32_t oh = h.first; oh < h.end; oh++) {
+            const int cut = n == p->batch - 1 && oh == h.end - 1;
+            const int32_t count = cut ? in.most : w.end - w.first, at = oh * width + w.first;
+            if (count > 0)
+                from->kernels->line(y + (ptrdiff_t)at * p->out_c, p->out_c,
+                                    place_of(from, n, oh, w.first), x_step, x_row, count, job);
+            gathered(y, from, job, scratch, n, at + count, 1, w.end - w.first - count);
+        }
+    }
+}
+
+/* Every input pixel gives one output pixel: all rows and samples are one row. */
+static seam_window as_one_row(const seam_window *p) {
+    seam_window row = *p;
+    const int64_t pixels = (int64_t)p->batch * p->in_h * p->in_w;
+    if (!is_pointwise(p) || pixels > INT32_MAX / 2)
+        return row;
+    row.batch = row.in_h = row.out_h = 1;
+    row.in_w = row.out_w = (int32_t)pixels;
+    return row;
 }
 
 void seam_q8_conv2d(int8_t *y, const int8_t *x, const int8_t *w, const int32_t *bias,
@@ -335,14 +370,18 @@ void seam_q8_conv2d(int8_t *y, const int8_t *x, const int8_t *w, const int32_t *
                            .y_zero = how->y_zero,
                            .y_min = how->y_min,
                            .y_max = how->y_max};
-        if (kernels->tile_at == NULL || packed == NULL) {
+        if (kernels->line == NULL || packed == NULL) {
             group_run(y + first, &from, &job, scratch);
             continue;
         }
+        const seam_window row = as_one_row(p);
         lay_out(&job, p, groups);
         job.falling = seam_q8_falling(&job);
         if (job.rows == p->kernel_h && job.rows > 1)
             from.pitch = up_to_four(job.run);
-        group_run_at(y + first, &from, &job, scratch, end);
+        from.p = &row;
+        from.axis_h = seam_axis_h(&row);
+        from.axis_w = seam_axis_w(&row);
+        group_run_lines(y + first, &from, &job, scratch, end);
     }
 }

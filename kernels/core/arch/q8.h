@@ -31,7 +31,7 @@ typedef struct {
     int32_t scale_step;                /* 0 or 1 */
     int32_t channels, terms;
     int32_t x_zero, y_zero, y_min, y_max;
-    int32_t rows, run; /* for tile_at: terms are rows of runs */
+    int32_t rows, run; /* for `line`: terms are rows of runs */
     int32_t falling;   /* sums are below 2^30 and every shift goes right: rescaling is short */
 } seam_q8_job;
 
@@ -87,11 +87,12 @@ typedef struct {
     /* y[p * y_step + channel] from at most a tile's patches. */
     void (*tile)(int8_t *y, ptrdiff_t y_step, const void *patches, int32_t pixels,
                  const seam_q8_job *job);
-    /* The same for a variant that reads inputs where they lie, or NULL: pixel i has its rows of
-     * runs at x[i], x[i] + x_row[i], ... and may read them up to a multiple of four. `pack` then
-     * fills each run up to one, its patches are plain inputs, and packed_size counts such terms. */
-    void (*tile_at)(int8_t *y, ptrdiff_t y_step, const int8_t *const *x, const ptrdiff_t *x_row,
-                    int32_t pixels, const seam_q8_job *job);
+    /* For a variant that reads inputs where they lie, or NULL: pixel i of a line has its rows of
+     * runs at x + i * x_step, x_row apart, and each run may be read up to a multiple of four.
+     * `pack` then fills runs up to that, patches are plain inputs, and packed_size counts such
+     * terms. */
+    void (*line)(int8_t *y, ptrdiff_t y_step, const int8_t *x, ptrdiff_t x_step, ptrdiff_t x_row,
+                 int32_t pixels, const seam_q8_job *job);
     void (*depthwise)(int8_t *y, const int8_t *x, const seam_q8_line *line);
     /* Depthwise, `block` channels over the whole image; 0: line by line only. `begin` fills a
      * state that `block_part` then reads; 0: this layer is none of the usual ones. */

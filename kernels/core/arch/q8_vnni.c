@@ -12,18 +12,42 @@
 
 /* ---- Patches: plain inputs ---- */
 
+/* A masked store is slow: the last bytes are written together with some before them. */
+static inline void copy_bytes(int8_t *to, const int8_t *from, int32_t count) {
+    if (count >= 16) {
+        const int32_t last = count - 16;
+        for (int32_t i = 0; i < last; i += 16)
+            _mm_storeu_si128((__m128i *)(void *)(to + i),
+                             _mm_loadu_si128((const __m128i *)(const void *)(from + i)));
+        _mm_storeu_si128((__m128i *)(void *)(to + last),
+                         _mm_loadu_si128((const __m128i *)(const void *)(from + last)));
+    } else if (count >= 8) {
+        int64_t first, last;
+        memcpy(&first, from, 8);
+        memcpy(&last, from + count - 8, 8);
+        memcpy(to, &first, 8);
+        memcpy(to + count - 8, &last, 8);
+    } else if (count >= 4) {
+        int32_t first, last;
+        memcpy(&first, from, 4);
+        memcpy(&last, from + count - 4, 4);
+        memcpy(to, &first, 4);
+        memcpy(to + count - 4, &last, 4);
+    } else {
+        for (int32_t i = 0; i < count; i++)
+            to[i] = from[i];
+    }
+}
+
 static void patch(void *to, ptrdiff_t at, ptrdiff_t to_step, const int8_t *x, ptrdiff_t x_step,
                   int32_t rows, int32_t count, int32_t x_zero) {
     int8_t *row = (int8_t *)to + at;
-    const __m512i padding = _mm512_set1_epi8((int8_t)x_zero);
-    for (int32_t r = 0; r < rows; r++, row += to_step) {
-        for (int32_t i = 0; i < count; i += 64) {
-            const __mmask64 used = first_bytes(count - i);
-            const __m512i bytes = x == NULL ? padding : _mm512_maskz_loadu_epi8(used, x + i);
-            _mm512_mask_storeu_epi8(row + i, used, bytes);
-        }
-        x = x == NULL ? NULL : x + x_step;
-    }
+    if (x == NULL)
+        for (int32_t r = 0; r < rows; r++, row += to_step)
+            memset(row, x_zero, (size_t)count);
+    else
+        for (int32_t r = 0; r < rows; r++, row += to_step, x += x_step)
+            copy_bytes(row, x, count);
 }
 
 static void patch_end(void *to, int32_t terms) {
@@ -80,28 +104,49 @@ static void pack(void *packed, const seam_q8_job *job) {
     }
 }
 
-/* ---- Tiles: P pixels x V vectors of channels from c on; pairs: P vectors of two pixels ---- */
+/* ---- Tiles: P pixels x V vectors of channels; pairs: P vectors of two pixels ---- */
 
 #define MOST 8 /* vectors of channels beside one pixel */
 
-FIXED void sums_start(const int P, const int V, const int pairs, __m512i (*sum)[MOST],
-                      const seam_q8_job *job, int32_t c, const char *w, size_t block) {
+/* The vectors of channels from `first` on, for all pixels of a line. */
+typedef struct {
+    const char *w; /* packed */
+    size_t block;  /* from vector to vector */
+    int32_t last;  /* channels in the last vector */
+    __m512i start[MOST];
+    falling16 scale[MOST];
+} columns;
+
+FIXED void columns_open(const int V, const int pairs, columns *cols, const seam_q8_job *job,
+                        int32_t first) {
     const __m512i shift = _mm512_set1_epi32(job->x_zero + 128);
+    cols->block = job_block_bytes(job);
+    cols->w = (const char *)job->packed + (size_t)first / LANES * cols->block;
+    cols->last = lesser(LANES, job->channels - first - (V - 1) * LANES);
     EACH (v, V) {
-        const int32_t n = lesser(LANES, job->channels - c - v * LANES);
+        const int32_t at = first + v * LANES, n = v < V - 1 ? LANES : cols->last;
         __m512i bias = _mm512_setzero_si512();
         if (job->bias != NULL)
-            bias = lanes_load(job->bias + c + v * LANES, n, pairs);
-        const __m512i sums = _mm512_loadu_si512(w + (size_t)v * block);
-        sum[0][v] = _mm512_sub_epi32(bias, _mm512_mullo_epi32(shift, sums));
+            bias = lanes_load(job->bias + at, n, pairs);
+        const __m512i sums = _mm512_loadu_si512(cols->w + (size_t)v * cols->block);
+        cols->start[v] = _mm512_sub_epi32(bias, _mm512_mullo_epi32(shift, sums));
+        if (job->scale_step == 0)
+            cols->scale[v] =
+                falling_of(_mm512_set1_epi32(*job->multiplier), _mm512_set1_epi32(*job->shift));
+        else
+            cols->scale[v] = falling_of(lanes_load(job->multiplier + at, n, pairs),
+                                        lanes_load(job->shift + at, n, pairs));
     }
-    EACH (p, P)
-        EACH (v, V)
-            sum[p][v] = sum[0][v];
 }
 
+/* Pixels of the input: the first, steps to the next and to the next kernel row. */
+typedef struct {
+    const int8_t *x;
+    ptrdiff_t step, row;
+} pixels_at;
+
 /* Four inputs of a pixel, or of two, in every dword. */
-FIXED __m512i inputs(const int pairs, const int8_t *const *at, int p, int32_t k) {
+FIXED __m512i inputs(const int pairs, const int8_t *const *at, int p, ptrdiff_t k) {
     const __m512i flip = _mm512_set1_epi8(-128);
     int32_t four;
     memcpy(&four, at[pairs ? 2 * p : p] + k, sizeof four);
@@ -113,15 +158,20 @@ FIXED __m512i inputs(const int pairs, const int8_t *const *at, int p, int32_t k)
     return _mm512_xor_si512(values, flip);
 }
 
-FIXED void sums_add(const int P, const int V, const int pairs, __m512i (*sum)[MOST],
-                    const int8_t *const *x, const ptrdiff_t *x_row, const seam_q8_job *job,
-                    const char *w, size_t block) {
+FIXED void tile_sums(const int P, const int V, const int pairs, __m512i (*sum)[MOST],
+                     const pixels_at *from, const seam_q8_job *job, const columns *cols) {
     const int8_t *at[2 * TILE];
+    const char *w = cols->w;
+    const size_t block = cols->block;
     const int pixels = pairs ? 2 * P : P;
+    const ptrdiff_t run = job->run;
     EACH (p, pixels)
-        at[p] = x[p];
+        at[p] = from->x + p * from->step;
+    EACH (p, P)
+        EACH (v, V)
+            sum[p][v] = cols->start[v];
     for (int32_t r = 0; r < job->rows; r++) {
-        for (int32_t k = 0; k < job->run; k += 4) {
+        for (ptrdiff_t k = 0; k < run; k += 4) {
             w += 4 * LANES;
             __m512i row[MOST];
             EACH (v, V)
@@ -133,7 +183,7 @@ FIXED void sums_add(const int P, const int V, const int pairs, __m512i (*sum)[MO
             }
         }
         EACH (p, pixels)
-            at[p] += x_row[p];
+            at[p] += from->row;
     }
 }
 
@@ -162,71 +212,77 @@ FIXED void store_vector(const int V, const int pairs, int8_t *y, ptrdiff_t y_ste
     }
 }
 
-/* The sums of a tile to bytes, four vectors at a time; there may be fewer at the end. */
-FIXED void sums_finish(const int P, const int V, const int pairs, int8_t *y, ptrdiff_t y_step,
-                       __m512i (*sum)[MOST], const seam_q8_job *job, int32_t c,
-                       const range64 *range) {
-    const int32_t last = lesser(LANES, job->channels - c - (V - 1) * LANES);
-    falling16 scale[MOST];
-    EACH (v, V) {
-        const int32_t n = v < V - 1 ? LANES : last, at = c + v * LANES;
-        if (job->scale_step == 0)
-            scale[v] =
-                falling_of(_mm512_set1_epi32(*job->multiplier), _mm512_set1_epi32(*job->shift));
-        else
-            scale[v] = falling_of(lanes_load(job->multiplier + at, n, pairs),
-                                  lanes_load(job->shift + at, n, pairs));
-    }
+/* Sums to bytes, four vectors at a time; there may be fewer at the end. */
+FIXED void tile_finish(const int P, const int V, const int pairs, int8_t *y, ptrdiff_t y_step,
+                       __m512i (*sum)[MOST], const columns *cols, const range64 *range) {
     const int count = P * V, fours = (count + 3) / 4;
     EACH (i, fours) {
         __m512i four[4];
         EACH (j, 4) {
             const int at = 4 * i + j < count ? 4 * i + j : count - 1;
-            four[j] = falling_rescale(sum[at / V][at % V], &scale[at % V]);
+            four[j] = falling_rescale(sum[at / V][at % V], &cols->scale[at % V]);
         }
         const __m512i bytes = in_order(narrow(four[0], four[1], four[2], four[3], range, 1));
         EACH (j, 4)
             if (4 * i + j < count)
                 store_vector(V, pairs, y, y_step, _mm512_extracti32x4_epi32(bytes, j), 4 * i + j,
-                             last);
+                             cols->last);
     }
 }
 
 FIXED void tile_fixed(const int P, const int V, const int pairs, int8_t *y, ptrdiff_t y_step,
-                      const int8_t *const *x, const ptrdiff_t *x_row, const seam_q8_job *job,
-                      int32_t c, const range64 *range) {
-    const size_t block = job_block_bytes(job);
-    const char *w = (const char *)job->packed + (size_t)c / LANES * block;
+                      const pixels_at *from, const seam_q8_job *job, const columns *cols,
+                      const range64 *range) {
     __m512i sum[TILE][MOST];
-    sums_start(P, V, pairs, sum, job, c, w, block);
-    sums_add(P, V, pairs, sum, x, x_row, job, w, block);
-    sums_finish(P, V, pairs, y, y_step, sum, job, c, range);
+    tile_sums(P, V, pairs, sum, from, job, cols);
+    tile_finish(P, V, pairs, y, y_step, sum, cols, range);
 }
 
-/* `most` vectors of channels at a time, as even as they go: 4 of 3 is 2 + 2. */
-FIXED void tile_channels(const int P, const int most, int8_t *y, ptrdiff_t y_step,
-                         const int8_t *const *x, const ptrdiff_t *x_row, const seam_q8_job *job,
-                         const range64 *range) {
-    for (int32_t c = 0; c < job->channels;) {
-        const int32_t vectors = (job->channels - c + LANES - 1) / LANES;
-        int32_t now = 1;
-        if (most == 8 && vectors >= 8) {
-            tile_fixed(P, 8, 0, y + c, y_step, x, x_row, job, c, range);
-            now = 8;
-        } else if (most == 8 && vectors >= 4) {
-            tile_fixed(P, 4, 0, y + c, y_step, x, x_row, job, c, range);
-            now = 4;
-        } else if (most == 3 && vectors >= 3 && vectors != 4) {
-            tile_fixed(P, 3, 0, y + c, y_step, x, x_row, job, c, range);
-            now = 3;
-        } else if (vectors >= 2) {
-            tile_fixed(P, 2, 0, y + c, y_step, x, x_row, job, c, range);
-            now = 2;
-        } else {
-            tile_fixed(P, 1, 0, y + c, y_step, x, x_row, job, c, range);
-        }
-        c += now * LANES;
+/* All pixels of a line, P (a power of two) vectors of them at a time. The last ones may be done
+ * twice. */
+FIXED void line_fixed(const int P, const int V, const int pairs, int8_t *y, ptrdiff_t y_step,
+                      const pixels_at *from, int32_t pixels, const seam_q8_job *job,
+                      int32_t first) {
+    const range64 range = range_of(job->y_zero, job->y_min, job->y_max, 1);
+    const int32_t all = pairs ? 2 * P : P;
+    columns cols;
+    columns_open(V, pairs, &cols, job, first);
+    y += first;
+    pixels_at at = *from;
+    for (int32_t p = 0; p + all <= pixels; p += all) {
+        tile_fixed(P, V, pairs, y + p * y_step, y_step, &at, job, &cols, &range);
+        at.x += all * from->step;
     }
+    int32_t rest = pixels % all;
+    if (rest > 2 && pixels > all) {
+        at.x = from->x + (pixels - all) * from->step;
+        tile_fixed(P, V, pairs, y + (pixels - all) * y_step, y_step, &at, job, &cols, &range);
+        return;
+    }
+    y += (pixels - rest) * y_step;
+    if (all > 4 && rest >= 4) {
+        tile_fixed(pairs ? 2 : 4, V, pairs, y, y_step, &at, job, &cols, &range);
+        at.x += 4 * from->step;
+        y += 4 * y_step;
+        rest -= 4;
+    }
+    if (rest >= 2) {
+        tile_fixed(pairs ? 1 : 2, V, pairs, y, y_step, &at, job, &cols, &range);
+        at.x += 2 * from->step;
+        y += 2 * y_step;
+        rest -= 2;
+    }
+    if (rest > 0)
+        tile_fixed(1, V, 0, y, y_step, &at, job, &cols, &range);
+}
+
+/* One pixel, many channels. */
+FIXED void pixel_fixed(const int V, int8_t *y, const pixels_at *from, const seam_q8_job *job,
+                       int32_t first) {
+    const range64 range = range_of(job->y_zero, job->y_min, job->y_max, 1);
+    columns cols;
+    columns_open(V, 0, &cols, job, first);
+    tile_fixed(1, V, 0, y + first, 0, from, job, &cols, &range);
 }
 
 /* One vector of sums with any scale. */
@@ -240,41 +296,41 @@ static void store_any(int8_t *y, __m512i sums, const seam_q8_job *job, int32_t c
 }
 
 /* Any scale: one pixel and one vector at a time. */
-static void tile_any(int8_t *y, ptrdiff_t y_step, const int8_t *const *x, const ptrdiff_t *x_row,
-                     int32_t pixels, const seam_q8_job *job) {
-    const size_t block = job_block_bytes(job);
-    const int pairs = 0;
-    for (int32_t p = 0; p < pixels; p++)
-        for (int32_t c = 0; c < job->channels; c += LANES) {
-            const int32_t n = lesser(LANES, job->channels - c);
-            const char *w = (const char *)job->packed + (size_t)c / LANES * block;
+static void line_any(int8_t *y, ptrdiff_t y_step, pixels_at from, int32_t pixels,
+                     const seam_q8_job *job) {
+    for (int32_t c = 0; c < job->channels; c += LANES) {
+        columns cols;
+        columns_open(1, 0, &cols, job, c);
+        pixels_at at = from;
+        for (int32_t p = 0; p < pixels; p++, at.x += at.step) {
             __m512i sum[1][MOST];
-            sums_start(1, 1, pairs, sum, job, c, w, block);
-            sums_add(1, 1, pairs, sum, x + p, x_row + p, job, w, block);
-            store_any(y + p * y_step + c, sum[0][0], job, c, n);
+            tile_sums(1, 1, 0, sum, &at, job, &cols);
+            store_any(y + p * y_step + c, sum[0][0], job, c, cols.last);
         }
+    }
 }
 
-static void tile_at(int8_t *y, ptrdiff_t y_step, const int8_t *const *x, const ptrdiff_t *x_row,
-                    int32_t pixels, const seam_q8_job *job) {
+static void line(int8_t *y, ptrdiff_t y_step, const int8_t *x, ptrdiff_t x_step, ptrdiff_t x_row,
+                 int32_t pixels, const seam_q8_job *job) {
+    const pixels_at from = {x, x_step, x_row};
     if (!job->falling) {
-        tile_any(y, y_step, x, x_row, pixels, job);
+        line_any(y, y_step, from, pixels, job);
         return;
     }
-    const range64 range = range_of(job->y_zero, job->y_min, job->y_max, 1);
-    if (pixels == TILE && job->channels <= PAIR) {
-        tile_fixed(TILE / 2, 1, 1, y, y_step, x, x_row, job, 0, &range);
-        return;
+    for (int32_t c = 0, now; c < job->channels; c += now * LANES) {
+        const int32_t vectors = (job->channels - c + LANES - 1) / LANES;
+        now = pixels == 1 && vectors >= 8 ? 8 : vectors >= 4 ? 4 : vectors >= 2 ? 2 : 1;
+        if (now == 8)
+            pixel_fixed(8, y, &from, job, c);
+        else if (now == 4)
+            line_fixed(4, 4, 0, y, y_step, &from, pixels, job, c);
+        else if (now == 2)
+            line_fixed(8, 2, 0, y, y_step, &from, pixels, job, c);
+        else if (job->channels <= PAIR)
+            line_fixed(4, 1, 1, y, y_step, &from, pixels, job, c);
+        else
+            line_fixed(8, 1, 0, y, y_step, &from, pixels, job, c);
     }
-    if (pixels == TILE) {
-        tile_channels(TILE, 3, y, y_step, x, x_row, job, &range);
-        return;
-    }
-    int32_t p = 0;
-    for (; p + 4 <= pixels; p += 4)
-        tile_channels(4, 3, y + p * y_step, y_step, x + p, x_row + p, job, &range);
-    for (; p < pixels; p++)
-        tile_channels(1, 8, y + p * y_step, y_step, x + p, x_row + p, job, &range);
 }
 
 /* ---- Weights as they lie: sums along the terms ---- */
@@ -332,7 +388,7 @@ const seam_q8_kernels seam_q8_kernels_vnni = {
     .patch = patch,
     .patch_end = patch_end,
     .tile = tile,
-    .tile_at = tile_at,
+    .line = line,
     .depthwise = seam_q8_avx2_depthwise,
     .depthwise_image = seam_q8_vnni_depthwise,
     .add = seam_q8_vnni_add,

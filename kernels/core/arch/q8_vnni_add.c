@@ -23,8 +23,7 @@ FIXED __m512i side_of(const int half, const side *s, __m128i bytes) {
     const __m512i value = _mm512_sub_epi32(_mm512_cvtepi8_epi32(bytes), s->zero);
     if (half)
         return _mm512_slli_epi32(value, SEAM_Q8_SUM_SHIFT - 1);
-    const __m512i found =
-        falling_rescale(_mm512_slli_epi32(value, SEAM_Q8_SUM_SHIFT), &s->scale);
+    const __m512i found = falling_rescale(_mm512_slli_epi32(value, SEAM_Q8_SUM_SHIFT), &s->scale);
     return _mm512_srai_epi32(_mm512_add_epi32(found, _mm512_set1_epi32(1)), 1);
 }
 
