@@ -186,7 +186,7 @@ def chain_of(q: Q8Piece) -> Q8Chain:
 def _add_to_chain(chain: Q8Chain, q: Q8Piece, layer: Q8Layer, places: dict[int, int]) -> int:
     spec, source = layer.spec, places[layer.spec.input]
     if layer.w is not None:
-        return _add_product(chain, q, layer, source)
+        return _add_product(chain, q, layer, layer.w, source)
     if spec.second_input is not None:
         return _add_sum(chain, q, layer, source, places[spec.second_input])
     if spec.kind == "flatten":
@@ -196,7 +196,9 @@ def _add_to_chain(chain: Q8Chain, q: Q8Piece, layer: Q8Layer, places: dict[int, 
     return pool(source, spec.kernel, spec.stride, spec.padding, **clamp)
 
 
-def _add_product(chain: Q8Chain, q: Q8Piece, layer: Q8Layer, source: int) -> int:
+def _add_product(
+    chain: Q8Chain, q: Q8Piece, layer: Q8Layer, w: NDArray[np.int8], source: int
+) -> int:
     spec = layer.spec
     how: dict[str, Any] = {
         "x_zero": q.scales[spec.input].zero,
@@ -206,10 +208,10 @@ def _add_product(chain: Q8Chain, q: Q8Piece, layer: Q8Layer, source: int) -> int
         **q.multiplier(layer),
     }
     if spec.kind == "dense":
-        return chain.dense(source, layer.w, layer.bias, **how)
+        return chain.dense(source, w, layer.bias, **how)
     how |= {"stride": spec.stride, "padding": spec.padding, "dilation": spec.dilation}
     add = chain.conv2d if spec.kind == "conv2d" else chain.depthwise_conv2d
-    return add(source, layer.w, layer.bias, **how)
+    return add(source, w, layer.bias, **how)
 
 
 def _add_sum(chain: Q8Chain, q: Q8Piece, layer: Q8Layer, source: int, second: int) -> int:
