@@ -95,6 +95,9 @@ void seam_q8_depthwise(int8_t *y, const int8_t *x, const int8_t *w, const int32_
                          .w_row = w_line,
                          .w_col = p->out_c};
     line.job.w = w;
+    if (multiplier == 1 && kernels->depthwise_image != NULL &&
+        kernels->depthwise_image(y, x, &line.job, p))
+        return;
     if (multiplier == 1 && kernels->block > 0 && blocks(y, x, &line.job, p))
         return;
     for (int32_t n = 0; n < p->batch; n++)

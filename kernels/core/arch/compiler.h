@@ -26,14 +26,14 @@
 #define SEAM_TARGET_END SEAM_PRAGMA(clang attribute pop)
 #define SEAM_TARGET_VNNI SEAM_TARGET("avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,fma")
 #define SEAM_TARGET_DOTPROD SEAM_TARGET("dotprod")
-#define SEAM_UNROLL SEAM_PRAGMA(unroll 16)
+#define SEAM_UNROLL SEAM_PRAGMA(unroll 24)
 #else
 #define SEAM_TARGET(what) SEAM_PRAGMA(GCC target(what))
 #define SEAM_TARGET_END
 #define SEAM_TARGET_VNNI \
     SEAM_TARGET("avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,fma,prefer-vector-width=512")
 #define SEAM_TARGET_DOTPROD SEAM_TARGET("arch=armv8.2-a+dotprod")
-#define SEAM_UNROLL SEAM_PRAGMA(GCC unroll 16)
+#define SEAM_UNROLL SEAM_PRAGMA(GCC unroll 24)
 #endif
 #define SEAM_TARGET_AVX2 SEAM_TARGET("avx2,fma")
 

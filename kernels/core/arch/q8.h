@@ -94,6 +94,10 @@ typedef struct {
     void (*line)(int8_t *y, ptrdiff_t y_step, const int8_t *x, ptrdiff_t x_step, ptrdiff_t x_row,
                  int32_t pixels, const seam_q8_job *job);
     void (*depthwise)(int8_t *y, const int8_t *x, const seam_q8_line *line);
+    /* A whole layer whose output channels each read their own input channel; 0: not done, because
+     * it is none of the usual ones. May be NULL. */
+    int (*depthwise_image)(int8_t *y, const int8_t *x, const seam_q8_job *job,
+                           const seam_window *p);
     /* Depthwise, `block` channels over the whole image; 0: line by line only. `begin` fills a
      * state that `block_part` then reads; 0: this layer is none of the usual ones. */
     int32_t block;

@@ -3,7 +3,6 @@
 
 #define TILE 4
 #define FIXED static inline __attribute__((always_inline))
-#define EACH(i, n) _Pragma("GCC unroll 4") for (int i = 0; i < (n); i++)
 
 static size_t packed_size(int32_t channels, int32_t terms) {
     (void)channels;

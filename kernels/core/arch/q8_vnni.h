@@ -10,7 +10,6 @@
 SEAM_TARGET_VNNI
 
 #define FIXED static inline __attribute__((always_inline))
-#define EACH(i, n) _Pragma("GCC unroll 24") for (int i = 0; i < (n); i++)
 #define LANES 16
 
 static inline int32_t lesser(int32_t a, int32_t b) {

@@ -1,8 +1,7 @@
 /* The residual sum of the int8 layers for AVX-512. */
 #include "q8.h"
 
-#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
-#pragma GCC target("avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,fma,prefer-vector-width=512")
+#if defined(SEAM_X86)
 #include "q8_vnni.h"
 
 /* One input. Most often one of the two has a scale of exactly a half, the larger one. */
@@ -78,4 +77,6 @@ void seam_q8_vnni_add(int8_t *y, const int8_t *a, const int8_t *b, const seam_q8
     else
         add_fixed(0, 0, y, a, b, how, count);
 }
+
+SEAM_TARGET_END
 #endif

@@ -6,8 +6,7 @@
  * on the line, whatever the number of channels; with a stride the columns are dealt out first. */
 #include "q8.h"
 
-#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
-#pragma GCC target("avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,fma,prefer-vector-width=512")
+#if defined(SEAM_X86)
 #include "q8_vnni.h"
 
 #define BLOCKS 64 /* of 64 bytes in a row with its border */
@@ -281,4 +280,6 @@ int seam_q8_vnni_depthwise(int8_t *y, const int8_t *x, const seam_q8_job *job,
     image(y, x, job, &b, &t);
     return 1;
 }
+
+SEAM_TARGET_END
 #endif
