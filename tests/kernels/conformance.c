@@ -513,6 +513,151 @@ static void q8_requantise(void) {
     result(y, x.size);
 }
 
+/* ---- q8 training ---- */
+
+/* seed, stream, mode. */
+static seam_q8_noise noise_of(void) {
+    const int32_t seed = number(), stream = number();
+    return (seam_q8_noise){(uint32_t)seed, (uint32_t)stream, number()};
+}
+
+/* y_min, y_max; dy, y: dy. */
+static void q8_mask(void) {
+    const int32_t y_min = number(), y_max = number();
+    const block dy = changed();
+    const int8_t *y = array();
+    if (wrong == NULL)
+        seam_q8_mask((void *)dy.bytes, y, y_min, y_max, dy.size);
+    result_block(dy);
+}
+
+/* channels, noise; dy, ratios: dy weighed. */
+static void q8_weigh(void) {
+    const int32_t channels = number();
+    const seam_q8_noise noise = noise_of();
+    const block dy = next();
+    const uint16_t *ratios = array();
+    int8_t *out = space(dy.size);
+    if (wrong == NULL)
+        seam_q8_weigh(out, (const void *)dy.bytes, ratios, channels, dy.size / (size_t)channels,
+                      &noise);
+    result(out, dy.size);
+}
+
+/* groups, window; dy, w: sums. Two pieces must be the whole. */
+static void q8_conv2d_inputs(void) {
+    const int32_t groups = number();
+    const seam_window p = window();
+    const int8_t *dy = array(), *w = array();
+    const int32_t rows = p.batch * p.in_h, half = rows / 2;
+    const size_t row = (size_t)p.in_w * (size_t)p.in_c, size = (size_t)rows * row * 4;
+    int32_t *sums = space(size);
+    void *scratch = space(seam_q8_conv2d_input_scratch(&p, groups));
+    if (wrong == NULL && half > 0)
+        seam_q8_conv2d_input_sums(sums, dy, w, &p, groups, 0, half, scratch);
+    if (wrong == NULL)
+        seam_q8_conv2d_input_sums(sums + (size_t)half * row, dy, w, &p, groups, half, rows - half,
+                                  scratch);
+    result(sums, size);
+}
+
+/* groups, x_zero, window; dy, x: sums. */
+static void q8_conv2d_weights(void) {
+    const int32_t groups = number(), x_zero = number();
+    const seam_window p = window();
+    const int8_t *dy = array(), *x = array();
+    const int32_t each = p.out_c / groups;
+    const size_t terms = product((const int32_t[]){p.kernel_h, p.kernel_w, p.in_c / groups}, 3);
+    const size_t size = terms * (size_t)p.out_c * 4;
+    int32_t *sums = space(size);
+    void *scratch = space(seam_q8_conv2d_weight_scratch(&p, groups, each));
+    for (int32_t c = 0; wrong == NULL && c < p.out_c; c += each)
+        seam_q8_conv2d_weight_sums(sums + (size_t)c * terms, dy, x, x_zero, &p, groups, c, each,
+                                   scratch);
+    result(sums, size);
+}
+
+/* window; dy, w: sums. */
+static void q8_depthwise_inputs(void) {
+    const seam_window p = window();
+    const int8_t *dy = array(), *w = array();
+    const size_t size = product((const int32_t[]){p.batch, p.in_h, p.in_w, p.in_c}, 4) * 4;
+    int32_t *sums = space(size);
+    if (wrong == NULL)
+        seam_q8_depthwise_input_sums(sums, dy, w, &p, 0, p.batch * p.in_h);
+    result(sums, size);
+}
+
+/* x_zero, window; dy, x: sums. */
+static void q8_depthwise_weights(void) {
+    const int32_t x_zero = number();
+    const seam_window p = window();
+    const int8_t *dy = array(), *x = array();
+    const size_t size = product((const int32_t[]){p.kernel_h, p.kernel_w, p.out_c}, 3) * 4;
+    int32_t *sums = space(size);
+    if (wrong == NULL)
+        seam_q8_depthwise_weight_sums(sums, dy, x, x_zero, &p, 0, p.out_c);
+    result(sums, size);
+}
+
+/* channels; dy: sums. */
+static void q8_bias_sums(void) {
+    const int32_t channels = number();
+    const block dy = next();
+    int32_t *sums = space((size_t)channels * 4);
+    if (wrong == NULL)
+        seam_q8_bias_sums(sums, (const void *)dy.bytes, channels, dy.size / (size_t)channels);
+    result(sums, (size_t)channels * 4);
+}
+
+/* multiplier, noise; sums: g, and the bits they lost. */
+static void q8_settle(void) {
+    const int32_t multiplier = number();
+    const seam_q8_noise noise = noise_of();
+    const block sums = next();
+    const size_t count = sums.size / 4;
+    const int32_t *from = (const void *)sums.bytes;
+    int8_t *g = space(count);
+    int32_t bits = 0;
+    if (wrong == NULL) {
+        bits = seam_q8_settle_bits(seam_q8_largest(from, count), multiplier);
+        seam_q8_settle(g, from, multiplier, bits, 0, count, &noise);
+    }
+    result(g, count);
+    result(&bits, sizeof bits);
+}
+
+/* depthwise, channels, v_exponent, dw_exponent, rate, momentum, decay, noise; w, v or NULL, dw,
+ * steps: w, v, and the new exponent. */
+static void q8_update(void) {
+    const int32_t depthwise = number(), channels = number(), v_exponent = number();
+    seam_q8_rates rates = {.dw_exponent = number()};
+    rates.rate = fraction();
+    rates.momentum = fraction();
+    rates.decay = fraction();
+    const seam_q8_noise noise = noise_of();
+    const block w = changed(), v = changed();
+    const int32_t *dw = array();
+    rates.steps = array();
+    const int32_t terms = (int32_t)(w.size / (size_t)channels);
+    const seam_q8_order order = {channels, terms, depthwise ? 1 : terms, depthwise ? channels : 1};
+    int32_t exponent = 0;
+    if (wrong == NULL) {
+        seam_q8_bound bound = {0};
+        int moves = 0;
+        int8_t *weights = (void *)w.bytes, *velocity = (void *)v.bytes;
+        seam_q8_bound_take(&bound, dw, &order, 0, rates.steps);
+        exponent = seam_q8_velocity_exponent(&moves, &bound, weights, velocity, v_exponent, w.size,
+                                             &rates);
+        if (moves)
+            seam_q8_update(weights, velocity, dw, &order, &order, 0, &bound, v_exponent, exponent,
+                           &rates, &noise);
+    }
+    result_block(w);
+    result_block(v);
+    result(&exponent, sizeof exponent);
+}
+
 /* ---- Parcels and random bits ---- */
 
 /* codec, rounding, seed, shape ...; x: the parcel, and the values in it. */
@@ -577,6 +722,15 @@ static const struct {
     {"q8_quantise", q8_quantise},
     {"q8_dequantise", q8_dequantise},
     {"q8_requantise", q8_requantise},
+    {"q8_mask", q8_mask},
+    {"q8_weigh", q8_weigh},
+    {"q8_conv2d_inputs", q8_conv2d_inputs},
+    {"q8_conv2d_weights", q8_conv2d_weights},
+    {"q8_depthwise_inputs", q8_depthwise_inputs},
+    {"q8_depthwise_weights", q8_depthwise_weights},
+    {"q8_bias_sums", q8_bias_sums},
+    {"q8_settle", q8_settle},
+    {"q8_update", q8_update},
     {"parcel", parcel},
     {"random", random_bits},
 };

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from seamline.kernels import f32, parcel, q8, random_bits
+from seamline.kernels import f32, parcel, q8, q8_train, random_bits
 
 Array = NDArray[Any]
 CORE = Path(__file__).parents[2] / "kernels" / "core"
@@ -376,6 +376,81 @@ def q8_elements(make: Maker) -> Iterator[Case]:
     yield _case("q8_softmax", numbers, [x], [q8.softmax(x, **scaling)])
 
 
+# ---- q8 training ----
+
+
+def _noise(make: Maker) -> tuple[list[int], dict[str, Any]]:
+    """The three numbers of a noise, and the same as arguments."""
+    seed, stream, mode = make.draw(0, 2**31 - 1), make.draw(0, 99), make.draw(0, 2)
+    names = ("nearest", "stochastic", "truncate")
+    return [seed, stream, mode], {"seed": seed, "stream": stream, "mode": names[mode]}
+
+
+def _gradient(make: Maker, *shape: int) -> NDArray[np.int8]:
+    return make.rng.integers(-127, 128, shape).astype(np.int8)
+
+
+def q8_sums(make: Maker) -> Iterator[Case]:
+    """Sums of inputs, weights and biases: convolution, also grouped, and depthwise."""
+    window, groups, zero = make.window(24), int(make.rng.choice([1, 1, 2])), make.draw(-128, 127)
+    n, h, wide, each = window.shape
+    whole = Window((n, h, wide, each * groups), window.kernel, window.moves)
+    out, how = groups * make.draw(1, 24), {"groups": groups, **window.moves}
+    numbers = whole.numbers(out)
+    dy, x = _gradient(make, n, *numbers[4:6], out), make.int8(*whole.shape)
+    w = _gradient(make, out, *window.kernel, each)
+    sums = q8_train.conv2d_input_sums(dy, w, (h, wide), **how)
+    yield _case("q8_conv2d_inputs", [groups, *numbers], [dy, w], [sums])
+    sums = q8_train.conv2d_weight_sums(dy, x, window.kernel, x_zero=zero, **how)
+    yield _case("q8_conv2d_weights", [groups, zero, *numbers], [dy, x], [sums])
+    yield _case("q8_bias_sums", [out], [dy], [q8_train.bias_sums(dy)])
+    out = each * int(make.rng.choice([1, 1, 2]))
+    numbers = window.numbers(out)
+    dy, x = _gradient(make, n, *numbers[4:6], out), make.int8(*window.shape)
+    w = _gradient(make, 1, *window.kernel, out)
+    sums = q8_train.depthwise_input_sums(dy, w, (h, wide), each, **window.moves)
+    yield _case("q8_depthwise_inputs", numbers, [dy, w], [sums])
+    sums = q8_train.depthwise_weight_sums(dy, x, window.kernel, x_zero=zero, **window.moves)
+    yield _case("q8_depthwise_weights", [zero, *numbers], [dy, x], [sums])
+
+
+def q8_gradients(make: Maker) -> Iterator[Case]:
+    """What is done to a gradient element by element."""
+    n, c = make.draw(1, 40), make.draw(1, 40)
+    dy, y = _gradient(make, n, c), make.int8(n, c)
+    yield _case("q8_mask", [-100, 90], [dy, y], [q8_train.mask(dy, y, -100, 90)])
+    ratios = make.rng.integers(0, 32769, c).astype(np.uint16)
+    noise, how = _noise(make)
+    out = q8_train.weigh(dy, ratios, **how)
+    yield _case("q8_weigh", [c, *noise], [dy, ratios], [out])
+    reach = 2 ** make.draw(1, 30)
+    sums = make.rng.integers(-reach, reach, (n, c), dtype=np.int32)
+    for multiplier in (0, make.draw(2**30, 2**31 - 1)):
+        noise, how = _noise(make)
+        g, bits = q8_train.settle(sums, 0, multiplier=multiplier, **how)
+        results = [g, np.array([bits], np.int32)]
+        yield _case("q8_settle", [multiplier, *noise], [sums], results)
+
+
+def q8_updates(make: Maker) -> Iterator[Case]:
+    """One step of the optimiser, with velocities and without, by channels and by taps."""
+    depthwise, channels, terms = make.draw(0, 1), make.draw(1, 40), make.draw(1, 40)
+    shape = (terms, channels) if depthwise else (channels, terms)
+    w, v = _gradient(make, *shape), None if make.chance(0.2) else _gradient(make, *shape)
+    reach = 2 ** make.draw(4, 24)
+    dw = make.rng.integers(-reach, reach, shape, dtype=np.int32)
+    steps = np.exp(make.rng.normal(0, 1, channels)).astype(np.float32)
+    at, e = -make.draw(4, 12), -make.draw(10, 24)
+    rates = [float(np.float32(r)) for r in (0.1 * make.rng.random(), 0.9, 1e-3)]
+    noise, how = _noise(make)
+    how |= dict(zip(("rate", "momentum", "decay"), rates, strict=True))
+    new_w, new_v = w.copy(), None if v is None else v.copy()
+    new = q8_train.update(new_w, new_v, at, dw, e, steps, depthwise=bool(depthwise), **how)
+    results = [new_w, *([] if new_v is None else [new_v]), np.array([new], np.int32)]
+    numbers = [depthwise, channels, at, e, *rates, *noise]
+    yield _case("q8_update", numbers, [w, v, dw, steps], results)
+
+
 # ---- Parcels and random bits ----
 
 
@@ -405,6 +480,9 @@ FAMILIES: tuple[Callable[[Maker], Iterator[Case]], ...] = (
     q8_depthwise,
     q8_pools,
     q8_elements,
+    q8_sums,
+    q8_gradients,
+    q8_updates,
     parcels,
 )
 
