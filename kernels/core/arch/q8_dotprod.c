@@ -166,7 +166,18 @@ FIXED void tile_channels(const int P, int8_t *y, ptrdiff_t y_step, const int8_t 
 
 /* ---- Few pixels: sums along the terms of weights as they lie ---- */
 
-/* Channels [c, c + n) of one pixel, n <= 4, into sum; zero: x_zero. */
+/* Adds `n` terms from k on, n <= 16, of four channels; extra: of as many zeros. */
+FIXED void dot_terms(int32x4_t *sum, int32x4_t *extra, const int8_t *x, const int8_t *const *w,
+                     int8x16_t zero, int32_t k, int32_t n) {
+    const int8x16_t value = vld1q_s8(x + k);
+    EACH (l, 4) {
+        const int8x16_t row = load_terms(w[l] + k, n);
+        sum[l] = vdotq_s32(sum[l], row, value);
+        extra[l] = vdotq_s32(extra[l], row, zero);
+    }
+}
+
+/* Channels [c, c + n) of one pixel without the bias, n <= 4. */
 static inline int32x4_t dot_four(const int8_t *x, const seam_q8_job *job, int32_t c, int32_t n) {
     const int8x16_t zero = vdupq_n_s8((int8_t)job->x_zero);
     const int32_t terms = job->terms;
@@ -176,15 +187,11 @@ static inline int32x4_t dot_four(const int8_t *x, const seam_q8_job *job, int32_
         w[l] = job->w + (ptrdiff_t)(c + lesser(l, n - 1)) * terms;
         sum[l] = extra[l] = vdupq_n_s32(0);
     }
-    for (int32_t k = 0; k < terms; k += 16) {
-        const int8x16_t value = vld1q_s8(x + k);
-        const int32_t left = lesser(16, terms - k);
-        EACH (l, 4) {
-            const int8x16_t row = load_terms(w[l] + k, left);
-            sum[l] = vdotq_s32(sum[l], row, value);
-            extra[l] = vdotq_s32(extra[l], row, zero);
-        }
-    }
+    int32_t k = 0;
+    for (; k + 16 <= terms; k += 16)
+        dot_terms(sum, extra, x, w, zero, k, 16);
+    if (k < terms)
+        dot_terms(sum, extra, x, w, zero, k, terms - k);
     EACH (l, 4)
         sum[l] = vsubq_s32(sum[l], extra[l]);
     return vpaddq_s32(vpaddq_s32(sum[0], sum[1]), vpaddq_s32(sum[2], sum[3]));

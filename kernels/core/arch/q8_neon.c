@@ -131,6 +131,17 @@ FIXED void tile_channels(const int P, int8_t *y, ptrdiff_t y_step, const int16_t
 
 /* ---- Few pixels: sums along the terms of weights as they lie ---- */
 
+/* Adds `n` terms from k on, n <= 8, of eight channels. */
+FIXED void dot_terms(int32x4_t *sum, const int16_t *x, const int8_t *const *w, int32_t k,
+                     int32_t n) {
+    const int16x8_t value = vld1q_s16(x + k);
+    EACH (l, LANES) {
+        const int16x8_t row = vmovl_s8(load_bytes(w[l] + k, n));
+        sum[l] = vmlal_s16(sum[l], vget_low_s16(row), vget_low_s16(value));
+        sum[l] = vmlal_high_s16(sum[l], row, value);
+    }
+}
+
 /* Channels [c, c + n) of one pixel, n <= 8. */
 static void dot(int8_t *y, const int16_t *x, const seam_q8_job *job, int32_t c, int32_t n,
                 const range8 *range) {
@@ -141,20 +152,15 @@ static void dot(int8_t *y, const int16_t *x, const seam_q8_job *job, int32_t c, 
         w[l] = job->w + (ptrdiff_t)(c + lesser(l, n - 1)) * terms;
         sum[l] = vdupq_n_s32(0);
     }
-    for (int32_t k = 0; k < terms; k += 8) {
-        const int16x8_t value = vld1q_s16(x + k);
-        const int32_t left = lesser(8, terms - k);
-        EACH (l, LANES) {
-            const int16x8_t row = vmovl_s8(load_bytes(w[l] + k, left));
-            sum[l] = vmlal_s16(sum[l], vget_low_s16(row), vget_low_s16(value));
-            sum[l] = vmlal_high_s16(sum[l], row, value);
-        }
-    }
-    eight total = bias_load(job, c, n);
-    total.low =
-        vaddq_s32(total.low, vpaddq_s32(vpaddq_s32(sum[0], sum[1]), vpaddq_s32(sum[2], sum[3])));
-    total.high =
-        vaddq_s32(total.high, vpaddq_s32(vpaddq_s32(sum[4], sum[5]), vpaddq_s32(sum[6], sum[7])));
+    int32_t k = 0;
+    for (; k + 8 <= terms; k += 8)
+        dot_terms(sum, x, w, k, 8);
+    if (k < terms)
+        dot_terms(sum, x, w, k, terms - k);
+    const eight bias = bias_load(job, c, n);
+    const int32x4_t low = vpaddq_s32(vpaddq_s32(sum[0], sum[1]), vpaddq_s32(sum[2], sum[3]));
+    const int32x4_t high = vpaddq_s32(vpaddq_s32(sum[4], sum[5]), vpaddq_s32(sum[6], sum[7]));
+    const eight total = {vaddq_s32(bias.low, low), vaddq_s32(bias.high, high)};
     const scale8 scale = scale_load(job, c, n);
     store_bytes(y + c, narrow(rescale(total, &scale), range), n);
 }
@@ -180,33 +186,44 @@ static void tile(int8_t *y, ptrdiff_t y_step, const void *patches, int32_t pixel
 
 /* ---- Depthwise: V blocks of eight channels of P pixels ---- */
 
+/* Differences to zero: of 16 values, or of n <= 8. */
+FIXED void widen(const int V, int16x8_t *to, const int8_t *p, int32_t n, int8x16_t zero) {
+    if (V == 2) {
+        const int8x16_t bytes = vld1q_s8(p);
+        to[0] = vsubl_s8(vget_low_s8(bytes), vget_low_s8(zero));
+        to[1] = vsubl_high_s8(bytes, zero);
+    } else {
+        to[0] = vsubl_s8(load_bytes(p, n), vget_low_s8(zero));
+    }
+}
+
+/* n: channels of the only block; two blocks are whole. */
 FIXED void depthwise_fixed(const int P, const int V, int8_t *y, const int8_t *x,
-                           const seam_q8_line *line, int32_t c, int32_t last, const range8 *range) {
+                           const seam_q8_line *line, int32_t c, int32_t n, const range8 *range) {
     const seam_q8_job *job = &line->job;
-    const int8x8_t zero = vdup_n_s8((int8_t)job->x_zero);
+    const int8x16_t zero = vdupq_n_s8((int8_t)job->x_zero), none = vdupq_n_s8(0);
     eight sum[TILE][2];
     EACH (v, V) {
-        const eight bias = bias_load(job, c + v * LANES, v < V - 1 ? LANES : last);
+        const eight bias = bias_load(job, c + v * LANES, n);
         EACH (p, P)
             sum[p][v] = bias;
     }
     for (int32_t i = 0; i < line->rows; i++) {
         const int8_t *from = x + i * line->x_row + c, *w = job->w + i * line->w_row + c;
-        for (int32_t j = 0; j < line->cols; j++, from += line->x_col, w += line->w_col)
-            EACH (v, V) {
-                const int32_t n = v < V - 1 ? LANES : last;
-                const int16x8_t weight = vmovl_s8(load_bytes(w + v * LANES, n));
-                EACH (p, P) {
-                    const int8_t *at = from + p * line->x_pixel + v * LANES;
-                    const int16x8_t value = vsubl_s8(load_bytes(at, n), zero);
+        for (int32_t j = 0; j < line->cols; j++, from += line->x_col, w += line->w_col) {
+            int16x8_t weight[2], value[2];
+            widen(V, weight, w, n, none);
+            EACH (p, P) {
+                widen(V, value, from + p * line->x_pixel, n, zero);
+                EACH (v, V) {
                     eight *s = &sum[p][v];
-                    s->low = vmlal_s16(s->low, vget_low_s16(value), vget_low_s16(weight));
-                    s->high = vmlal_high_s16(s->high, value, weight);
+                    s->low = vmlal_s16(s->low, vget_low_s16(value[v]), vget_low_s16(weight[v]));
+                    s->high = vmlal_high_s16(s->high, value[v], weight[v]);
                 }
             }
+        }
     }
     EACH (v, V) {
-        const int32_t n = v < V - 1 ? LANES : last;
         const scale8 scale = scale_load(job, c + v * LANES, n);
         EACH (p, P)
             store_bytes(y + p * line->y_pixel + c + v * LANES,
@@ -214,29 +231,45 @@ FIXED void depthwise_fixed(const int P, const int V, int8_t *y, const int8_t *x,
     }
 }
 
-/* All pixels of V blocks; a whole last block is worth code of its own. */
-FIXED void depthwise_pixels(const int V, int8_t *y, const int8_t *x, const seam_q8_line *line,
-                            int32_t c, int32_t last, const range8 *range) {
-    int32_t p = 0;
-    for (; p + TILE <= line->pixels; p += TILE)
-        depthwise_fixed(TILE, V, y + p * line->y_pixel, x + p * line->x_pixel, line, c, last,
-                        range);
-    for (; p < line->pixels; p++)
-        depthwise_fixed(1, V, y + p * line->y_pixel, x + p * line->x_pixel, line, c, last, range);
+/* Functions of their own: side by side in one, their pointers do not fit into the registers. */
+typedef void depthwise_run(int8_t *y, const int8_t *x, const seam_q8_line *line, int32_t c,
+                           int32_t n, const range8 *range);
+#define RUN(P, V)                                                                                  \
+    static __attribute__((noinline)) void depthwise_##P##_##V(int8_t *y, const int8_t *x,          \
+                                                              const seam_q8_line *line, int32_t c, \
+                                                              int32_t n, const range8 *range) {    \
+        depthwise_fixed(P, V, y, x, line, c, V == 2 ? LANES : n, range);                           \
+    }
+RUN(1, 1)
+RUN(2, 1)
+RUN(3, 1)
+RUN(4, 1)
+RUN(1, 2)
+RUN(2, 2)
+RUN(3, 2)
+RUN(4, 2)
+static depthwise_run *const runs[2][TILE] = {
+    {depthwise_1_1, depthwise_2_1, depthwise_3_1, depthwise_4_1},
+    {depthwise_1_2, depthwise_2_2, depthwise_3_2, depthwise_4_2},
+};
+
+/* All pixels of a line; the edges of an image are lines of few. */
+static void depthwise_pixels(depthwise_run *const *run, int8_t *y, const int8_t *x,
+                             const seam_q8_line *line, int32_t c, int32_t n, const range8 *range) {
+    for (int32_t p = 0; p < line->pixels; p += TILE) {
+        const int32_t now = lesser(TILE, line->pixels - p);
+        run[now - 1](y + p * line->y_pixel, x + p * line->x_pixel, line, c, n, range);
+    }
 }
 
 void seam_q8_neon_depthwise(int8_t *y, const int8_t *x, const seam_q8_line *line) {
-    const int32_t channels = line->job.channels;
+    const int32_t channels = line->job.channels, n = lesser(channels, LANES);
     const range8 range = range_of(line->job.y_zero, line->job.y_min, line->job.y_max);
     int32_t c = 0;
     for (; c + 2 * LANES <= channels; c += 2 * LANES)
-        depthwise_pixels(2, y, x, line, c, LANES, &range);
-    if (channels >= LANES) { /* the last ones may be done twice */
-        for (; c < channels; c += LANES)
-            depthwise_pixels(1, y, x, line, lesser(c, channels - LANES), LANES, &range);
-        return;
-    }
-    depthwise_pixels(1, y, x, line, 0, channels, &range);
+        depthwise_pixels(runs[1], y, x, line, c, LANES, &range);
+    for (; c < channels; c += LANES) /* the last ones may be done twice */
+        depthwise_pixels(runs[0], y, x, line, lesser(c, channels - n), n, &range);
 }
 
 /* ---- Element by element ---- */
