@@ -18,7 +18,7 @@ def pytest_configure() -> None:
 def needs() -> Callable[..., None]:
     """needs(program, ..., packages="..."): skip the test where a program is missing, and say so.
 
-    With SEAMLINE_TESTS=all, as .ci/run has it, it fails: there nothing may be left out.
+    With SEAMLINE_BOARDS=required, as .ci/run has it, it fails: there nothing may be left out.
     """
 
     def look(*programs: str, packages: str) -> None:
@@ -26,8 +26,8 @@ def needs() -> Callable[..., None]:
         if not missing:
             return
         lacks = f"this machine lacks {', '.join(missing)}. Debian: apt-get install {packages}"
-        if os.environ.get("SEAMLINE_TESTS") == "all":
-            pytest.fail(f"SEAMLINE_TESTS=all, but {lacks}", pytrace=False)
+        if os.environ.get("SEAMLINE_BOARDS") == "required":
+            pytest.fail(f"SEAMLINE_BOARDS=required, but {lacks}", pytrace=False)
         pytest.skip(lacks)
 
     return look

@@ -34,10 +34,11 @@ def describe_machine() -> dict[str, Any]:
 
 
 def describe_installation() -> dict[str, Any]:
-    """Versions, kernel variant, and which extras are whole."""
+    """Versions, kernel variants, and which extras are whole."""
     found: dict[str, Any] = {"seamline": __version__, "python": platform.python_version()}
     found |= {name: package_version(name) or "missing" for name in PACKAGES}
     found["kernels"] = _kernels()
+    found["variants"] = _variants()
     for extra, names in EXTRAS.items():
         missing = [name for name in names if package_version(name) is None]
         found[f"[{extra}]"] = f"missing {', '.join(missing)}" if missing else "complete"
@@ -57,6 +58,15 @@ def _kernels() -> str:
     except ImportError as error:
         return f"not usable: {error}"
     return str(variant())
+
+
+def _variants() -> str:
+    """All that SEAMLINE_KERNELS can name here, slowest first."""
+    try:
+        from .kernels import variants
+    except ImportError:
+        return "none"
+    return ", ".join(variants())
 
 
 def _processor() -> str:

@@ -286,6 +286,8 @@ def test_data_list_and_info_are_one_json_value(capsys, monkeypatch, tmp_path):
     listed = json.loads(run_here(["data", "list", "--format", "json"], capsys)[1])["rows"]
     assert {"watch": False}.items() <= {one["name"]: one["here"] for one in listed}.items()
     found = json.loads(run_here(["info", "--format", "json"], capsys)[1])
+    assert found["variants"].startswith("generic")
+    assert found["kernels"] in found["variants"].split(", ")
     assert found["seamline"] == __version__
 
 
