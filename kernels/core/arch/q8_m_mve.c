@@ -253,112 +253,118 @@ static int block_begin(void *state, const seam_q8_job *job, const seam_window *p
     return 1;
 }
 
+/* What the assembly reads, in its order. */
 typedef struct {
-    int32x4_t even, odd;
-} sums8;
+    const int8_t *weights;   /* of the first tap */
+    ptrdiff_t x_col, x_next; /* to the next tap; from behind a row to the next one */
+    int32_t rows, x_zero, y_zero;
+    ptrdiff_t x_step, y_step; /* from behind a pixel to the next one */
+    int32_t pixels;
+    const int32_t *start, *scales; /* even, odd; multipliers even, odd, shifts even, odd */
+} pixel_job;
 
-/* clang-format off */
-#define TAP(zero)                               \
-    "vldrb.s16 q0, [%[x]]\n"                    \
-    "vldrb.s16 q1, [%[w]], #8\n" zero           \
-    "add %[x], %[x], %[x_col]\n"                \
-    "vmullb.s16 q2, q0, q1\n"                   \
-    "vmullt.s16 q3, q0, q1\n"                   \
-    "vadd.i32 %q[even], %q[even], q2\n"         \
-    "vadd.i32 %q[odd], %q[odd], q3\n"
-#define OFF "vsub.i16 q0, q0, %[zero]\n"
-#define RESCALE(half, at)                                      \
-    "vldrw.32 q0, [%[s], #" at "]\n"                           \
-    "vqrdmulh.s32 %q[" half "], %q[" half "], q0\n"            \
-    "vldrw.32 q0, [%[s], #" at " + 32]\n"                      \
-    "vshr.s32 q1, %q[" half "], #31\n"                         \
-    "vqadd.s32 %q[" half "], %q[" half "], q1\n"               \
-    "vrshl.s32 %q[" half "], %q[" half "], q0\n"
-#define PIXEL(taps)                                                                        \
-    __asm volatile("dls lr, %[rows]\n"                                                     \
-                   "0:\n" taps                                                             \
-                   "add %[x], %[x], %[x_next]\n"                                           \
-                   "le lr, 0b\n"                                                           \
-                   RESCALE("even", "%c[scales]") RESCALE("odd", "%c[scales] + 16")         \
-                   "vqmovnb.s32 q2, %q[even]\n"                                            \
-                   "vqmovnt.s32 q2, %q[odd]\n"                                             \
-                   "vqadd.s16 q2, q2, %[y_zero]\n"                                         \
-                   "vqmovnb.s16 q3, q2\n"                                                  \
-                   "vstrb.16 q3, [%[y]]"                                                   \
-                   : [even] "+w"(sums.even), [odd] "+w"(sums.odd), [x] "+l"(x), [w] "+l"(w) \
-                   : [x_col] "r"(part->x_col), [zero] "r"(s->x_zero), [rows] "r"(part->rows), \
-                     [x_next] "r"(part->x_row - part->cols * part->x_col), [s] "r"(s),      \
-                     [y] "l"(y), [y_zero] "r"(s->y_zero),                                   \
-                     [scales] "i"(offsetof(eight_channels, multiplier))                     \
-                   : "lr", "q0", "q1", "q2", "q3", "memory")
-/* clang-format on */
-
-/* The assembly finds the shifts behind the multipliers. */
+typedef char pixel_job_is_as_read[offsetof(pixel_job, scales) == 40 ? 1 : -1];
 typedef char shifts_follow
     [offsetof(eight_channels, right) == offsetof(eight_channels, multiplier) + 32 ? 1 : -1];
 
-/* A pixel whose taps are all inside: of inputs as they are. */
-FIXED void whole_pixel(int8_t *y, const int8_t *x, const int8_t *w, sums8 sums,
-                       const eight_channels *s, const seam_q8_part *part) {
-    PIXEL(TAP("") TAP("") TAP(""));
+/* Functions of nothing but assembly: it needs low registers for all that it reads vectors from,
+ * more than a compiler finds. The compiler must not look into them: it would find their arguments
+ * unused. */
+#define NAKED __attribute__((naked, noipa)) static
+#pragma GCC diagnostic ignored "-Wunused-parameter"
+
+/* clang-format off */
+#define TAP(zero)                      \
+    "vldrb.s16 q0, [r1]\n"             \
+    "vldrb.s16 q1, [r3], #8\n" zero    \
+    "add r1, r1, r4\n"                 \
+    "vmullb.s16 q2, q0, q1\n"          \
+    "vmullt.s16 q3, q0, q1\n"          \
+    "vadd.i32 q4, q4, q2\n"            \
+    "vadd.i32 q5, q5, q3\n"
+#define OFF "vsub.i16 q0, q0, r7\n"
+#define RESCALE(sum, multiplier, right)                                 \
+    "vldrw.32 q0, [r2, #" multiplier "]\n" "vldrw.32 q1, [r2, #" right "]\n" \
+    "vqrdmulh.s32 " sum ", " sum ", q0\n" "vshr.s32 q0, " sum ", #31\n"    \
+    "vqadd.s32 " sum ", " sum ", q0\n" "vrshl.s32 " sum ", " sum ", q1\n"
+/* A kernel row has three taps, 24 bytes of weights. */
+#define PIXELS_OF(taps)                                                             \
+    __asm volatile("push {r4-r11, lr}\n" "vpush {d8-d11}\n"                         \
+                   "ldrd r3, r4, [r2]\n" "ldrd r5, r6, [r2, #8]\n"                  \
+                   "ldrd r7, r8, [r2, #16]\n" "ldrd r9, r10, [r2, #24]\n"           \
+                   "ldrd r11, r12, [r2, #32]\n" "ldr r2, [r2, #40]\n"               \
+                   "0:\n" "vldrw.32 q4, [r12]\n" "vldrw.32 q5, [r12, #16]\n"        \
+                   "dls lr, r6\n"                                                   \
+                   "1:\n" taps "add r1, r1, r5\n" "le lr, 1b\n"                     \
+                   RESCALE("q4", "0", "32") RESCALE("q5", "16", "48")               \
+                   "vqmovnb.s32 q0, q4\n" "vqmovnt.s32 q0, q5\n"                    \
+                   "vqadd.s16 q0, q0, r8\n" "vqmovnb.s16 q1, q0\n"                  \
+                   "vstrb.16 q1, [r0]\n"                                            \
+                   "add r0, r0, r10\n" "add r1, r1, r9\n"                           \
+                   "add lr, r6, r6, lsl #1\n" "sub r3, r3, lr, lsl #3\n"            \
+                   "subs r11, r11, #1\n" "bne 0b\n"                                 \
+                   "vpop {d8-d11}\n" "pop {r4-r11, pc}")
+/* clang-format on */
+
+/* Of pixels whose taps are all inside: of inputs as they are. */
+NAKED void whole_pixels(int8_t *y, const int8_t *x, const pixel_job *job) {
+    PIXELS_OF(TAP("") TAP("") TAP(""));
 }
 
-FIXED void three_wide_pixel(int8_t *y, const int8_t *x, const int8_t *w, sums8 sums,
-                            const eight_channels *s, const seam_q8_part *part) {
-    PIXEL(TAP(OFF) TAP(OFF) TAP(OFF));
+NAKED void three_wide_pixels(int8_t *y, const int8_t *x, const pixel_job *job) {
+    PIXELS_OF(TAP(OFF) TAP(OFF) TAP(OFF));
 }
 
 /* At an edge: two of three. */
-FIXED void two_wide_pixel(int8_t *y, const int8_t *x, const int8_t *w, sums8 sums,
-                          const eight_channels *s, const seam_q8_part *part) {
-    PIXEL(TAP(OFF) TAP(OFF) "add %[w], %[w], #8\n");
+NAKED void two_wide_pixels(int8_t *y, const int8_t *x, const pixel_job *job) {
+    PIXELS_OF(TAP(OFF) TAP(OFF) "add r3, r3, #8\n");
 }
 
-static sums8 any_taps(sums8 sums, const int8_t *x, const int8_t *w, const seam_q8_part *part,
-                      const eight_channels *s) {
-    for (int32_t i = 0; i < part->rows; i++, x += part->x_row, w += 8 * s->kernel_w)
-        for (int32_t j = 0; j < part->cols; j++) {
-            const int16x8_t value =
-                vsubq_n_s16(vldrbq_s16(x + j * part->x_col), (int16_t)s->x_zero);
-            const int16x8_t weight = vldrbq_s16(w + 8 * j);
-            sums.even = vaddq_s32(sums.even, vmullbq_int_s16(value, weight));
-            sums.odd = vaddq_s32(sums.odd, vmulltq_int_s16(value, weight));
-        }
-    return sums;
-}
-
-static void any_pixel(int8_t *y, const int8_t *x, const int8_t *w, sums8 sums,
-                      const eight_channels *s, const seam_q8_part *part) {
-    sums = any_taps(sums, x, w, part, s);
-    int16x8_t both =
-        vqmovnbq_s32(vdupq_n_s16(0), rescale_usual(sums.even, vldrwq_s32(s->multiplier[0]),
-                                                   vldrwq_s32(s->right[0])));
-    both = vqmovntq_s32(
-        both, rescale_usual(sums.odd, vldrwq_s32(s->multiplier[1]), vldrwq_s32(s->right[1])));
-    both = vqaddq_n_s16(both, (int16_t)s->y_zero);
-    both = vminq_s16(vmaxq_s16(both, vdupq_n_s16(-128)), vdupq_n_s16(127));
-    vstrbq_s16(y, both);
+static void any_pixels(int8_t *y, const int8_t *x, const int8_t *w, const eight_channels *s,
+                       const seam_q8_part *part) {
+    for (int32_t p = 0; p < part->pixels; p++, x += part->x_pixel, y += part->y_pixel) {
+        int32x4_t even = vldrwq_s32(s->bias[0]), odd = vldrwq_s32(s->bias[1]);
+        for (int32_t i = 0; i < part->rows; i++)
+            for (int32_t j = 0; j < part->cols; j++) {
+                const int8_t *at = x + i * part->x_row + j * part->x_col;
+                const int16x8_t value = vsubq_n_s16(vldrbq_s16(at), (int16_t)s->x_zero);
+                const int16x8_t weight = vldrbq_s16(w + 8 * (i * s->kernel_w + j));
+                even = vaddq_s32(even, vmullbq_int_s16(value, weight));
+                odd = vaddq_s32(odd, vmulltq_int_s16(value, weight));
+            }
+        even = rescale_usual(even, vldrwq_s32(s->multiplier[0]), vldrwq_s32(s->right[0]));
+        odd = rescale_usual(odd, vldrwq_s32(s->multiplier[1]), vldrwq_s32(s->right[1]));
+        int16x8_t both = vqmovntq_s32(vqmovnbq_s32(vdupq_n_s16(0), even), odd);
+        both = vqaddq_n_s16(both, (int16_t)s->y_zero);
+        vstrbq_s16(y, vminq_s16(vmaxq_s16(both, vdupq_n_s16(-128)), vdupq_n_s16(127)));
+    }
 }
 
 static void block_part(int8_t *y, const int8_t *x, const void *state, const seam_q8_part *part) {
     const eight_channels *s = state;
     const int8_t *w = s->weights[part->tap];
-    const sums8 bias = {vldrwq_s32(s->bias[0]), vldrwq_s32(s->bias[1])};
-    const int known = s->kernel_w == 3 && part->rows > 0;
-    if (known && part->cols == 3 && part->rows * 3 == s->taps) {
-        const sums8 whole = {vldrwq_s32(s->whole_bias[0]), vldrwq_s32(s->whole_bias[1])};
-        for (int32_t p = 0; p < part->pixels; p++, x += part->x_pixel, y += part->y_pixel)
-            whole_pixel(y, x, w, whole, s, part);
-    } else if (known && part->cols == 3) {
-        for (int32_t p = 0; p < part->pixels; p++, x += part->x_pixel, y += part->y_pixel)
-            three_wide_pixel(y, x, w, bias, s, part);
-    } else if (known && part->cols == 2) {
-        for (int32_t p = 0; p < part->pixels; p++, x += part->x_pixel, y += part->y_pixel)
-            two_wide_pixel(y, x, w, bias, s, part);
-    } else {
-        for (int32_t p = 0; p < part->pixels; p++, x += part->x_pixel, y += part->y_pixel)
-            any_pixel(y, x, w, bias, s, part);
+    const int whole = part->rows > 0 && part->rows * part->cols == s->taps;
+    if (s->kernel_w != 3 || part->rows <= 0 || part->cols < 2) {
+        any_pixels(y, x, w, s, part);
+        return;
     }
+    const pixel_job job = {.weights = w,
+                           .x_col = part->x_col,
+                           .x_next = part->x_row - part->cols * part->x_col,
+                           .rows = part->rows,
+                           .x_zero = s->x_zero,
+                           .y_zero = s->y_zero,
+                           .x_step = part->x_pixel - part->rows * part->x_row,
+                           .y_step = part->y_pixel,
+                           .pixels = part->pixels,
+                           .start = whole ? s->whole_bias[0] : s->bias[0],
+                           .scales = s->multiplier[0]};
+    if (whole)
+        whole_pixels(y, x, &job);
+    else if (part->cols == 3)
+        three_wide_pixels(y, x, &job);
+    else
+        two_wide_pixels(y, x, &job);
 }
 
 /* ---- Element by element ---- */
