@@ -5,7 +5,8 @@
 #include <string.h>
 
 #define CHUNK 8   /* pairs of pixels whose terms lie in the scratch memory at a time */
-#define PIXELS 64 /* of a 1x1 layer, at a time */
+#define PIXELS 32 /* of a 1x1 layer, at a time */
+#define PAIRS 16  /* of output channels, at a time: what is packed of weights and pixels */
 
 typedef struct {
     int32_t in, out, terms; /* channels of one group, products in one of its sums */
@@ -39,16 +40,16 @@ static int32_t pairs_of(int32_t terms) {
 
 size_t seam_q8_conv2d_input_scratch(const seam_window *p, int32_t groups) {
     const group_sizes size = sizes_of(p, groups);
-    const size_t pairs = (size_t)pairs_of(size.out);
-    const int32_t pixels = is_pointwise(p) ? PIXELS : p->out_w;
-    return (pairs * (size_t)size.terms + pairs * (size_t)pixels) * sizeof(int32_t);
+    const size_t pairs = (size_t)lesser(pairs_of(size.out), PAIRS);
+    const size_t pixels = (size_t)(is_pointwise(p) ? PIXELS : p->out_w);
+    return pairs * ((size_t)size.terms + pixels) * sizeof(int32_t);
 }
 
-/* packed[pair of output channels][terms] of one group. */
-static void pack_weights(int32_t *packed, const int8_t *w, const group_sizes *size) {
-    for (int32_t o = 0; o < size->out; o += 2, w += 2 * (ptrdiff_t)size->terms)
-        for (int32_t k = 0; k < size->terms; k++)
-            *packed++ = seam_pair(w[k], o + 1 < size->out ? w[size->terms + k] : 0);
+/* packed[pair of output channels][terms] of some channels of one group. */
+static void pack_weights(int32_t *packed, const int8_t *w, int32_t channels, int32_t terms) {
+    for (int32_t o = 0; o < channels; o += 2, w += 2 * (ptrdiff_t)terms)
+        for (int32_t k = 0; k < terms; k++)
+            *packed++ = seam_pair(w[k], o + 1 < channels ? w[terms + k] : 0);
 }
 
 /* packed[pixel][pair of channels] of pixels that are `step` apart. */
@@ -63,11 +64,11 @@ static void pack_pixels(int32_t *packed, const int8_t *dy, ptrdiff_t step, int32
     }
 }
 
-/* What one group adds to the rows. */
+/* What some output channels of one group add to the rows. */
 typedef struct {
     const seam_window *p;
-    group_sizes size;
-    const int8_t *dy; /* first channel of the group */
+    group_sizes size; /* out: of these channels */
+    const int8_t *dy; /* the first of them */
     const int32_t *weights;
     int32_t *pixels;
 } input_work;
@@ -130,13 +131,15 @@ void seam_q8_conv2d_input_sums(int32_t *sums, const int8_t *dy, const int8_t *w,
                                void *scratch) {
     const group_sizes size = sizes_of(p, groups);
     int32_t *weights = scratch;
-    int32_t *pixels = weights + (ptrdiff_t)pairs_of(size.out) * size.terms;
+    int32_t *pixels = weights + (ptrdiff_t)lesser(pairs_of(size.out), PAIRS) * size.terms;
     const ptrdiff_t line = (ptrdiff_t)p->in_w * p->in_c;
     memset(sums, 0, (size_t)rows * (size_t)line * sizeof *sums);
-    for (int32_t g = 0; g < groups; g++) {
-        const input_work work = {p, size, dy + g * size.out, weights, pixels};
-        pack_weights(weights, w + (ptrdiff_t)g * size.out * size.terms, &size);
-        int32_t *to = sums + g * size.in;
+    for (int32_t o = 0, n; o < p->out_c; o += n) { /* a group's channels lie in whole blocks */
+        const int32_t group = o / size.out;
+        n = lesser((group + 1) * size.out - o, 2 * PAIRS);
+        const input_work work = {p, {size.in, n, size.terms}, dy + o, weights, pixels};
+        pack_weights(weights, w + (ptrdiff_t)o * size.terms, n, size.terms);
+        int32_t *to = sums + group * size.in;
         if (is_pointwise(p))
             pointwise_inputs(to, &work, first * p->in_w, rows * p->in_w);
         else
