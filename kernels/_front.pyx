@@ -221,8 +221,8 @@ def layer_scratch(uint8_t kind, uint16_t batch, tuple in_shape, tuple out_shape,
 def q8_layer_scratch(uint8_t kind, uint16_t batch, tuple in_shape, tuple out_shape, tuple window,
                      uint16_t input, uint32_t parameters, bint has_bias, bint joining,
                      bint inference):
-    """(fixed, sums, piece): scratch bytes of a layer of an int8 front; of its int32 sums as a
-    whole; of the least piece they can be made in.
+    """(fixed, sums, piece): scratch bytes of a layer of an int8 front; of its weighed gradient and
+    its int32 sums as a whole; of the least pieces they can be made in.
 
     parameters: how many weights and biases; joining: another layer reads an input of it, too.
     """

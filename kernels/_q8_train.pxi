@@ -72,7 +72,7 @@ def q8_weigh(dy, ratios, *, seed=0, stream=0, mode="stochastic"):
     outs = _bytes(out, "out", -1, True)
     with nogil:
         _seam.seam_q8_weigh(_int8(outs), _int8(dys), <const uint16_t *>rs.view.buf, channels,
-                            dys.view.len // channels, &noise)
+                            dys.view.len // channels, 0, &noise)
     return out
 
 

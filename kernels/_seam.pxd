@@ -130,7 +130,7 @@ cdef extern from "seam.h" nogil:
     void seam_q8_mask(int8_t *dy, const int8_t *y, int32_t y_min, int32_t y_max, size_t count)
     int seam_q8_ratios_even(const uint16_t *ratios, int32_t channels)
     void seam_q8_weigh(int8_t *out, const int8_t *dy, const uint16_t *ratios, int32_t channels,
-                       size_t pixels, const seam_q8_noise *noise)
+                       size_t pixels, uint32_t first, const seam_q8_noise *noise)
     size_t seam_q8_conv2d_input_scratch(const seam_window *p, int32_t groups)
     void seam_q8_conv2d_input_sums(int32_t *sums, const int8_t *dy, const int8_t *w,
                                    const seam_window *p, int32_t groups, int32_t first,

@@ -223,19 +223,30 @@ static int joins(const seam_plan *plan, const seam_layer *l) {
            (l->kind == SEAM_LAYER_ADD && readers_of(plan, l->second) > 1);
 }
 
-/* What lies in the scratch memory in front of the sums while a layer goes backward, in bytes. */
+/* What lies in the scratch memory in front of the sums while a layer goes backward, in bytes.
+ * least: of the weighed gradient, the rows that one row of inputs was read by. */
 typedef struct {
-    uint64_t kernel, weighed, joined;
+    uint64_t kernel, joined, weighed, least;
 } back_places;
+
+/* Rows of outputs that read one row of inputs, at most. */
+static uint64_t rows_of(const seam_window *w) {
+    const uint64_t reach = (uint64_t)(w->kernel_h - 1) * (uint64_t)w->dilation_h;
+    const uint64_t rows = reach / (uint64_t)w->stride_h + 1u;
+    return rows < (uint64_t)w->out_h ? rows : (uint64_t)w->out_h;
+}
 
 static back_places places_of(const seam_layer *l, int joining) {
     const seam_window w = window_of(l);
     const uint64_t batch = (uint64_t)w.batch;
     const uint64_t x = batch * (uint64_t)w.in_h * (uint64_t)w.in_w * (uint64_t)w.in_c;
-    const uint64_t y = batch * (uint64_t)w.out_h * (uint64_t)w.out_w * (uint64_t)w.out_c;
+    const uint64_t line = (uint64_t)w.out_w * (uint64_t)w.out_c;
     const int through = l->kind == SEAM_LAYER_FLATTEN || l->kind == SEAM_LAYER_RELU;
-    back_places places = {.weighed = weights_of(l) > 0 && l->input != 0 ? round16(y) : 0u,
-                          .joined = joining && !through ? round16(x) : 0u};
+    back_places places = {.joined = joining && !through ? round16(x) : 0u};
+    if (weights_of(l) > 0 && l->input != 0) {
+        places.weighed = round16(batch * (uint64_t)w.out_h * line);
+        places.least = round16(rows_of(&w) * line);
+    }
     if (l->kind == SEAM_LAYER_CONV2D || is_dense(l)) {
         const uint64_t input = l->input != 0 ? seam_q8_conv2d_input_scratch(&w, 1) : 0u;
         places.kernel = round16(more(input, seam_q8_conv2d_weight_scratch(&w, 1, w.out_c)));
@@ -268,9 +279,9 @@ seam_q8_layer_needs seam_q8_layer_scratch(const seam_layer *l, int joining, int 
         return needs;
     }
     sums_of(&needs, &w, learns ? weights_of(l) : 0u, l->input != 0 || !learns);
-    needs.fixed = more(needs.fixed, places.kernel + places.weighed + places.joined);
-    needs.sums = round16(needs.sums);
-    needs.piece = round16(needs.piece);
+    needs.fixed = more(needs.fixed, places.kernel + places.joined);
+    needs.sums = places.weighed + round16(needs.sums);
+    needs.piece = places.least + round16(needs.piece);
     return needs;
 }
 
@@ -484,6 +495,7 @@ typedef struct {
     layer_step s;
     uint32_t index;
     int8_t *dy, *weighed, *joined;
+    int by_rows; /* dy is weighed for each row of inputs anew: there is no room for all of it */
     int32_t exponent; /* of dy */
     uint8_t *kernel;
     int32_t *sums;
@@ -583,13 +595,39 @@ static void give(back_step *b, make_rows *make, int which, int32_t exponent, int
 
 /* ---- layers with weights ---- */
 
-static void weight_rows(back_step *b, int32_t first, int32_t rows, int which) {
-    (void)which;
+static void input_sums(back_step *b, int32_t *sums, const int8_t *dy, int32_t first, int32_t rows) {
     const seam_window *p = &b->s.window;
     if (b->s.layer.kind == SEAM_LAYER_DEPTHWISE)
-        seam_q8_depthwise_input_sums(b->sums, b->weighed, b->s.w, p, first, rows);
+        seam_q8_depthwise_input_sums(sums, dy, b->s.w, p, first, rows);
     else
-        seam_q8_conv2d_input_sums(b->sums, b->weighed, b->s.w, p, 1, first, rows, b->kernel);
+        seam_q8_conv2d_input_sums(sums, dy, b->s.w, p, 1, first, rows, b->kernel);
+}
+
+/* One row of inputs, from the rows of outputs that read it, weighed for this. */
+static void weigh_row(back_step *b, int32_t *sums, int32_t row) {
+    const seam_window *p = &b->s.window;
+    const seam_q8_noise noise = noise_of(b, WEIGH);
+    const int32_t bottom = row % p->in_h + p->pad_top;
+    const int32_t top = bottom - (p->kernel_h - 1) * p->dilation_h;
+    const int32_t first = top > 0 ? (top + p->stride_h - 1) / p->stride_h : 0;
+    const int32_t last = bottom / p->stride_h < p->out_h ? bottom / p->stride_h : p->out_h - 1;
+    const size_t line = (size_t)p->out_w * (size_t)p->out_c;
+    const size_t at = ((size_t)(row / p->in_h) * (size_t)p->out_h + (size_t)first) * line;
+    if (last >= first)
+        seam_q8_weigh(b->weighed, b->dy + at, b->s.numbers.ratios, p->out_c,
+                      (size_t)(last - first + 1) * (size_t)p->out_w, (uint32_t)at, &noise);
+    /* Rows are counted from the tensor's first: seen from it, these lie where they should. */
+    input_sums(b, sums, (const int8_t *)((uintptr_t)b->weighed - at), row, 1);
+}
+
+static void weight_rows(back_step *b, int32_t first, int32_t rows, int which) {
+    const size_t line = (size_t)b->s.window.in_w * (size_t)b->s.window.in_c;
+    (void)which;
+    if (!b->by_rows)
+        input_sums(b, b->sums, b->weighed, first, rows);
+    else
+        for (int32_t r = 0; r < rows; r++)
+            weigh_row(b, b->sums + (size_t)r * line, first + r);
 }
 
 /* The largest of the layer's multipliers. */
@@ -607,17 +645,17 @@ static void give_input(back_step *b) {
     const int32_t channels = b->s.window.out_c;
     if (gradient(b->f, b->s.layer.input) == NULL)
         return;
-    int8_t *weighed = b->weighed;
     if (seam_q8_ratios_even(n->ratios, channels)) {
         b->weighed = b->dy;
-    } else {
+        b->by_rows = 0;
+    } else if (!b->by_rows) {
         const seam_q8_noise noise = noise_of(b, WEIGH);
-        seam_q8_weigh(weighed, b->dy, n->ratios, channels, b->s.count / (size_t)channels, &noise);
+        seam_q8_weigh(b->weighed, b->dy, n->ratios, channels, b->s.count / (size_t)channels, 0,
+                      &noise);
     }
     const seam_number most = largest_multiplier(n, channels);
     /* All multipliers 0: nothing came through, and sums of 0 need no multiplier. */
     give(b, weight_rows, 0, b->exponent + most.exponent, (int32_t)most.mantissa);
-    b->weighed = weighed;
 }
 
 static void make_weights(back_step *b, int32_t first, int32_t channels) {
@@ -677,9 +715,8 @@ static void learn_bias(back_step *b) {
     const int64_t terms = weights_of(l) / (uint32_t)channels;
     seam_q8_bias_sums(b->sums, b->dy, channels, b->s.count / (size_t)channels);
     int32_t *v = b->f->velocity ? (int32_t *)(void *)(b->f->velocity + at_bias) : NULL;
-    seam_q8_update_bias(b->s.b, v, b->sums, channels,
-                        b->s.numbers.per_input, (int32_t)(INT32_MAX - terms * (128 * 255)), &rates,
-                        &noise);
+    seam_q8_update_bias(b->s.b, v, b->sums, channels, b->s.numbers.per_input,
+                        (int32_t)(INT32_MAX - terms * (128 * 255)), &rates, &noise);
 }
 
 /* ---- the other layers ---- */
@@ -752,15 +789,19 @@ static void open_back(back_step *b, const seam_q8_front *f, uint32_t index,
     open_step(&b->s, f, index);
     seam_layer planned;
     seam_plan_layer(&planned, &f->plan, index);
-    const back_places places = places_of(&planned, joins(&f->plan, &planned));
+    const int joining = joins(&f->plan, &planned);
+    const back_places places = places_of(&planned, joining);
     b->dy = gradient(f, planned.output);
     b->exponent = f->gradient_exponents[planned.output];
     b->kernel = b->s.scratch;
-    b->weighed = (int8_t *)(b->kernel + places.kernel);
-    b->joined = b->weighed + places.weighed;
-    b->sums = (int32_t *)(void *)(b->joined + places.joined);
-    b->room = (b->s.scratch_size - (size_t)(places.kernel + places.weighed + places.joined)) /
-              sizeof(int32_t);
+    b->joined = (int8_t *)(b->kernel + places.kernel);
+    b->weighed = b->joined + places.joined;
+    const uint64_t room = b->s.scratch_size - places.kernel - places.joined;
+    const uint64_t piece = seam_q8_layer_scratch(&planned, joining, 0).piece - places.least;
+    b->by_rows = places.weighed + piece > room;
+    const uint64_t taken = b->by_rows ? places.least : places.weighed;
+    b->sums = (int32_t *)(void *)(b->weighed + taken);
+    b->room = (size_t)(room - taken) / sizeof(int32_t);
 }
 
 static int is_again(const seam_q8_front *f, uint32_t index) {

@@ -22,9 +22,9 @@ int seam_q8_ratios_even(const uint16_t *ratios, int32_t channels) {
 }
 
 void seam_q8_weigh(int8_t *out, const int8_t *dy, const uint16_t *ratios, int32_t channels,
-                   size_t pixels, const seam_q8_noise *noise) {
-    kernels()->weigh(out, dy, ratios, channels, pixels, seam_random_key(noise->seed, noise->stream),
-                     noise->mode);
+                   size_t pixels, uint32_t first, const seam_q8_noise *noise) {
+    const uint32_t key = seam_random_key(noise->seed, noise->stream) + first * SEAM_RANDOM_STEP;
+    kernels()->weigh(out, dy, ratios, channels, pixels, key, noise->mode);
 }
 
 void seam_q8_bias_sums(int32_t *sums, const int8_t *dy, int32_t channels, size_t pixels) {

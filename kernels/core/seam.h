@@ -233,9 +233,9 @@ void seam_q8_mask(int8_t *dy, const int8_t *y, int32_t y_min, int32_t y_max, siz
 /* Each channel's multiplier over the largest of the layer, times SEAM_Q8_RATIO_ONE. Is every one
  * SEAM_Q8_RATIO_ONE? Then nothing has to be weighed. */
 int seam_q8_ratios_even(const uint16_t *ratios, int32_t channels);
-/* out = dy * ratio, rounded. out may be dy. */
+/* out = dy * ratio, rounded. out may be dy. first: index of dy[0] in the tensor. */
 void seam_q8_weigh(int8_t *out, const int8_t *dy, const uint16_t *ratios, int32_t channels,
-                   size_t pixels, const seam_q8_noise *noise);
+                   size_t pixels, uint32_t first, const seam_q8_noise *noise);
 
 /* For each input the sum of w * dy over the outputs that read it; dy is weighed. Rows `first` to
  * `first + rows` of the batch * in_h rows of inputs: sums [rows][in_w][in_c], overwritten. Scratch:
