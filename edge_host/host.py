@@ -17,7 +17,7 @@ from ..runtime.files import write_whole
 from ..runtime.keys import load_keys
 from ..runtime.link import Link, LinkLost, Listener, Received, open_link, open_listener
 from ..runtime.plan import build_plan, size_up
-from ..runtime.q8_plan import build_q8_plan, size_up_q8
+from ..runtime.q8_plan import build_q8_plan, size_up_q8, sums_of
 from ..runtime.quantised import fuse
 from ..runtime.recompute import choose
 from .checkpoint import (
@@ -54,10 +54,11 @@ def make_plan(job: Job, cut: Split) -> bytes:
     train = job.train
     if train.arithmetic == "q8":
         specs, _, _ = fuse(cut.front)
-        it = size_up_q8(specs, cut.input_shape, train.batch, momentum=train.q8_momentum)
+        momentum, sums = train.q8_momentum, sums_of(recompute=train.recompute)
+        it = size_up_q8(specs, cut.input_shape, train.batch, momentum=momentum, sums=sums)
         again = choose(it) if train.recompute else ()
         return build_q8_plan(
-            specs, cut.input_shape, train.batch, momentum=train.q8_momentum, again=again
+            specs, cut.input_shape, train.batch, momentum=momentum, sums=sums, again=again
         )
     front = size_up(cut.front, cut.input_shape, job.train.batch)
     again = choose(front) if job.train.recompute else ()

@@ -13,7 +13,7 @@ import numpy as np
 from ..kernels import parcel
 from .arena import round16
 from .plan import HEADER, LAYER, TENSOR, Front, LayerSpec, Layout, Shape, lay_out, size_up
-from .q8_plan import Momentum, Sums, size_up_q8
+from .q8_plan import Momentum, Q8Sizes, size_up_q8, sums_of
 from .quantised import fuse
 from .recompute import choose, extra_multiply_adds
 
@@ -24,6 +24,7 @@ CODECS = {"f32": ("f32", "int8", "int4"), "q8": ("int8",)}
 MESSAGE = 24  # bytes in front of a body
 ACT_HEAD, GRAD_HEAD, WEIGHTS_HEAD = 4, 8, 8  # of a body, in front of labels and parcel
 LABEL = 2
+EXTREMES = 2  # of a tensor, in the weights of a q8 front
 
 
 @dataclass(frozen=True)
@@ -44,15 +45,14 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Choice:
-    """How a front is trained. momentum, sums: of a q8 front. codec: of the activations of an f32
-    one, for the room a session keeps for its answers.
+    """How a front is trained. recompute: as `train.recompute` in a job. momentum: of a q8 front.
+    codec: of the activations of an f32 one, for the room a session keeps for its answers.
     """
 
     batch: int = 1
     dtype: Dtype = "f32"
     recompute: bool = False
     momentum: Momentum = "int8"
-    sums: Sums = "pieces"
     codec: str = "int8"
 
 
@@ -102,7 +102,7 @@ def need(candidate: Candidate, choice: Choice) -> Need:
 def _f32(layers: tuple[LayerSpec, ...], shape: Shape, choice: Choice) -> Need:
     front = size_up(layers, shape, choice.batch)
     array = round16(4 * front.parameters)
-    sections = dict.fromkeys(("parameters", "momentum", "gradients"), array)
+    sections = {"parameters": array, "momentum": array, "gradients": array, "state": 0}
     weights = _weights_message("f32", front.parameters)
     flash = {"weights": 4 * front.parameters, "plan": _table_bytes(front)}
     return _need(
@@ -172,11 +172,14 @@ def _weights_message(codec: str, count: int) -> int:
 
 
 def _session_bytes(front: Front, codec: str, weights: int) -> int:
-    """What a session asks for beside the arena: the plan, labels, and the longest answer."""
+    """What a session asks for beside the arena: the plan, labels, the longest answer, and for an
+    int8 front a batch of samples as they come, in f32.
+    """
     shape = (front.batch, *front.shapes[-1])
     act = MESSAGE + ACT_HEAD + LABEL * front.batch + _parcel(codec, shape)
-    table, labels = _table_bytes(front), 4 * front.batch
-    return round16(table) + round16(labels) + round16(max(act, weights) + 16)
+    samples = 4 * front.batch * math.prod(front.shapes[0]) * isinstance(front, Q8Sizes)
+    parts = _table_bytes(front), 4 * front.batch, max(act, weights) + 16, samples
+    return sum(map(round16, parts))
 
 
 @dataclass(frozen=True)
@@ -198,15 +201,16 @@ def wire(candidate: Candidate, batch: int, codec: str) -> Wire:
 
 @cache
 def _q8(layers: tuple[LayerSpec, ...], shape: Shape, choice: Choice) -> Need:
-    front = size_up_q8(
-        fuse(layers)[0], shape, choice.batch, momentum=choice.momentum, sums=choice.sums
-    )
+    sums = sums_of(recompute=choice.recompute)
+    specs = fuse(layers)[0]
+    front = size_up_q8(specs, shape, choice.batch, momentum=choice.momentum, sums=sums)
     sections = {
         "parameters": round16(front.blob),
         "momentum": round16(front.velocity),
         "gradients": 0,
-        "state": front.state(training=True),
+        "state": round16(front.state(training=True)),
     }
     up, down = _weights_message("int8", front.learned), _weights_message("int8", front.blob)
+    up += EXTREMES * len(front.shapes)
     flash = {"weights": front.blob, "plan": _table_bytes(front)}
     return _need(front, sections, flash, ("int8", up, down), recompute=choice.recompute)

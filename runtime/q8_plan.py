@@ -39,6 +39,11 @@ INPUT_TERMS_MAX = 133144  # of one input's
 CLAMP, SUM_NUMBERS, TENSOR_NUMBERS = 4, 32, 8  # bytes of a layer, of an add, of a tensor
 
 
+def sums_of(*, recompute: bool) -> Sums:
+    """How a job wants them: made twice where it asks for less memory and more work."""
+    return "pieces" if recompute else "whole"
+
+
 @dataclass(frozen=True)
 class Q8Sizes(Front):
     """Layers with their ReLUs fused and arrays of int8. sums: of a gradient, whole in the scratch

@@ -100,7 +100,7 @@ def _question(args: argparse.Namespace, job: Job | None) -> Question:
         batch=batch,
         dtypes=(args.dtype,) if args.dtype else DTYPES,
         recompute=args.recompute or bool(job and job.train.recompute),
-        momentum=args.momentum,
+        momentum=args.momentum or (job.train.q8_momentum if job else "int8"),
         codec=job.codec.up if job else "int8",
         board=find_board(args.board) if args.board else None,
     )

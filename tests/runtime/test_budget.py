@@ -13,7 +13,9 @@ from seamline.runtime.errors import UserError
 from seamline.runtime.fit import fits, least, ways
 from seamline.runtime.message import Kind, Message
 from seamline.runtime.networks import network
-from seamline.runtime.plan import PlanError, build_plan, read_plan, size_up
+from seamline.runtime.plan import LayerSpec, PlanError, build_plan, read_plan, size_up
+from seamline.runtime.q8_plan import build_q8_plan, size_up_q8, sums_of
+from seamline.runtime.quantised import fuse
 from seamline.runtime.recompute import choose
 
 KB = 1024
@@ -96,7 +98,37 @@ def test_the_multiply_adds_are_those_of_the_published_networks(name, macs):
     assert found.step_macs == 2 * (3 * macs - dx_of_first)
 
 
-# ---- q8: the bars ----
+# ---- q8: against the plan and the session, and the bars ----
+
+
+def q8_plan(it: Candidate, choice: Choice) -> bytes:
+    specs, sums = fuse(it.layers)[0], sums_of(recompute=choice.recompute)
+    how = {"momentum": choice.momentum, "sums": sums}
+    again = choose(size_up_q8(specs, it.input_shape, choice.batch, **how))
+    again = again if choice.recompute else ()
+    return build_q8_plan(specs, it.input_shape, choice.batch, again=again, **how)
+
+
+@pytest.mark.parametrize("recompute", [False, True])
+@pytest.mark.parametrize("momentum", ["int8", "none"])
+@pytest.mark.parametrize("name", ["kws", "ic", "watch"])
+def test_an_int8_session_takes_the_ram_that_is_said_and_not_a_byte_less(name, momentum, recompute):
+    it = front(name)
+    choice = Choice(2, "q8", recompute=recompute, momentum=momentum)
+    plan, found = q8_plan(it, choice), need(it, choice)
+    assert found.training_ram - found.training["session"] == read_plan(plan).arena_bytes
+    assert found.flash["plan"] == len(plan)
+    assert answer_to_plan(plan, 2, "int8", found.training_ram).kind == Kind.READY
+    assert answer_to_plan(plan, 2, "int8", found.training_ram - 1).kind == Kind.ERROR
+
+
+@pytest.mark.parametrize("name", ["kws", "ic", "vww", "ad"])
+def test_an_int8_front_that_only_infers_takes_what_is_said(name):
+    it = whole(name)
+    specs = fuse(it.layers)[0]
+    plan = build_q8_plan(specs, it.input_shape, 1, training=False)
+    kept = size_up_q8(specs, it.input_shape, 1).base(training=False)
+    assert read_plan(plan).arena_bytes - kept == need(it, Choice(1, "q8")).inference_ram
 
 
 @pytest.mark.parametrize(
@@ -120,8 +152,6 @@ def test_momentum_of_an_int8_front_is_as_large_as_asked_for():
 
 
 def test_group_norm_has_no_int8_front():
-    from seamline.runtime.plan import LayerSpec
-
     layers = [LayerSpec("conv2d", 0, (4, 4, 8)), LayerSpec("group_norm", 1, (4, 4, 8), groups=2)]
     with pytest.raises(PlanError, match="group_norm"):
         need(Candidate(1, "norm", layers, (4, 4, 3)), Choice(1, "q8"))
