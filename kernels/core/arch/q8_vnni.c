@@ -212,19 +212,6 @@ FIXED void store_vector(const int V, const int pairs, int8_t *y, ptrdiff_t y_ste
     }
 }
 
-FIXED __m128i quarter(__m512i x, const int which) {
-    switch (which) {
-    case 0:
-        return _mm512_castsi512_si128(x);
-    case 1:
-        return _mm512_extracti32x4_epi32(x, 1);
-    case 2:
-        return _mm512_extracti32x4_epi32(x, 2);
-    default:
-        return _mm512_extracti32x4_epi32(x, 3);
-    }
-}
-
 /* Sums to bytes, four vectors at a time; there may be fewer at the end. */
 FIXED void tile_finish(const int P, const int V, const int pairs, int8_t *y, ptrdiff_t y_step,
                        __m512i (*sum)[MOST], const columns *cols, const range64 *range) {
@@ -236,9 +223,12 @@ FIXED void tile_finish(const int P, const int V, const int pairs, int8_t *y, ptr
             four[j] = falling_rescale(sum[at / V][at % V], &cols->scale[at % V]);
         }
         const __m512i bytes = in_order(narrow(four[0], four[1], four[2], four[3], range, 1));
+        const __m128i each[4] = {_mm512_castsi512_si128(bytes), _mm512_extracti32x4_epi32(bytes, 1),
+                                 _mm512_extracti32x4_epi32(bytes, 2),
+                                 _mm512_extracti32x4_epi32(bytes, 3)};
         EACH (j, 4)
             if (4 * i + j < count)
-                store_vector(V, pairs, y, y_step, quarter(bytes, j), 4 * i + j, cols->last);
+                store_vector(V, pairs, y, y_step, each[j], 4 * i + j, cols->last);
     }
 }
 
