@@ -37,7 +37,7 @@ KERNELS += ["q8_train", "q8_train_conv", "q8_train_depthwise", "q8_update"]
 KERNELS += ["parcel", "pool", "round", "sgd", "status", "walk"]
 FACES = {
     "_core": KERNELS,
-    "_front": [*KERNELS, "plan", "front", "q8_front", "message", "session"],
+    "_front": [*KERNELS, "plan", "front", "front_q8", "message", "session"],
     "_link": ["crc", "status", "frame", "packet"],
 }
 

@@ -102,7 +102,7 @@ void seam_plan_layer(seam_layer *layer, const seam_plan *plan, uint32_t index);
 /* Bytes of scratch this layer needs at the plan's largest batch. */
 size_t seam_layer_scratch(const seam_layer *layer);
 
-/* ---- The front in int8 (q8_front.c). Its parameters are one blob of bytes: what is learned, then
+/* ---- The front in int8 (front_q8.c). Its parameters are one blob of bytes: what is learned, then
  * scales and the integers made of them (SPEC.md). ---- */
 
 /* Bytes of the blob, and of everything at the start of the arena: blob, velocities, state. */

@@ -539,7 +539,7 @@ static void q8_weigh(void) {
     const uint16_t *ratios = array();
     int8_t *out = space(dy.size);
     if (wrong == NULL)
-        seam_q8_weigh(out, (const void *)dy.bytes, ratios, channels, dy.size / (size_t)channels,
+        seam_q8_weigh(out, (const void *)dy.bytes, ratios, channels, dy.size / (size_t)channels, 0,
                       &noise);
     result(out, dy.size);
 }
