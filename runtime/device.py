@@ -22,6 +22,7 @@ from .files import npz_bytes, write_whole
 from .keys import load_keys
 from .link import Link, LinkLost, is_serial, open_link
 from .message import Kind, Message, bye_body, read_error
+from .q8_plan import Q8
 
 Emit = Callable[[dict[str, Any]], None]
 
@@ -29,6 +30,7 @@ EPOCH_STREAM = 0x45504F43
 HELLO_EVERY_S = 1.0
 SAVE_EVERY_S = 1.0
 STATS_EVERY_S = 5.0
+EXPONENT_MOST = 1024  # of velocities: float32 scales cannot make one as large
 REJOIN = {11, 12}  # statuses (sign dropped) after which a new HELLO helps: state, session
 
 
@@ -224,12 +226,25 @@ def _read_checkpoint(path: Path) -> dict[str, Any] | None:
         plan = found.pop("plan").tobytes()
         _, _, parameters, _ = check_plan(plan)
         round_ = int(found.pop("round")) & 0xFFFFFFFF
-        for name in () if "exponents" in found else ("params", "momentum"):
-            if found[name].shape != (parameters,) or not np.isfinite(found[name]).all():
-                return None
-        return {**found, "plan": plan, "round": round_}
+        sound = _is_q8_momentum(found) if plan[6] == Q8 else _is_front(found, parameters)
+        return {**found, "plan": plan, "round": round_} if sound else None
     except (OSError, EOFError, KeyError, TypeError, ValueError, zipfile.BadZipFile):
         return None
+
+
+def _is_front(found: dict[str, NDArray[Any]], parameters: int) -> bool:
+    """An f32 front as it was kept."""
+    arrays = (found["params"], found["momentum"])
+    return all(a.shape == (parameters,) and bool(np.isfinite(a).all()) for a in arrays)
+
+
+def _is_q8_momentum(found: dict[str, NDArray[Any]]) -> bool:
+    """Velocities (where a front has any) and exponents of an int8 front; a session looks at their
+    shapes."""
+    exponents, velocity = found["exponents"], found.get("velocity")
+    if exponents.dtype != np.int32 or (velocity is not None and velocity.dtype != np.int8):
+        return False
+    return bool((exponents >= -EXPONENT_MOST).all() and (exponents <= EXPONENT_MOST).all())
 
 
 def run_device(
