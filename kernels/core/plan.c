@@ -254,15 +254,24 @@ static int check_q8_places(const seam_plan *plan, const seam_layer *l, uint64_t 
     return apart(&mask, 0) && apart(&backward, through) ? SEAM_OK : SEAM_E_LIMIT;
 }
 
+static uint64_t q8_biases(const seam_layer *l) {
+    return l->has_bias && l->parameter_count > 0 ? (uint64_t)l->window.out_c : 0u;
+}
+
+/* int8 weights, padded to whole words, and int32 biases. */
+static uint64_t q8_learned_bytes(const seam_layer *l) {
+    const uint64_t bias = q8_biases(l);
+    return ((l->parameter_count - bias + 3u) & ~(uint64_t)3u) + 4u * bias;
+}
+
 /* int32 sums of a layer may not leave int32, and what is learned lies at whole words. */
 static int check_q8_layer(const seam_plan *plan, const seam_layer *l) {
     const seam_window *w = &l->window;
     if (l->kind == SEAM_LAYER_GROUP_NORM)
         return SEAM_E_KIND;
-    uint64_t bias = l->has_bias && l->parameter_count > 0 ? (uint64_t)w->out_c : 0u;
-    uint64_t weights = l->parameter_count - bias,
-             bytes = ((weights + 3u) & ~(uint64_t)3u) + 4u * bias;
-    if (l->parameter_offset % 4u != 0 || l->parameter_offset + bytes > plan->parameters)
+    const uint64_t weights = l->parameter_count - q8_biases(l);
+    if (l->parameter_offset % 4u != 0 ||
+        l->parameter_offset + q8_learned_bytes(l) > plan->parameters)
         return SEAM_E_LIMIT;
     if (weights > 0) {
         uint64_t depthwise = l->kind == SEAM_LAYER_DEPTHWISE, channels = (uint64_t)w->out_c;
@@ -289,12 +298,20 @@ static int check_q8_layer(const seam_plan *plan, const seam_layer *l) {
     return scratch <= plan->scratch_size ? check_q8_places(plan, l, scratch) : SEAM_E_LIMIT;
 }
 
+/* Of all layers before one is read: what a layer needs can depend on those behind it. Tensor i + 1
+ * is what layer i makes: execution order needs no further proof. */
+static int check_tensors_of(const seam_plan *plan) {
+    for (uint32_t i = 0; i < plan->layers; i++) {
+        const uint8_t *p = layer_at(plan, i);
+        if (seam_get16(p + 6) != i + 1 || seam_get16(p + 2) > i)
+            return SEAM_E_ARGUMENT;
+    }
+    return SEAM_OK;
+}
+
 static int check_layer(const seam_plan *plan, uint32_t index) {
     seam_layer l;
     const uint8_t *p = layer_at(plan, index);
-    /* Tensor i + 1 is what layer i makes: execution order needs no further proof. */
-    if (seam_get16(p + 6) != index + 1 || seam_get16(p + 2) > index)
-        return SEAM_E_ARGUMENT;
     /* Nothing lies behind the last layer that could have it made again. */
     if (p[1] > (index + 1 < plan->layers ? SEAM_LAYER_AGAIN : 0u) ||
         !all_zero(p + 37, SEAM_PLAN_LAYER - 37u))
@@ -311,6 +328,24 @@ static int check_layer(const seam_plan *plan, uint32_t index) {
     if ((uint64_t)l.parameter_offset + parameters > plan->parameters)
         return SEAM_E_LIMIT;
     return seam_layer_scratch(&l) <= plan->scratch_size ? check_places(plan, &l) : SEAM_E_LIMIT;
+}
+
+/* What is learned lies layer by layer without gaps: no weight is part of a bias, whose bounds it
+ * would not know. */
+static int check_q8_learned(const seam_plan *plan) {
+    uint64_t next = 0;
+    seam_layer l;
+    for (uint32_t i = 0; i < plan->layers; i++) {
+        seam_plan_layer(&l, plan, i);
+        if (l.parameter_count == 0)
+            continue;
+        if (l.parameter_offset != next)
+            return SEAM_E_ARGUMENT;
+        next += q8_learned_bytes(&l);
+    }
+    if (next != plan->parameters || plan->blob_size != seam_q8_blob_size(plan))
+        return SEAM_E_SHAPE;
+    return SEAM_OK;
 }
 
 /* Every tensor but the last has a reader: else no gradient would ever come to what made it. */
@@ -378,7 +413,8 @@ int seam_plan_open(seam_plan *plan, const uint8_t *bytes, size_t size) {
         return status;
     if (seam_get16(bytes + 14) != 0 || plan->output != plan->layers)
         return SEAM_E_ARGUMENT;
-    if (bytes[7] > (plan->dtype == SEAM_DTYPE_Q8 ? SEAM_PLAN_INFERENCE + SEAM_PLAN_NO_MOMENTUM : 0u) ||
+    if (bytes[7] >
+            (plan->dtype == SEAM_DTYPE_Q8 ? SEAM_PLAN_INFERENCE + SEAM_PLAN_NO_MOMENTUM : 0u) ||
         !all_zero(bytes + 18, 2) || !all_zero(bytes + 40, 4))
         return SEAM_E_ARGUMENT;
     if (plan->dtype == SEAM_DTYPE_F32 ? plan->blob_size != 0
@@ -389,10 +425,12 @@ int seam_plan_open(seam_plan *plan, const uint8_t *bytes, size_t size) {
     for (uint32_t i = 0; i < plan->tensors; i++)
         if ((status = check_tensor(plan, i)) != SEAM_OK)
             return status;
+    if ((status = check_tensors_of(plan)) != SEAM_OK)
+        return status;
     for (uint32_t i = 0; i < plan->layers; i++)
         if ((status = check_layer(plan, i)) != SEAM_OK)
             return status;
-    if (plan->dtype == SEAM_DTYPE_Q8 && plan->blob_size != seam_q8_blob_size(plan))
-        return SEAM_E_SHAPE;
+    if (plan->dtype == SEAM_DTYPE_Q8 && (status = check_q8_learned(plan)) != SEAM_OK)
+        return status;
     return check_readers(plan);
 }

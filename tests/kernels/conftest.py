@@ -1,11 +1,17 @@
-"""Random windows and arrays for the tests of the kernels."""
+"""Random windows and arrays for the tests of the kernels, and the driver of hostile bytes."""
 
+import shutil
+import subprocess
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from seamline.kernels import choose_variant, variant, variants
+
+HERE = Path(__file__).parent
+CORE = HERE.parents[1] / "kernels" / "core"
 
 
 @pytest.fixture(params=variants())
@@ -63,3 +69,16 @@ def window(rng: np.random.Generator) -> Callable[..., tuple[tuple[int, ...], dic
             }
 
     return make
+
+
+@pytest.fixture(scope="session")
+def driver(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A program that runs hostile conversations with memory of exact bounds, under sanitizers."""
+    compiler = shutil.which("gcc") or shutil.which("cc")
+    assert compiler is not None
+    path = tmp_path_factory.mktemp("hostile") / "driver"
+    files = [*CORE.glob("*.c"), *(CORE / "arch").glob("*.c"), HERE / "hostile.c"]
+    command = [compiler, "-std=c11", "-O1", "-g", "-fsanitize=address,undefined"]
+    command += ["-fno-sanitize-recover=all", "-ffp-contract=off", f"-I{CORE}", "-o", str(path)]
+    subprocess.run([*command, *map(str, files), "-lm"], check=True)
+    return path

@@ -18,10 +18,9 @@ static uint32_t number(FILE *file) {
 
 static void fill(const seam_session *s) {
     seam_tensor input;
-    seam_plan_tensor(&input, &s->front.plan, 0);
-    float *x = seam_front_input(&s->front);
+    seam_plan_tensor(&input, s->q8 ? &s->q8_front.plan : &s->front.plan, 0);
     for (size_t i = 0; i < (size_t)s->need_count * input.values; i++)
-        x[i] = (float)(i % 7) - 3.0f;
+        s->inputs[i] = (float)(i % 7) - 3.0f;
     for (uint32_t i = 0; i < s->need_count; i++)
         s->labels[i] = (int32_t)(i % 3);
 }

@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 import random
-import shutil
 import struct
 import subprocess
 from pathlib import Path
 from zlib import crc32
 
 import numpy as np
-import pytest
 from seamline.kernels import parcel
 from seamline.runtime import message as wire
 from seamline.runtime.message import Flag, Kind, Message
 from seamline.runtime.plan import LayerSpec, build_plan
 
-HERE = Path(__file__).parent
-CORE = HERE.parents[1] / "kernels" / "core"
 PAD = ((1, 1), (1, 1))
 LAYERS = [
     LayerSpec("conv2d", 0, (6, 6, 4), kernel=(3, 3), padding=PAD),
@@ -90,18 +86,6 @@ def sequence(chance: random.Random) -> list[bytes]:
         chance.shuffle(tail)
         said[2:] = tail
     return said
-
-
-@pytest.fixture(scope="module")
-def driver(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    compiler = shutil.which("gcc") or shutil.which("cc")
-    assert compiler is not None
-    path = tmp_path_factory.mktemp("hostile") / "driver"
-    files = [*CORE.glob("*.c"), *(CORE / "arch").glob("*.c"), HERE / "hostile.c"]
-    command = [compiler, "-std=c11", "-O1", "-g", "-fsanitize=address,undefined"]
-    command += ["-fno-sanitize-recover=all", "-ffp-contract=off", f"-I{CORE}", "-o", str(path)]
-    subprocess.run([*command, *map(str, files), "-lm"], check=True)
-    return path
 
 
 def run(driver: Path, path: Path, conversations: list[list[bytes]]) -> tuple[int, int]:
