@@ -8,6 +8,9 @@ from pathlib import Path
 import numpy as np
 from seamline.kernels import parcel
 from seamline.runtime.plan import LayerSpec, build_plan
+from seamline.runtime.q8_parameters import blob_of
+from seamline.runtime.q8_plan import build_q8_plan
+from seamline.runtime.quantised import QuantisedFront, QuantisedLayer
 
 SAME = ((1, 1), (1, 1))
 
@@ -37,6 +40,57 @@ def plans() -> dict[str, bytes]:
     }
 
 
+def q8_plans() -> dict[str, bytes]:
+    """Plans of int8 fronts, each with its parameters behind it."""
+    separable = [
+        LayerSpec("conv2d", 0, (5, 4, 3), kernel=(2, 3), stride=(1, 2), padding=((0, 0), (1, 1))),
+        LayerSpec("depthwise", 1, (5, 4, 6), kernel=(3, 3), padding=SAME, has_bias=False),
+        LayerSpec("relu", 2, (5, 4, 6)),
+        LayerSpec("add", 3, (5, 4, 6), second_input=2),
+        LayerSpec("max_pool", 4, (2, 2, 6), kernel=(2, 2), stride=(2, 2)),
+    ]
+    dense = [
+        LayerSpec("average_pool", 0, (1, 2, 3), kernel=(2, 2), stride=(2, 2)),
+        LayerSpec("flatten", 1, (1, 1, 6)),
+        LayerSpec("dense", 2, (1, 1, 4)),
+    ]
+    found = {}
+    for name, layers, shape in (("separable", separable, (6, 8, 2)), ("dense", dense, (2, 4, 3))):
+        blob = blob_of(q8_front(layers, shape))
+        for how in ({}, {"sums": "pieces"}, {"momentum": "none"}, {"training": False}):
+            plan = build_q8_plan(layers, shape, 2, **how)
+            found["-".join([name, *how])] = plan + blob
+    return found
+
+
+def q8_front(layers: list[LayerSpec], shape: tuple[int, int, int]) -> QuantisedFront:
+    """A front of these layers with weights that are all there is of int8."""
+    shapes = [shape, *(layer.output_shape for layer in layers)]
+    made = [q8_layer(layer, shapes[layer.input]) for layer in layers]
+    scales, zeros = np.full(len(shapes), 0.05, np.float32), np.full(len(shapes), -3, np.int32)
+    return QuantisedFront(shape, made, scales, zeros, list(range(len(shapes))))
+
+
+def q8_layer(spec: LayerSpec, source: tuple[int, int, int]) -> QuantisedLayer:
+    if spec.kind == "add":
+        names = [f"{who}_{what}" for who in "aby" for what in ("multiplier", "shift")]
+        return QuantisedLayer(
+            spec, sum=dict(zip(names, (1 << 30, 0, 1 << 30, 0, 1 << 30, -18), strict=True))
+        )
+    out = spec.output_shape[2]
+    count = spec.parameters(source) - out * spec.has_bias
+    if count <= 0:
+        return QuantisedLayer(spec)
+    return QuantisedLayer(
+        spec,
+        weights=(np.arange(count) * 37 % 255 - 127).astype(np.int8),
+        bias=np.arange(out, dtype=np.int32) if spec.has_bias else None,
+        weight_scales=np.full(out, 0.01, np.float32),
+        multiplier=np.full(out, 1 << 30, np.int32) + np.arange(out, dtype=np.int32),
+        shift=np.full(out, -8, np.int32),
+    )
+
+
 def parcels() -> dict[str, bytes]:
     x = np.linspace(-2, 3, 15, dtype=np.float32).reshape(1, 5, 3)
     return {
@@ -47,7 +101,8 @@ def parcels() -> dict[str, bytes]:
 
 
 def main(folder: Path) -> None:
-    for target, seeds in {"plan": plans(), "parcel": parcels()}.items():
+    targets = {"plan": plans(), "q8_plan": q8_plans(), "parcel": parcels()}
+    for target, seeds in targets.items():
         (folder / target).mkdir(parents=True, exist_ok=True)
         for name, data in seeds.items():
             (folder / target / name).write_bytes(data)
