@@ -9,10 +9,13 @@ from pathlib import Path
 from zlib import crc32
 
 import numpy as np
+import pytest
 from seamline.kernels import parcel
 from seamline.runtime import message as wire
 from seamline.runtime.message import Flag, Kind, Message
 from seamline.runtime.plan import LayerSpec, build_plan
+
+pytestmark = pytest.mark.timeout(600)  # the sanitizers slow the compiler down
 
 PAD = ((1, 1), (1, 1))
 LAYERS = [

@@ -19,6 +19,8 @@ from seamline.runtime.q8_parameters import blob_of
 from seamline.runtime.q8_plan import build_q8_plan
 from seamline.runtime.quantised import QuantisedFront, QuantisedLayer
 
+pytestmark = pytest.mark.timeout(600)  # the sanitizers slow the compiler down
+
 SHAPE = (6, 6, 2)
 SAME = ((1, 1), (1, 1))
 WEIGHTED = ("conv2d", "depthwise", "dense")
