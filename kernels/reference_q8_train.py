@@ -73,10 +73,16 @@ def weigh(dy: Q, ratios: Ratios, *, mode: str, seed: int, stream: int) -> Q:
     return round_off(dy.astype(np.int64) * ratios, 15, mode, random).astype(np.int8)
 
 
-def settle(sums: Any, exponent: int, *, mode: str, seed: int, stream: int) -> tuple[Q, int]:
-    """(g, exponent): as many of the sums' bits as int8 holds, by the largest of them."""
+def settle(
+    sums: Any, exponent: int, *, mode: str, seed: int, stream: int, multiplier: int = 0
+) -> tuple[Q, int]:
+    """(g, exponent): as many of the sums' bits as int8 holds, by the magnitude of the largest.
+    multiplier: the sums are multiplied by it first, and that magnitude is as well; 0: not."""
     wide = np.asarray(sums, np.int64)
-    bits = max(0, int(np.abs(wide).max(initial=0)).bit_length() - 7)
+    most = np.abs(wide).max(initial=0)
+    if multiplier:
+        wide, most = _multiply(wide, multiplier), _multiply(most, multiplier)
+    bits = max(0, int(most).bit_length() - 7)
     random = noise(mode, seed, stream, wide.size).reshape(wide.shape) >> (32 - bits)
     rounded = round_off(wide, bits, mode, random) if bits else wide
     return np.clip(rounded, -MOST, MOST).astype(np.int8), exponent + bits
@@ -205,7 +211,7 @@ def input_gradient(
 ) -> tuple[Q, int]:
     """(dx, exponent) of a layer from its input sums; multiplier, shift: the largest of the layer's
     forward multipliers."""
-    return settle(_multiply(sums, multiplier), exponent + shift, **how)
+    return settle(sums, exponent + shift, multiplier=multiplier, **how)
 
 
 def max_pool2d_sums(

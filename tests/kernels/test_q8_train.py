@@ -141,9 +141,8 @@ def test_gradients_are_rounded_as_defined(each_variant: str, mode: str, seed: in
     reach = 2 ** int(chance.integers(1, 31))
     sums = chance.integers(-reach, reach, (n, c), dtype=np.int32)
     for multiplier, shift in ((0, 0), (int(chance.integers(2**30, 2**31)), -3)):
-        wide = slow._multiply(sums, multiplier) if multiplier else sums
         g, exponent = fast.settle(sums, 5, multiplier=multiplier, shift=shift, **how)
-        expected, raised = slow.settle(wide, 5 + shift, **how)
+        expected, raised = slow.settle(sums, 5 + shift, multiplier=multiplier, **how)
         same(g, expected)
         assert exponent == raised
     for apart in (0, 3, 16, 17, -2, -40):
@@ -153,6 +152,17 @@ def test_gradients_are_rounded_as_defined(each_variant: str, mode: str, seed: in
     got, expected = fast.add_gradient(dy, 4, 0.37, **how), slow.add_gradient(dy, 4, 0.37, **how)
     same(got[0], expected[0])
     assert got[1] == expected[1]
+
+
+@pytest.mark.parametrize("peak", [-255, 255])
+def test_a_peak_half_way_between_two_bit_lengths_counts_as_its_magnitude(
+    each_variant: str, peak: int
+) -> None:
+    sums, how = np.array([peak, 3], np.int32), {"multiplier": 1 << 30, "mode": "nearest"}
+    g, exponent = fast.settle(sums, 0, **how)
+    expected, raised = slow.settle(sums, 0, seed=0, stream=0, **how)
+    same(g, expected)
+    assert exponent == raised == 1
 
 
 @pytest.mark.parametrize("depthwise", [False, True])
