@@ -151,7 +151,7 @@ def sanitized_core(needs, tmp_path_factory):
     return objects
 
 
-@pytest.mark.parametrize("name", ["memory", "memory_q8"])
+@pytest.mark.parametrize("name", ["memory", "memory_q8", "memory_q8_train"])
 def test_aarch64_kernels_keep_to_their_memory(sanitized_core, name, tmp_path):
     program = tmp_path / name
     flags = ["-O1", "-fsanitize=address", "-static-libasan"]

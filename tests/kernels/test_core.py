@@ -46,7 +46,7 @@ def sanitizer(tmp_path):
     return flags if done.returncode == 0 else []
 
 
-@pytest.mark.parametrize("name", ["memory", "memory_q8"])
+@pytest.mark.parametrize("name", ["memory", "memory_q8", "memory_q8_train"])
 def test_kernels_keep_to_their_memory_and_agree_between_variants(name, tmp_path):
     program = tmp_path / name
     needed = "add activation conv crc dense depthwise dispatch loss norm parcel pool round sgd"
