@@ -187,7 +187,7 @@ static void gradients(void) {
     for (int v = 0; seam_kernels_name(v) != NULL; v++) {
         if (!choose(v))
             continue;
-        seam_q8_weigh(result(&weighed, NULL), dy, ratios, channels, (size_t)pixels, &noise);
+        seam_q8_weigh(result(&weighed, NULL), dy, ratios, channels, (size_t)pixels, 5, &noise);
         const int32_t bits = seam_q8_settle_bits(seam_q8_largest(sums, count), multiplier);
         seam_q8_settle(result(&settled, NULL), sums, multiplier, bits, 7, count, &noise);
     }
