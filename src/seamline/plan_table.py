@@ -20,7 +20,6 @@ from .runtime.budget import (
     Candidate,
     Choice,
     Dtype,
-    Momentum,
     Need,
     Wire,
     need,
@@ -29,6 +28,7 @@ from .runtime.budget import (
 from .runtime.errors import UserError
 from .runtime.fit import Way, fits, least, ways
 from .runtime.plan import BATCH_MAX, PlanError
+from .runtime.q8_plan import Momentum
 from .table import print_table
 
 if TYPE_CHECKING:
