@@ -45,11 +45,14 @@ MISSING = {
 }
 
 
-def bench_job(data: str, variant: str, seed: int, rounds: int | None) -> Job:
+def bench_job(
+    data: str, variant: str, seed: int, rounds: int | None, front_rate: float | None = None
+) -> Job:
     """Ten devices of one zone, each with samples of its own."""
     model, seam, cloud_rounds = NETS[data]
     own = {"watch": lambda i: {"person": i}, "digits": lambda i: {"part": i, "parts": DEVICES}}
     train = {"cloud_rounds": rounds or cloud_rounds, "evaluate_every": 0, **VARIANTS[variant]}
+    train |= {} if front_rate is None else {"front_rate": front_rate}
     values = {
         "name": f"{data} {variant}",
         "seed": seed,
@@ -73,7 +76,7 @@ def run_bench_accuracy(args: argparse.Namespace) -> int:
     here = [data for data in args.data if is_here(data)]
     if not here:
         raise UserError("; ".join(notes), 3)
-    rows = [_row(data, variant, args.seeds, args.rounds) for data in here for variant in VARIANTS]
+    rows = [_row(data, variant, args) for data in here for variant in VARIANTS]
     for row in rows:
         base = next(r for r in rows if r["data"] == row["data"] and r["variant"] == "f32")
         row["points"] = round(100 * (row["mean"] - base["mean"]), 2)
@@ -86,11 +89,11 @@ def run_bench_accuracy(args: argparse.Namespace) -> int:
     return 0
 
 
-def _row(data: str, variant: str, seeds: int, rounds: int | None) -> Row:
+def _row(data: str, variant: str, args: argparse.Namespace) -> Row:
     began = time.monotonic()
-    found = []
+    found, seeds = [], args.seeds
     for seed in range(seeds):
-        job = bench_job(data, variant, seed, rounds)
+        job = bench_job(data, variant, seed, args.rounds, args.front_rate)
         samples = {device.id: device_data(job, device.id) for device in job.devices}
         found.append(round(LocalZone(job, ZONE, samples).train(), 5))
         sys.stderr.write(f"{data}, {variant}, seed {seed}: {100 * found[-1]:.2f} %\n")
@@ -100,6 +103,7 @@ def _row(data: str, variant: str, seeds: int, rounds: int | None) -> Row:
         "variant": variant,
         "seeds": seeds,
         "cloud_rounds": train.cloud_rounds,
+        "front_rate": train.front_rate,
         "accuracies": found,
         "mean": round(float(np.mean(found)), 5),
         "min": min(found),

@@ -166,6 +166,16 @@ def _share(text: str) -> float:
     return value
 
 
+def _rate(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < 2**20:
+        raise argparse.ArgumentTypeError(f"a number above 0 is needed, found {text!r}")
+    return value
+
+
 def _add_demo(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--seed", type=_seed, default=0)
     sub.add_argument(
@@ -282,6 +292,9 @@ def _add_bench_accuracy(group: Any, common: argparse.ArgumentParser) -> None:
     sub.add_argument("--data", nargs="+", choices=("watch", "digits"), default=["watch", "digits"])
     sub.add_argument("--seeds", type=_count, default=5, metavar="N", help="runs of each row")
     sub.add_argument("--rounds", type=_count, default=None, metavar="N", help="cloud rounds")
+    sub.add_argument(
+        "--front-rate", type=_rate, default=None, metavar="X", help="on the devices (default 0.05)"
+    )
 
 
 def _add_quantize(sub: argparse.ArgumentParser) -> None:

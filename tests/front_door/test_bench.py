@@ -346,3 +346,49 @@ def test_the_roofline_is_what_binds():
     assert (
         measured.macs > 0 and measured.macs_q8 > 0 and all(rate > 0 for _, rate in measured.copies)
     )
+
+
+# ---- accuracy ----
+
+
+@pytest.fixture
+def small_digits(monkeypatch):
+    """Random images in the place of the digits; nobody has the watch data."""
+    from seamline.runtime.data import Data
+
+    from seamline import bench_accuracy
+
+    def data(job, device):
+        rng = np.random.default_rng(int(device.partition("-")[2]))
+        x, y = rng.random((40, 8, 8, 1), np.float32), rng.integers(0, 10, 40).astype(np.int32)
+        return Data(x[:30], y[:30], x[30:], y[30:], 10)
+
+    monkeypatch.setattr(bench_accuracy, "device_data", data)
+    monkeypatch.setattr(bench_accuracy, "is_here", lambda name: name == "digits")
+
+
+def test_the_accuracy_of_each_rounding_is_a_row(small_digits, capsys):
+    argv = ["bench", "accuracy", "--seeds", "2", "--rounds", "1", "--format", "json"]
+    assert main(argv) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document["command"] == "seamline " + " ".join(argv)
+    assert document["notes"] == ["the watch data is not here: `seamline data get watch`"]
+    variants = ["f32", "q8 stochastic", "q8 nearest", "q8 truncate", "frozen front"]
+    assert [row["variant"] for row in document["rows"]] == variants
+    for row in document["rows"]:
+        assert row["data"] == "digits" and row["seeds"] == 2 and len(row["accuracies"]) == 2
+        assert 0 <= row["min"] <= row["mean"] <= row["max"] <= 1
+    assert document["rows"][0]["points"] == 0
+
+
+def test_the_table_of_accuracies_can_be_read(small_digits, capsys):
+    assert main(["bench", "accuracy", "--seeds", "1", "--rounds", "1", "--data", "digits"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[2].split()[:6] == ["data", "front", "seeds", "mean", "min", "max"]
+    assert lines[3].startswith("digits  f32")
+    assert len(lines) == 8
+
+
+def test_without_any_data_the_bench_says_where_it_comes_from(small_digits, capsys):
+    assert main(["bench", "accuracy", "--data", "watch"]) == 3
+    assert "seamline data get watch" in capsys.readouterr().err

@@ -121,6 +121,7 @@ MISTAKES = {
     "an arithmetic of its own": (["demo", "--arithmetic", "int8"], 2, "int8"),
     "a rounding of its own": (["demo", "--rounding", "up"], 2, "up"),
     "accuracy of no data set": (["bench", "accuracy", "--data", "mnist"], 2, "mnist"),
+    "accuracy at no rate": (["bench", "accuracy", "--front-rate", "0"], 2, "a number above 0"),
     "accuracy over no seeds": (["bench", "accuracy", "--seeds", "0"], 2, "a whole number from 1"),
     "no such data": (["data", "get", "cifar"], 2, "cifar"),
     "half a cable": (["link-proxy", "--line", "a"], 2, "--line"),
