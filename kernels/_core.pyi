@@ -1,7 +1,7 @@
 """Types of the compiled module; its own docstrings say the rest."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -295,3 +295,133 @@ class Q8Chain:
     ) -> int: ...
     def flatten(self, source: int) -> int: ...
     def forward(self, x: _Q8) -> _Q8: ...
+
+_Mode = Literal["stochastic", "nearest", "truncate"]
+
+def q8_mask(dy: _Q8, y: _Q8, y_min: int = -128, y_max: int = 127) -> _Q8: ...
+def q8_weigh(
+    dy: _Q8,
+    ratios: NDArray[np.uint16],
+    *,
+    seed: int = 0,
+    stream: int = 0,
+    mode: _Mode = "stochastic",
+) -> _Q8: ...
+def q8_settle(
+    sums: _I32,
+    exponent: int,
+    *,
+    multiplier: int = 0,
+    shift: int = 0,
+    seed: int = 0,
+    stream: int = 0,
+    mode: _Mode = "stochastic",
+) -> tuple[_Q8, int]: ...
+def q8_join(
+    a: _Q8,
+    a_exponent: int,
+    b: _Q8,
+    b_exponent: int,
+    *,
+    seed: int = 0,
+    stream: int = 0,
+    mode: _Mode = "stochastic",
+) -> tuple[_Q8, int]: ...
+def q8_add_gradient(
+    dy: _Q8,
+    exponent: int,
+    ratio: float,
+    *,
+    seed: int = 0,
+    stream: int = 0,
+    mode: _Mode = "stochastic",
+) -> tuple[_Q8, int]: ...
+def q8_conv2d_input_sums(
+    dy: _Q8,
+    w: _Q8,
+    size: _Pair,
+    *,
+    stride: _Pair = (1, 1),
+    padding: _Padding = ((0, 0), (0, 0)),
+    dilation: _Pair = (1, 1),
+    groups: int = 1,
+) -> _I32: ...
+def q8_conv2d_weight_sums(
+    dy: _Q8,
+    x: _Q8,
+    kernel: _Pair,
+    *,
+    x_zero: int,
+    stride: _Pair = (1, 1),
+    padding: _Padding = ((0, 0), (0, 0)),
+    dilation: _Pair = (1, 1),
+    groups: int = 1,
+) -> _I32: ...
+def q8_depthwise_input_sums(
+    dy: _Q8,
+    w: _Q8,
+    size: _Pair,
+    channels: int,
+    *,
+    stride: _Pair = (1, 1),
+    padding: _Padding = ((0, 0), (0, 0)),
+    dilation: _Pair = (1, 1),
+) -> _I32: ...
+def q8_depthwise_weight_sums(
+    dy: _Q8,
+    x: _Q8,
+    kernel: _Pair,
+    *,
+    x_zero: int,
+    stride: _Pair = (1, 1),
+    padding: _Padding = ((0, 0), (0, 0)),
+    dilation: _Pair = (1, 1),
+) -> _I32: ...
+def q8_bias_sums(dy: _Q8) -> _I32: ...
+def q8_max_pool2d_sums(
+    dy: _Q8,
+    x: _Q8,
+    kernel: _Pair = (2, 2),
+    stride: _Pair | None = None,
+    padding: _Padding = ((0, 0), (0, 0)),
+    dilation: _Pair = (1, 1),
+) -> _I32: ...
+def q8_average_pool2d_sums(
+    dy: _Q8,
+    size: _Pair,
+    kernel: _Pair = (2, 2),
+    stride: _Pair | None = None,
+    padding: _Padding = ((0, 0), (0, 0)),
+    dilation: _Pair = (1, 1),
+) -> _I32: ...
+def q8_update(
+    w: _Q8,
+    v: _Q8 | None,
+    v_exponent: int,
+    dw: _I32,
+    exponent: int,
+    steps: _F32,
+    *,
+    rate: float,
+    momentum: float = 0.0,
+    decay: float = 0.0,
+    depthwise: bool = False,
+    seed: int = 0,
+    stream: int = 0,
+    mode: _Mode = "stochastic",
+) -> int: ...
+def q8_update_bias(
+    b: _I32,
+    v: _I32 | None,
+    db: _I32,
+    exponent: int,
+    steps: _F32,
+    per_input: float,
+    *,
+    most: int,
+    rate: float,
+    momentum: float = 0.0,
+    seed: int = 0,
+    stream: int = 0,
+    mode: _Mode = "stochastic",
+) -> None: ...
