@@ -3,6 +3,8 @@
 
 #define TILE 4
 #define FIXED static inline __attribute__((always_inline))
+#undef EACH /* fewer registers than a vector machine has */
+#define EACH(i, n) _Pragma("GCC unroll 4") for (int i = 0; i < (n); i++)
 
 static size_t packed_size(int32_t channels, int32_t terms) {
     (void)channels;

@@ -6,6 +6,7 @@
 #include <arm_acle.h>
 
 #define FIXED static inline __attribute__((always_inline))
+#undef EACH /* fewer registers than a vector machine has */
 #define EACH(i, n) _Pragma("GCC unroll 8") for (int i = 0; i < (n); i++)
 
 static inline int32_t lesser(int32_t a, int32_t b) {

@@ -121,16 +121,20 @@ static void update(int8_t *w, int8_t *v, const int32_t *dw, const int32_t *steps
         update_all(w, v, dw, steps, shifts, 1, first, count, motion, SEAM_ROUND_STOCHASTIC);
 }
 
+/* Of both: a copy of the line, for the sums might be what the pointer points to, for all the
+ * compiler knows. */
 static void tap_inputs(int32_t *sums, const int8_t *dy, const int8_t *w,
                        const seam_q8_tap_line *line) {
-    for (int32_t p = 0; p < line->pixels; p++, sums += line->x_step, dy += line->y_step)
-        for (int32_t c = 0; c < line->channels; c++)
+    const seam_q8_tap_line at = *line;
+    for (int32_t p = 0; p < at.pixels; p++, sums += at.x_step, dy += at.y_step)
+        for (int32_t c = 0; c < at.channels; c++)
             sums[c] += (int16_t)dy[c] * (int16_t)w[c];
 }
 
 static void tap_weights(int32_t *sums, const int8_t *dy, const int8_t *x,
                         const seam_q8_tap_line *line) {
-    for (int32_t p = 0; p < line->pixels; p++, x += line->x_step, dy += line->y_step)
-        for (int32_t c = 0; c < line->channels; c++)
-            sums[c] += (int16_t)dy[c] * (int16_t)(x[c] - line->x_zero);
+    const seam_q8_tap_line at = *line;
+    for (int32_t p = 0; p < at.pixels; p++, x += at.x_step, dy += at.y_step)
+        for (int32_t c = 0; c < at.channels; c++)
+            sums[c] += (int16_t)dy[c] * (int16_t)(x[c] - at.x_zero);
 }
