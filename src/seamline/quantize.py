@@ -27,6 +27,9 @@ from .runtime.float_front import (
     read_ranges,
     write_float_front,
 )
+from .runtime.plan import read_plan
+from .runtime.q8_parameters import blob_of
+from .runtime.q8_plan import build_q8_plan
 from .runtime.quantised import (
     Deviation,
     QuantisedFront,
@@ -82,7 +85,10 @@ def run_quantize(args: argparse.Namespace, job: Job, folder: Path) -> int:
         document["sqnr_db"] = _number(found[-1].sqnr_db)
         document["accuracy"] = _accuracy(finished, front, data)
     out = Path(args.out) if args.out else folder / "front-q8.npz"
-    write_front(out, front)
+    plan = build_q8_plan([one.spec for one in front.layers], front.input_shape, 1, training=False)
+    as_bytes = {"plan": plan, "blob": blob_of(front)}
+    write_front(out, front, **{name: np.frombuffer(b, np.uint8) for name, b in as_bytes.items()})
+    document["arena_bytes"] = read_plan(plan).arena_bytes
     document["files"] = {"front": str(out)}
     code = _trace(args, front, document)
     if args.format == "json":
@@ -289,7 +295,9 @@ def _print(args: argparse.Namespace, document: Document) -> None:
         noise = document["sqnr_db"]
         said = "no noise" if noise is None else f"{noise:.1f} dB"
         print(f"signal over quantisation noise at the end: {said}")
-    print(f"weights and biases: {size}")
+    print(
+        f"weights and biases: {size}; memory to infer one sample: {document['arena_bytes']} bytes"
+    )
     print(document["files"]["front"])
     _say_trace(args, document)
     if document["note"]:

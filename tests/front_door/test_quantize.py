@@ -15,10 +15,11 @@ from seamline.edge_host.finished import load_finished
 from seamline.edge_host.host import cut_model
 from seamline.edge_host.models import BUNDLED
 from seamline.edge_host.split import END, float_state, split
+from seamline.kernels.front import Q8Front
 from seamline.runtime.calibration import METHODS
 from seamline.runtime.config import read_job
 from seamline.runtime.files import npz_bytes
-from seamline.runtime.quantised import read_front
+from seamline.runtime.quantised import read_front, run, trace_input
 
 from seamline.cli import main
 
@@ -99,9 +100,24 @@ def test_a_run_is_quantised_compared_and_written(finished, capsys):
     )
     assert [line.split()[1] for line in lines[1:5]] == ["made", "input", *["conv2d+relu"] * 2]
     assert "on 60 held-out samples" in lines[5] and lines[6].endswith(" dB")
-    assert lines[7] == "weights and biases: 2560 bytes instead of 9760"
+    assert lines[7].startswith("weights and biases: 2560 bytes instead of 9760; memory to infer")
     assert lines[8] == str(finished / "front-q8.npz")
     assert [layer.spec.kind for layer in read_front(lines[8]).layers] == ["conv2d", "conv2d"]
+
+
+@pytest.mark.parametrize("seam", ["2", "end"])
+def test_plan_and_parameters_in_the_file_run_on_a_device_with_the_same_bytes(
+    finished, capsys, tmp_path, seam
+):
+    path = tmp_path / "q8.npz"
+    found = document([finished, "--seam", seam, "--out", path], capsys)
+    with np.load(path) as file:
+        device = Q8Front(file["plan"].tobytes())
+        device.set(file["blob"].tobytes())
+    front = read_front(path)
+    for one in trace_input(front, 3, 0):
+        assert np.array_equal(device.forward(one[None]), run(front, one[None]))
+    assert device.arena_size == found["arena_bytes"]
 
 
 def test_the_job_file_names_the_run_too(finished, capsys, tmp_path):
