@@ -16,7 +16,7 @@ typedef __m512i vec;
 typedef __mmask16 lanes;
 
 static inline lanes lanes_of(int32_t n) {
-    return n >= LANES ? (__mmask16)0xFFFF : n <= 0 ? 0 : (__mmask16)((1u << n) - 1u);
+    return (__mmask16)(n >= LANES ? 0xFFFFu : n <= 0 ? 0u : (1u << n) - 1u);
 }
 static inline vec v_load(const int32_t *p, lanes n) {
     return _mm512_maskz_loadu_epi32(n, p);
