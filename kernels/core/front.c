@@ -12,7 +12,7 @@ int seam_front_init(seam_front *front, const seam_plan *plan, void *arena, size_
         return SEAM_E_SPACE;
     if ((uintptr_t)arena % 16u != 0)
         return SEAM_E_ARGUMENT;
-    size_t array = ((size_t)plan->parameters * 4u + 15u) & ~(size_t)15u;
+    size_t array = (size_t)seam_round16((uint64_t)plan->parameters * 4u);
     front->plan = *plan;
     front->arena = arena;
     front->parameters = at(front, 0);
@@ -119,21 +119,10 @@ static void forward(const seam_front *f, uint32_t index) {
     }
 }
 
-/* Going backward, is layer `index` the first to add to the gradient of `tensor`? */
-static int is_last_reader(const seam_front *f, uint32_t tensor, uint32_t index) {
-    seam_layer l;
-    for (uint32_t i = index + 1; i < f->plan.layers; i++) {
-        seam_plan_layer(&l, &f->plan, i);
-        if (l.input == tensor || (l.kind == SEAM_LAYER_ADD && l.second == tensor))
-            return 0;
-    }
-    return 1;
-}
-
 /* The gradient of an input, zeroed if nobody has added to it yet; NULL where none is wanted. */
 static float *open_gradient(const seam_front *f, uint32_t tensor, uint32_t index, const float *dy) {
     float *dx = gradient(f, tensor);
-    if (dx != NULL && dx != dy && is_last_reader(f, tensor, index))
+    if (dx != NULL && dx != dy && seam_plan_last_reader(&f->plan, tensor, index))
         memset(dx, 0, count_of(f, tensor) * sizeof(float));
     return dx;
 }
@@ -186,27 +175,11 @@ void seam_front_forward(seam_front *front, int32_t n) {
         forward(front, i);
 }
 
-static int is_again(const seam_front *f, uint32_t index) {
-    seam_layer l;
-    seam_plan_layer(&l, &f->plan, index);
-    return l.again;
-}
-
-/* The run of layers right below layer `index` that keep nothing goes forward once more. */
-static void make_again(const seam_front *f, uint32_t index) {
-    uint32_t first = index;
-    if (is_again(f, index)) /* inside a run, which was made as a whole */
-        return;
-    while (first > 0 && is_again(f, first - 1))
-        first--;
-    for (; first < index; first++)
-        forward(f, first);
-}
-
 void seam_front_backward(seam_front *front) {
     memset(front->gradients, 0, (size_t)front->plan.parameters * sizeof(float));
     for (uint32_t i = front->plan.layers; i-- > 0;) {
-        make_again(front, i);
+        for (uint32_t k = seam_plan_again_from(&front->plan, i); k < i; k++)
+            forward(front, k);
         backward(front, i);
     }
     front->batch = 0; /* gradients now lie where the values were */

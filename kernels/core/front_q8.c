@@ -14,10 +14,6 @@ static uint64_t round4(uint64_t size) {
     return (size + 3u) & ~(uint64_t)3u;
 }
 
-static uint64_t round16(uint64_t size) {
-    return (size + 15u) & ~(uint64_t)15u;
-}
-
 static uint32_t bias_of(const seam_layer *l) {
     return l->has_bias && l->parameter_count > 0 ? (uint32_t)l->window.out_c : 0u;
 }
@@ -54,13 +50,14 @@ static uint64_t loss_size(const seam_plan *plan) {
 }
 
 static uint64_t state_size(const seam_plan *plan) {
-    return round16(8u * (uint64_t)plan->layers + 6u * (uint64_t)plan->tensors) + loss_size(plan);
+    return seam_round16(8u * (uint64_t)plan->layers + 6u * (uint64_t)plan->tensors) +
+           loss_size(plan);
 }
 
 uint64_t seam_q8_base(const seam_plan *plan) {
     const int has = plan->has_velocity && !plan->inference;
-    const uint64_t velocity = has ? round16(plan->parameters) : 0u;
-    return round16(plan->blob_size) + velocity + round16(state_size(plan));
+    const uint64_t velocity = has ? seam_round16(plan->parameters) : 0u;
+    return seam_round16(plan->blob_size) + velocity + seam_round16(state_size(plan));
 }
 
 /* A layer's numbers where they lie. */
@@ -242,14 +239,14 @@ static back_places places_of(const seam_layer *l, int joining) {
     const uint64_t x = batch * (uint64_t)w.in_h * (uint64_t)w.in_w * (uint64_t)w.in_c;
     const uint64_t line = (uint64_t)w.out_w * (uint64_t)w.out_c;
     const int through = l->kind == SEAM_LAYER_FLATTEN || l->kind == SEAM_LAYER_RELU;
-    back_places places = {.joined = joining && !through ? round16(x) : 0u};
+    back_places places = {.joined = joining && !through ? seam_round16(x) : 0u};
     if (weights_of(l) > 0 && l->input != 0) {
-        places.weighed = round16(batch * (uint64_t)w.out_h * line);
-        places.least = round16(rows_of(&w) * line);
+        places.weighed = seam_round16(batch * (uint64_t)w.out_h * line);
+        places.least = seam_round16(rows_of(&w) * line);
     }
     if (l->kind == SEAM_LAYER_CONV2D || is_dense(l)) {
         const uint64_t input = l->input != 0 ? seam_q8_conv2d_input_scratch(&w, 1) : 0u;
-        places.kernel = round16(more(input, seam_q8_conv2d_weight_scratch(&w, 1, w.out_c)));
+        places.kernel = seam_round16(more(input, seam_q8_conv2d_weight_scratch(&w, 1, w.out_c)));
     }
     return places;
 }
@@ -269,7 +266,7 @@ static void sums_of(seam_q8_layer_needs *needs, const seam_window *w, uint64_t w
 seam_q8_layer_needs seam_q8_layer_scratch(const seam_layer *l, int joining, int inference) {
     const seam_window w = window_of(l);
     const int conv = l->kind == SEAM_LAYER_CONV2D || is_dense(l), learns = weights_of(l) > 0;
-    seam_q8_layer_needs needs = {.fixed = conv ? round16(seam_q8_conv2d_scratch(&w, 1)) : 0u};
+    seam_q8_layer_needs needs = {.fixed = conv ? seam_round16(seam_q8_conv2d_scratch(&w, 1)) : 0u};
     if (inference)
         return needs;
     const back_places places = places_of(l, joining);
@@ -280,8 +277,8 @@ seam_q8_layer_needs seam_q8_layer_scratch(const seam_layer *l, int joining, int 
     }
     sums_of(&needs, &w, learns ? weights_of(l) : 0u, l->input != 0 || !learns);
     needs.fixed = more(needs.fixed, places.kernel + places.joined);
-    needs.sums = places.weighed + round16(needs.sums);
-    needs.piece = places.least + round16(needs.piece);
+    needs.sums = places.weighed + seam_round16(needs.sums);
+    needs.piece = places.least + seam_round16(needs.piece);
     return needs;
 }
 
@@ -303,17 +300,17 @@ int seam_q8_front_init(seam_q8_front *front, const seam_plan *plan, void *arena,
         return SEAM_E_ARGUMENT;
     uint8_t *at = arena;
     *front = (seam_q8_front){.plan = *plan, .arena = arena, .blob = at};
-    at += round16(plan->blob_size);
+    at += seam_round16(plan->blob_size);
     if (plan->has_velocity && !plan->inference) {
         front->velocity = (int8_t *)at;
-        at += round16(plan->parameters);
+        at += seam_round16(plan->parameters);
     }
     front->velocity_exponents = (int32_t *)(void *)at;
     front->fixed = (uint32_t *)(void *)(at + 4u * plan->layers);
     front->gradient_exponents = (int32_t *)(void *)(at + 8u * plan->layers);
     front->extremes = (int8_t *)(at + 8u * plan->layers + 4u * plan->tensors);
-    front->row =
-        (float *)(void *)(at + round16(8u * (uint64_t)plan->layers + 6u * (uint64_t)plan->tensors));
+    front->row = (float *)(void *)(at + seam_round16(8u * (uint64_t)plan->layers +
+                                                     6u * (uint64_t)plan->tensors));
     memset(arena, 0, (size_t)seam_q8_base(plan));
     uint64_t fixed = round4(plan->parameters) + TENSOR_NUMBERS * plan->tensors;
     seam_layer l;
@@ -402,7 +399,7 @@ static seam_q8_scaling scaling_of(const layer_step *s) {
 /* Packed weights go where the sums of the backward pass will be, if they fit. */
 static void forward_conv(const layer_step *s) {
     const seam_q8_scaling how = scaling_of(s);
-    const size_t own = (size_t)round16(seam_q8_conv2d_scratch(&s->window, 1));
+    const size_t own = (size_t)seam_round16(seam_q8_conv2d_scratch(&s->window, 1));
     const size_t packed = seam_q8_conv2d_packed_size(&s->window, 1);
     uint8_t *room = packed > 0 && own + packed <= s->scratch_size ? s->scratch + own : NULL;
     if (room != NULL)
@@ -538,18 +535,6 @@ static int32_t settle_rows(back_step *b, int8_t *dx, make_rows *make, int which,
     return bits;
 }
 
-/* Going backward, is layer `index` the first to reach the gradient of `tensor`? `second`: as the
- * second input of an add, whose first is the same tensor. */
-static int is_first(const seam_q8_front *f, uint32_t tensor, uint32_t index) {
-    seam_layer l;
-    for (uint32_t i = index + 1; i < f->plan.layers; i++) {
-        seam_plan_layer(&l, &f->plan, i);
-        if (l.input == tensor || (l.kind == SEAM_LAYER_ADD && l.second == tensor))
-            return 0;
-    }
-    return 1;
-}
-
 static void join_in_pieces(back_step *b, int8_t *into, int32_t *exponent, const int8_t *other,
                            int32_t other_exponent, size_t count, uint32_t purpose) {
     const seam_q8_noise noise = noise_of(b, purpose);
@@ -579,7 +564,7 @@ static void give(back_step *b, make_rows *make, int which, int32_t exponent, int
     if (dx == NULL)
         return;
     const int again = which && l->second == l->input; /* the same tensor twice */
-    const int first = is_first(b->f, tensor, b->index) && !again;
+    const int first = seam_plan_last_reader(&b->f->plan, tensor, b->index) && !again;
     const int32_t rows = b->f->batch * (is_dense(l) ? 1 : l->window.in_h);
     const size_t line = count_of(b->f, tensor) / (size_t)rows;
     int8_t *into = first ? dx : b->joined;
@@ -744,7 +729,7 @@ static void give_through(back_step *b) {
     int8_t *dx = gradient(b->f, tensor);
     if (dx == NULL)
         return;
-    if (is_first(b->f, tensor, b->index)) {
+    if (seam_plan_last_reader(&b->f->plan, tensor, b->index)) {
         if (dx != b->dy)
             memcpy(dx, b->dy, b->s.count);
         b->f->gradient_exponents[tensor] = b->exponent;
@@ -804,28 +789,12 @@ static void open_back(back_step *b, const seam_q8_front *f, uint32_t index,
     b->room = (size_t)(room - taken) / sizeof(int32_t);
 }
 
-static int is_again(const seam_q8_front *f, uint32_t index) {
-    seam_layer l;
-    seam_plan_layer(&l, &f->plan, index);
-    return l.again;
-}
-
-/* As in front.c. */
-static void make_again(const seam_q8_front *f, uint32_t index) {
-    uint32_t first = index;
-    if (is_again(f, index))
-        return;
-    while (first > 0 && is_again(f, first - 1))
-        first--;
-    for (; first < index; first++)
-        forward(f, first);
-}
-
 void seam_q8_front_backward(seam_q8_front *front, int32_t exponent, const seam_q8_step *step) {
     front->gradient_exponents[front->plan.output] = exponent;
     for (uint32_t i = front->plan.layers; i-- > 0;) {
         back_step b;
-        make_again(front, i);
+        for (uint32_t k = seam_plan_again_from(&front->plan, i); k < i; k++)
+            forward(front, k);
         open_back(&b, front, i, step);
         backward(&b);
     }

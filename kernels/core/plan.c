@@ -75,6 +75,31 @@ size_t seam_layer_scratch(const seam_layer *layer) {
     }
 }
 
+int seam_plan_last_reader(const seam_plan *plan, uint32_t tensor, uint32_t index) {
+    seam_layer l;
+    for (uint32_t i = index + 1; i < plan->layers; i++) {
+        seam_plan_layer(&l, plan, i);
+        if (l.input == tensor || (l.kind == SEAM_LAYER_ADD && l.second == tensor))
+            return 0;
+    }
+    return 1;
+}
+
+static int is_again(const seam_plan *plan, uint32_t index) {
+    seam_layer l;
+    seam_plan_layer(&l, plan, index);
+    return l.again;
+}
+
+uint32_t seam_plan_again_from(const seam_plan *plan, uint32_t index) {
+    uint32_t first = index;
+    if (is_again(plan, index)) /* inside a run, which was made as a whole */
+        return index;
+    while (first > 0 && is_again(plan, first - 1))
+        first--;
+    return first;
+}
+
 /* Reserved bytes: a later version may give them a meaning this one must not guess. */
 static int all_zero(const uint8_t *bytes, uint32_t size) {
     for (uint32_t i = 0; i < size; i++)
@@ -87,7 +112,7 @@ static int all_zero(const uint8_t *bytes, uint32_t size) {
 static int in_arena(const seam_plan *plan, uint32_t offset, uint64_t size) {
     uint64_t parameters = plan->dtype == SEAM_DTYPE_Q8
                               ? seam_q8_base(plan)
-                              : 3u * (((uint64_t)plan->parameters * 4u + 15u) & ~(uint64_t)15u);
+                              : 3u * seam_round16((uint64_t)plan->parameters * 4u);
     return offset % 16u == 0 && offset >= parameters && offset + size <= plan->arena_size;
 }
 

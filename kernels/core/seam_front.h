@@ -101,6 +101,15 @@ void seam_plan_tensor(seam_tensor *tensor, const seam_plan *plan, uint32_t index
 void seam_plan_layer(seam_layer *layer, const seam_plan *plan, uint32_t index);
 /* Bytes of scratch this layer needs at the plan's largest batch. */
 size_t seam_layer_scratch(const seam_layer *layer);
+/* Going backward, is layer `index` the first to reach the gradient of `tensor`? */
+int seam_plan_last_reader(const seam_plan *plan, uint32_t tensor, uint32_t index);
+/* The first of the layers that go forward once more right before `index` goes backward; `index`
+ * itself: none. */
+uint32_t seam_plan_again_from(const seam_plan *plan, uint32_t index);
+/* The next multiple of the alignment of every array in an arena. */
+static inline uint64_t seam_round16(uint64_t size) {
+    return (size + 15u) & ~(uint64_t)15u;
+}
 
 /* ---- The front in int8 (front_q8.c). Its parameters are one blob of bytes: what is learned, then
  * scales and the integers made of them (SPEC.md). ---- */

@@ -248,15 +248,11 @@ static int welcome(seam_session *s, const seam_message *m) {
     return SEAM_DO_NOTHING;
 }
 
-static uint64_t round16(uint64_t size) {
-    return (size + 15u) & ~(uint64_t)15u;
-}
-
 /* Samples as floats, from which an int8 front makes its input. */
 static uint64_t staging_size(const seam_plan *plan) {
     seam_tensor in;
     seam_plan_tensor(&in, plan, 0);
-    return plan->dtype == SEAM_DTYPE_Q8 ? round16(4u * (uint64_t)plan->batch * in.values) : 0u;
+    return plan->dtype == SEAM_DTYPE_Q8 ? seam_round16(4u * (uint64_t)plan->batch * in.values) : 0u;
 }
 
 static int plan(seam_session *s, const seam_message *m) {
@@ -299,8 +295,8 @@ static int plan(seam_session *s, const seam_message *m) {
     uint64_t all = WEIGHTS_BODY + (flat ? seam_parcel_size(codec, 1, &flat) : 0u) +
                    (s->q8 ? 2u * (uint64_t)opened.tensors : 0u);
     s->out_space = (uint32_t)(H + (act > all ? act : all) + 16u);
-    s->need_bytes = round16(opened.arena_size) + round16(s->plan_size) +
-                    round16((uint64_t)opened.batch * 4u) + round16(s->out_space) +
+    s->need_bytes = seam_round16(opened.arena_size) + seam_round16(s->plan_size) +
+                    seam_round16((uint64_t)opened.batch * 4u) + seam_round16(s->out_space) +
                     staging_size(&opened);
     s->pending_plan = b + PLAN_BODY;
     s->state = STATE_MEMORY;
@@ -319,14 +315,14 @@ int seam_session_memory(seam_session *s, void *memory) {
     if (status != SEAM_OK)
         return status;
     uint8_t *arena = next;
-    next += round16(opened.arena_size);
+    next += seam_round16(opened.arena_size);
     memcpy(next, s->pending_plan, s->plan_size);
     opened.bytes = next;
-    next += round16(s->plan_size);
+    next += seam_round16(s->plan_size);
     s->labels = (int32_t *)(void *)next;
-    next += round16((uint64_t)opened.batch * 4u);
+    next += seam_round16((uint64_t)opened.batch * 4u);
     s->out = next;
-    next += round16(s->out_space);
+    next += seam_round16(s->out_space);
     status = s->q8 ? seam_q8_front_init(&s->q8_front, &opened, arena, opened.arena_size)
                    : seam_front_init(&s->front, &opened, arena, opened.arena_size);
     if (status != SEAM_OK)
