@@ -26,11 +26,51 @@ static inline void v_store(int32_t *p, vec x, lanes n) {
 static inline vec v_load_all(const int32_t *p) {
     return _mm256_loadu_si256((const __m256i *)(const void *)p);
 }
-static inline vec v_add(vec sum, int32_t pair, vec b) {
+static inline vec v_add_products(vec sum, int32_t pair, vec b) {
     return _mm256_add_epi32(sum, _mm256_madd_epi16(_mm256_set1_epi32(pair), b));
 }
 
+static inline vec v_all(int32_t x) {
+    return _mm256_set1_epi32(x);
+}
+static inline vec v_count(void) {
+    return _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+}
+#define v_sub _mm256_sub_epi32
+#define v_add _mm256_add_epi32
+#define v_mul _mm256_mullo_epi32
+#define v_and _mm256_and_si256
+#define v_xor _mm256_xor_si256
+#define v_min _mm256_min_epi32
+#define v_max _mm256_max_epi32
+#define v_left _mm256_slli_epi32
+#define v_right _mm256_srli_epi32
+#define v_right_signed _mm256_srai_epi32
+#define v_lefts _mm256_sllv_epi32
+#define v_rights _mm256_srav_epi32
+#define v_above _mm256_cmpgt_epi32 /* all bits where a > b */
+static inline vec v_pick(vec which, vec yes, vec no) {
+    return _mm256_blendv_epi8(no, yes, which);
+}
+/* seam_q8_multiply of each lane. */
+static inline vec v_multiply(vec a, vec b) {
+    const vec half = _mm256_set1_epi64x(1 << 30);
+    const vec even = _mm256_add_epi64(_mm256_mul_epi32(a, b), half);
+    const vec odd = _mm256_add_epi64(
+        _mm256_mul_epi32(_mm256_srli_epi64(a, 32), _mm256_srli_epi64(b, 32)), half);
+    return _mm256_blend_epi32(_mm256_srli_epi64(even, 31), _mm256_slli_epi64(odd, 1), 0xAA);
+}
+static inline vec v_bytes(const int8_t *p) {
+    return _mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)(const void *)p));
+}
+static inline void v_bytes_store(int8_t *p, vec x) {
+    const __m128i words =
+        _mm_packs_epi32(_mm256_castsi256_si128(x), _mm256_extracti128_si256(x, 1));
+    _mm_storel_epi64((__m128i *)(void *)p, _mm_packs_epi16(words, words));
+}
+
 #include "q8_train_product.h"
+#include "q8_train_update.h"
 
 const seam_q8_train_kernels seam_q8_train_avx2 = {
     .product = product,
@@ -39,7 +79,7 @@ const seam_q8_train_kernels seam_q8_train_avx2 = {
     .weigh = weigh,
     .peak = peak,
     .settle = settle,
-    .update = update,
+    .update = update_vectors,
 };
 
 SEAM_TARGET_END

@@ -47,7 +47,7 @@ static inline void v_end(int32_t *p, halves x, lanes n) {
     vst1q_s32(words, sums);
     memcpy(p, words, (size_t)n * sizeof *p);
 }
-static inline halves v_add(halves sum, int32_t pair, vec b) {
+static inline halves v_add_products(halves sum, int32_t pair, vec b) {
     const int16x8_t a = vreinterpretq_s16_s32(vdupq_n_s32(pair));
     const int16x8_t terms = vreinterpretq_s16_s32(b);
     return (halves){vmlal_s16(sum.low, vget_low_s16(terms), vget_low_s16(a)),

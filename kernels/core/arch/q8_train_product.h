@@ -24,7 +24,7 @@ FIXED void tile(const int R, const int V, const int full, int32_t *c, const int3
                 full ? v_load_all(b + v * LANES) : v_load(b + v * LANES, v == V - 1 ? last : all);
         EACH (r, R)
             EACH (v, V)
-                sums[r][v] = v_add(sums[r][v], a[r * shape->a_row], terms[v]);
+                sums[r][v] = v_add_products(sums[r][v], a[r * shape->a_row], terms[v]);
         a += shape->a_term;
         b += shape->b_term;
     }

@@ -27,11 +27,52 @@ static inline void v_store(int32_t *p, vec x, lanes n) {
 static inline vec v_load_all(const int32_t *p) {
     return _mm512_loadu_si512(p);
 }
-static inline vec v_add(vec sum, int32_t pair, vec b) {
+static inline vec v_add_products(vec sum, int32_t pair, vec b) {
     return _mm512_dpwssd_epi32(sum, _mm512_set1_epi32(pair), b);
 }
 
+static inline vec v_all(int32_t x) {
+    return _mm512_set1_epi32(x);
+}
+static inline vec v_count(void) {
+    return _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+}
+#define v_sub _mm512_sub_epi32
+#define v_add _mm512_add_epi32
+#define v_mul _mm512_mullo_epi32
+#define v_and _mm512_and_si512
+#define v_xor _mm512_xor_si512
+#define v_min _mm512_min_epi32
+#define v_max _mm512_max_epi32
+#define v_left _mm512_slli_epi32
+#define v_right _mm512_srli_epi32
+#define v_right_signed _mm512_srai_epi32
+#define v_lefts _mm512_sllv_epi32
+#define v_rights _mm512_srav_epi32
+/* All bits where a > b. */
+static inline vec v_above(vec a, vec b) {
+    return _mm512_movm_epi32(_mm512_cmpgt_epi32_mask(a, b));
+}
+static inline vec v_pick(vec which, vec yes, vec no) {
+    return _mm512_or_si512(_mm512_and_si512(which, yes), _mm512_andnot_si512(which, no));
+}
+/* seam_q8_multiply of each lane. */
+static inline vec v_multiply(vec a, vec b) {
+    const vec half = _mm512_set1_epi64(1 << 30);
+    const vec even = _mm512_add_epi64(_mm512_mul_epi32(a, b), half);
+    const vec odd = _mm512_add_epi64(
+        _mm512_mul_epi32(_mm512_srli_epi64(a, 32), _mm512_srli_epi64(b, 32)), half);
+    return _mm512_mask_blend_epi32(0xAAAA, _mm512_srli_epi64(even, 31), _mm512_slli_epi64(odd, 1));
+}
+static inline vec v_bytes(const int8_t *p) {
+    return _mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)(const void *)p));
+}
+static inline void v_bytes_store(int8_t *p, vec x) {
+    _mm_storeu_si128((__m128i *)(void *)p, _mm512_cvtepi32_epi8(x));
+}
+
 #include "q8_train_product.h"
+#include "q8_train_update.h"
 
 const seam_q8_train_kernels seam_q8_train_vnni = {
     .product = product,
@@ -40,7 +81,7 @@ const seam_q8_train_kernels seam_q8_train_vnni = {
     .weigh = weigh,
     .peak = peak,
     .settle = settle,
-    .update = update,
+    .update = update_vectors,
 };
 
 SEAM_TARGET_END
