@@ -167,52 +167,83 @@ typedef struct {
     int32_t in, taps, x_zero;
 } weight_source;
 
-/* A pixel's inputs of a run of taps from (kh, kw) on, x - x_zero, to every second place; 0 outside.
- */
-static void gather(int16_t *to, const weight_source *from, int32_t pixel, int32_t kh, int32_t kw) {
+/* An output pixel, and where its window begins. */
+typedef struct {
+    int32_t n, oh, ow, ih, iw;
+} corner;
+
+static void corner_next(corner *at, const seam_window *p) {
+    at->ow++;
+    at->iw += p->stride_w;
+    if (at->ow < p->out_w)
+        return;
+    at->ow = 0;
+    at->iw = -p->pad_left;
+    at->oh++;
+    at->ih += p->stride_h;
+    if (at->oh < p->out_h)
+        return;
+    at->oh = 0;
+    at->ih = -p->pad_top;
+    at->n++;
+}
+
+/* What a pixel reads of a run of taps: values begin to end of it lie inside; place: of value 0. */
+typedef struct {
+    int32_t begin, end;
+    ptrdiff_t place;
+} reach;
+
+static reach reach_of(const weight_source *from, const corner *at, int32_t kh, int32_t kw) {
     const seam_window *p = from->p;
-    const int32_t image = p->out_h * p->out_w, n = pixel / image, rest = pixel % image;
-    const int32_t ih = rest / p->out_w * p->stride_h - p->pad_top + kh * p->dilation_h;
-    const int32_t iw = rest % p->out_w * p->stride_w - p->pad_left + kw * p->dilation_w;
-    const ptrdiff_t place = (((ptrdiff_t)n * p->in_h + ih) * p->in_w + iw) * p->in_c;
-    const int32_t count = from->taps * from->in;
-    int32_t begin = 0, end = 0;
-    if (ih >= 0 && ih < p->in_h) { /* the part of the run that lies inside */
-        begin = lesser(iw < 0 ? -iw : 0, from->taps) * from->in;
-        end = (iw < p->in_w ? lesser(p->in_w - iw, from->taps) : 0) * from->in;
+    const int32_t ih = at->ih + kh * p->dilation_h, iw = at->iw + kw * p->dilation_w;
+    if (ih < 0 || ih >= p->in_h)
+        return (reach){0, 0, 0};
+    return (reach){.begin = (iw < 0 ? -iw : 0) * from->in,
+                   .end = lesser(p->in_w - iw, from->taps) * from->in,
+                   .place = (((ptrdiff_t)at->n * p->in_h + ih) * p->in_w + iw) * p->in_c};
+}
+
+static int32_t value_at(const weight_source *from, const reach *at, int32_t i) {
+    return i >= at->begin && i < at->end ? from->x[at->place + i] - from->x_zero : 0;
+}
+
+/* The values x - x_zero of two pixels side by side; what lies outside is 0. */
+static void pair_values(int32_t *to, const weight_source *from, const reach *a, const reach *b,
+                        int32_t count) {
+    if (a->begin > 0 || b->begin > 0 || a->end < count || b->end < count) {
+        for (int32_t i = 0; i < count; i++)
+            to[i] = seam_pair(value_at(from, a, i), value_at(from, b, i));
+        return;
     }
-    for (int32_t i = 0; i < lesser(begin, count); i++)
-        to[2 * i] = 0;
-    for (int32_t i = begin; i < end; i++)
-        to[2 * i] = (int16_t)(from->x[place + i] - from->x_zero);
-    for (int32_t i = end > begin ? end : begin; i < count; i++)
-        to[2 * i] = 0;
-}
-
-static void clear_odd(int16_t *to, int32_t count) {
+    const int8_t *first = from->x + a->place, *second = from->x + b->place;
+    const int32_t zero = from->x_zero;
     for (int32_t i = 0; i < count; i++)
-        to[2 * i] = 0;
+        to[i] = seam_pair(first[i] - zero, second[i] - zero);
 }
 
-/* packed[pair][channel] of dy for the pixels from `pixel` on. */
-static void pack_gradients(int16_t *packed, const int8_t *dy, ptrdiff_t step, int32_t pixels,
+/* packed[pair][channel] of dy for so many pixels, `step` apart. */
+static void pack_gradients(int32_t *packed, const int8_t *dy, ptrdiff_t step, int32_t pixels,
                            int32_t channels) {
-    for (int32_t p = 0; p < pixels; p += 2, dy += 2 * step, packed += 2 * channels)
-        for (int32_t c = 0; c < channels; c++) {
-            packed[2 * c] = dy[c];
-            packed[2 * c + 1] = p + 1 < pixels ? dy[step + c] : (int16_t)0;
-        }
+    int32_t p = 0;
+    for (; p + 1 < pixels; p += 2, dy += 2 * step, packed += channels)
+        for (int32_t c = 0; c < channels; c++)
+            packed[c] = seam_pair(dy[c], dy[step + c]);
+    for (int32_t c = 0; p < pixels && c < channels; c++)
+        packed[c] = seam_pair(dy[c], 0);
 }
 
-/* The pixels from `pixel` on, at most 2 * CHUNK of them, through the run at (kh, kw). */
-static void run_sums(int32_t *sums, const int32_t *gradients, int16_t *inputs,
-                     const weight_source *from, int32_t pixel, int32_t pixels, int32_t kh,
+/* These pixels, at most 2 * CHUNK, through the run at (kh, kw). */
+static void run_sums(int32_t *sums, const int32_t *gradients, int32_t *inputs,
+                     const weight_source *from, const corner *pixels, int32_t count, int32_t kh,
                      int32_t kw, const seam_q8_product *shape) {
-    for (int32_t i = 0; i < pixels; i++)
-        gather(inputs + (i / 2) * 2 * shape->cols + i % 2, from, pixel + i, kh, kw);
-    if (pixels % 2 != 0)
-        clear_odd(inputs + (pixels / 2) * 2 * shape->cols + 1, shape->cols);
-    product(sums, gradients, (const int32_t *)(const void *)inputs, shape);
+    for (int32_t i = 0; i < count; i += 2) {
+        const reach a = reach_of(from, pixels + i, kh, kw);
+        const reach none = {0, 0, 0};
+        const reach b = i + 1 < count ? reach_of(from, pixels + i + 1, kh, kw) : none;
+        pair_values(inputs + (ptrdiff_t)(i / 2) * shape->cols, from, &a, &b, shape->cols);
+    }
+    product(sums, gradients, inputs, shape);
 }
 
 void seam_q8_conv2d_weight_sums(int32_t *sums, const int8_t *dy, const int8_t *x, int32_t x_zero,
@@ -222,7 +253,8 @@ void seam_q8_conv2d_weight_sums(int32_t *sums, const int8_t *dy, const int8_t *x
     const weight_source from = {p, x + first / size.out * size.in, size.in, run_taps(p, groups),
                                 x_zero};
     int32_t *gradients = scratch;
-    int16_t *inputs = (int16_t *)(void *)(gradients + (ptrdiff_t)CHUNK * channels);
+    int32_t *inputs = gradients + (ptrdiff_t)CHUNK * channels;
+    corner at = {.ih = -p->pad_top, .iw = -p->pad_left}, pixels[2 * CHUNK];
     const int32_t total = p->batch * p->out_h * p->out_w;
     memset(sums, 0, (size_t)channels * (size_t)size.terms * sizeof *sums);
     for (int32_t pixel = 0, n; pixel < total; pixel += n) {
@@ -234,11 +266,12 @@ void seam_q8_conv2d_weight_sums(int32_t *sums, const int8_t *dy, const int8_t *x
                                        .rows = channels,
                                        .cols = from.taps * size.in,
                                        .terms = pairs_of(n)};
-        pack_gradients((int16_t *)(void *)gradients, dy + (ptrdiff_t)pixel * p->out_c + first,
-                       p->out_c, n, channels);
+        pack_gradients(gradients, dy + (ptrdiff_t)pixel * p->out_c + first, p->out_c, n, channels);
+        for (int32_t i = 0; i < n; i++, corner_next(&at, p))
+            pixels[i] = at;
         for (int32_t kh = 0; kh < p->kernel_h; kh++)
             for (int32_t kw = 0; kw < p->kernel_w; kw += from.taps)
                 run_sums(sums + (ptrdiff_t)(kh * p->kernel_w + kw) * size.in, gradients, inputs,
-                         &from, pixel, n, kh, kw, &shape);
+                         &from, pixels, n, kh, kw, &shape);
     }
 }

@@ -4,7 +4,8 @@
 #include "../round.h"
 #include "q8_train.h"
 
-#define FRACTION 16 /* bits behind the point in an update */
+#define FRACTION 16  /* bits behind the point in an update */
+#define TAP_BLOCK 16 /* channels of a depthwise layer at a time */
 
 /* round(a / 2^bits), ties up; bits of 1 to 31. */
 static inline int32_t half_up(int32_t a, int32_t bits) {
@@ -121,20 +122,50 @@ static void update(int8_t *w, int8_t *v, const int32_t *dw, const int32_t *steps
         update_all(w, v, dw, steps, shifts, 1, first, count, motion, SEAM_ROUND_STOCHASTIC);
 }
 
-/* Of both: a copy of the line, for the sums might be what the pointer points to, for all the
+/* `count` channels of a line from the first on; with a constant the sums of weights stay in
+ * registers. A copy of the line, for the sums might be what the pointer points to, for all the
  * compiler knows. */
-static void tap_inputs(int32_t *sums, const int8_t *dy, const int8_t *w,
-                       const seam_q8_tap_line *line) {
+static inline void inputs_of(int32_t *sums, const int8_t *dy, const int8_t *w,
+                             const seam_q8_tap_line *line, int32_t count) {
     const seam_q8_tap_line at = *line;
     for (int32_t p = 0; p < at.pixels; p++, sums += at.x_step, dy += at.y_step)
-        for (int32_t c = 0; c < at.channels; c++)
+        for (int32_t c = 0; c < count; c++)
             sums[c] += (int16_t)dy[c] * (int16_t)w[c];
+}
+
+static inline void weights_of(int32_t *sums, const int8_t *dy, const int8_t *x,
+                              const seam_q8_tap_line *line, int32_t count) {
+    const seam_q8_tap_line at = *line;
+    int32_t own[TAP_BLOCK];
+    for (int32_t c = 0; c < count; c++)
+        own[c] = sums[c];
+    for (int32_t p = 0; p < at.pixels; p++, x += at.x_step, dy += at.y_step)
+        for (int32_t c = 0; c < count; c++)
+            own[c] += (int16_t)dy[c] * (int16_t)(x[c] - at.x_zero);
+    for (int32_t c = 0; c < count; c++)
+        sums[c] = own[c];
+}
+
+static void tap_inputs(int32_t *sums, const int8_t *dy, const int8_t *w,
+                       const seam_q8_tap_line *line) {
+    const int32_t channels = line->channels;
+    int32_t c = 0;
+    for (; c + TAP_BLOCK <= channels; c += TAP_BLOCK)
+        inputs_of(sums + c, dy + c, w + c, line, TAP_BLOCK);
+    for (; c + TAP_BLOCK / 2 <= channels; c += TAP_BLOCK / 2)
+        inputs_of(sums + c, dy + c, w + c, line, TAP_BLOCK / 2);
+    if (c < channels)
+        inputs_of(sums + c, dy + c, w + c, line, channels - c);
 }
 
 static void tap_weights(int32_t *sums, const int8_t *dy, const int8_t *x,
                         const seam_q8_tap_line *line) {
-    const seam_q8_tap_line at = *line;
-    for (int32_t p = 0; p < at.pixels; p++, x += at.x_step, dy += at.y_step)
-        for (int32_t c = 0; c < at.channels; c++)
-            sums[c] += (int16_t)dy[c] * (int16_t)(x[c] - at.x_zero);
+    const int32_t channels = line->channels;
+    int32_t c = 0;
+    for (; c + TAP_BLOCK <= channels; c += TAP_BLOCK)
+        weights_of(sums + c, dy + c, x + c, line, TAP_BLOCK);
+    for (; c + TAP_BLOCK / 2 <= channels; c += TAP_BLOCK / 2)
+        weights_of(sums + c, dy + c, x + c, line, TAP_BLOCK / 2);
+    if (c < channels)
+        weights_of(sums + c, dy + c, x + c, line, channels - c);
 }
