@@ -2,29 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
 from pathlib import Path
-from types import ModuleType
 
+import conformance
 import pytest
 from seamline.firmware_bridge import image
 
 HERE = Path(__file__).parent
-
-
-def _load() -> ModuleType:
-    path = HERE.parent / "kernels" / "conformance.py"
-    spec = importlib.util.spec_from_file_location("conformance", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["conformance"] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-conformance = _load()
 
 
 @pytest.fixture(scope="module")

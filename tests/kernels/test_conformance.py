@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import shutil
 import subprocess
-import sys
 from pathlib import Path
-from types import ModuleType
 
+import conformance
 import pytest
 from seamline.kernels import variants
 
@@ -21,19 +19,6 @@ RULES += ["-ffp-contract=off", "-fno-strict-aliasing", "-fwrapv"]
 ARM = "aarch64-linux-gnu-gcc"
 ARM_PACKAGES = "qemu-user gcc-aarch64-linux-gnu libc6-dev-arm64-cross"
 pytestmark = pytest.mark.timeout(600)  # compilers take long on a busy machine
-
-
-def _load() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("conformance", HERE / "conformance.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["conformance"] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-conformance = _load()
 
 
 @pytest.fixture(scope="module")

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import random
 import struct
-import subprocess
 from pathlib import Path
-from zlib import crc32
 
+import hostile
 import numpy as np
 import pytest
 from seamline.kernels import SeamError, parcel
 from seamline.kernels.front import SEND, TEST, TRAIN, Session, check_plan
 from seamline.runtime import message as wire
-from seamline.runtime.message import Flag, Kind, Message
+from seamline.runtime.message import Kind, Message
 from seamline.runtime.plan import LayerSpec
 from seamline.runtime.q8_parameters import blob_of
 from seamline.runtime.q8_plan import build_q8_plan
@@ -91,78 +90,17 @@ FRONT = small_front()
 BLOB = blob_of(FRONT)
 
 
+GRADIENT = parcel.pack_int8(np.full((2, 1, 1, 3), 90, np.int8), 2.0**-7)
+
+
 def conversation(plan: bytes, blob: bytes) -> list[bytes]:
-    """All a host can say, in an order in which every message is taken."""
-    weights = wire.bytes_parcel(blob)
-    dy = parcel.pack_int8(np.full((2, 1, 1, 3), 90, np.int8), 2.0**-7)
-    said = [
-        Message(Kind.WELCOME, 7, body=wire.welcome_body()),
-        Message(Kind.PLAN, 7, body=wire.plan_body(SETTINGS, plan)),
-        Message(Kind.STEP, 7, 1, 0, Flag.WEIGHTS, wire.step_body(0.1, 0, 1, weights)),
-        Message(Kind.GRAD, 7, 1, 0, 0, wire.grad_body(0.1, 0.5, dy)),
-        Message(Kind.GRAD, 7, 1, 1, Flag.LAST, wire.grad_body(0.1, 0.5, dy)),
-        Message(Kind.STEP, 7, 2, 0, Flag.LOCAL, wire.step_body(0.1, 0, 3, None)),
-        Message(Kind.EVAL, 7, 2, 0, Flag.LOCAL, wire.eval_body(7, 2, None)),
-        Message(Kind.EVAL, 7, 2, 1, Flag.WEIGHTS, wire.eval_body(0, 1, weights)),
-        Message(Kind.WEIGHTS, 7, 2, 0, 0, struct.pack("<If", 0, 0.0) + weights),
-        Message(Kind.WEIGHTS_GET, 7, 2, 0),
-        Message(Kind.PROBE, 7, body=b"nonce and some bytes"),
-        Message(Kind.ERROR, 7, body=wire.error_body(-17, 1, "a text")),
-    ]
-    return [message.encode() for message in said]
-
-
-def sealed(plan: bytearray) -> bytes:
-    plan[44:48] = bytes(4)
-    plan[44:48] = struct.pack("<I", crc32(plan))
-    return bytes(plan)
-
-
-def changed(data: bytes, chance: random.Random, most: int) -> bytearray:
-    """Up to `most` bytes of it changed."""
-    out = bytearray(data)
-    for _ in range(chance.randrange(most + 1)):
-        out[chance.randrange(len(out))] = chance.choice(
-            (0, 1, 127, 128, 255, chance.randrange(256))
-        )
-    return out
-
-
-def damaged(message: bytes, chance: random.Random) -> bytes:
-    """Now and then: bytes changed behind the kind, or the body cut with its length made right."""
-    data = bytearray(message)
-    if chance.random() < 0.15:
-        for _ in range(chance.randrange(1, 4)):
-            data[chance.randrange(3, len(data))] = chance.choice((0, 255, chance.randrange(256)))
-    if chance.random() < 0.1:
-        data = data[: chance.randrange(24, len(data) + 1)]
-        data[20:24] = struct.pack("<I", len(data) - 24)
-    return bytes(data)
+    return hostile.conversation(SETTINGS, plan, wire.bytes_parcel(blob), GRADIENT)
 
 
 def sequence(chance: random.Random) -> list[bytes]:
-    plan = sealed(changed(chance.choice(PLANS), chance, 3))
-    blob = bytes(changed(BLOB, chance, 2))
-    said = [damaged(m, chance) for m in conversation(plan, blob)]
-    if chance.random() < 0.5:
-        tail = said[2:]
-        chance.shuffle(tail)
-        said[2:] = tail
-    return said
-
-
-def run(driver: Path, path: Path, conversations: list[list[bytes]]) -> tuple[int, int]:
-    """(messages sent, messages dropped) by sessions that must not leave their memory."""
-    with path.open("wb") as file:
-        file.write(struct.pack("<I", len(conversations)))
-        for said in conversations:
-            file.write(struct.pack("<I", len(said)))
-            for message in said:
-                file.write(struct.pack("<I", len(message)) + message)
-    done = subprocess.run([driver, path], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr[:3000]
-    sent, dropped = map(int, done.stdout.split())
-    return sent, dropped
+    plan = hostile.sealed(hostile.changed(chance.choice(PLANS), chance, 3))
+    blob = bytes(hostile.changed(BLOB, chance, 2))
+    return hostile.disturbed(conversation(plan, blob), chance)
 
 
 def answers(said: list[bytes]) -> list[Message]:
@@ -191,12 +129,12 @@ def test_a_whole_conversation_is_answered_message_by_message(
     driver: Path, tmp_path: Path, plan: bytes
 ) -> None:
     said = conversation(plan, BLOB)
-    assert run(driver, tmp_path / "said", [said]) == (len(said) - 2, 0)
+    assert hostile.run(driver, tmp_path / "said", [said]) == (len(said) - 2, 0)
 
 
 def test_no_hostile_conversation_leaves_its_memory(driver: Path, tmp_path: Path) -> None:
     chance = random.Random(4)
-    sent, dropped = run(driver, tmp_path / "said", [sequence(chance) for _ in range(3000)])
+    sent, dropped = hostile.run(driver, tmp_path / "said", [sequence(chance) for _ in range(3000)])
     assert sent > 8_000, "most messages are understood, or the damage proves little"
     assert dropped > 500
 
@@ -213,9 +151,11 @@ def test_a_layer_is_not_read_before_its_tensors_are_known(
     plan = bytearray(PLANS[0])
     struct.pack_into("<H", plan, layer_at(later) + 2, 0xFFFF)
     with pytest.raises(SeamError) as caught:
-        check_plan(sealed(plan))
+        check_plan(hostile.sealed(plan))
     assert caught.value.status == -1
-    assert run(driver, tmp_path / "said", [conversation(sealed(plan), BLOB)[:2]]) == (1, 0)
+    assert hostile.run(
+        driver, tmp_path / "said", [conversation(hostile.sealed(plan), BLOB)[:2]]
+    ) == (1, 0)
 
 
 LEARNED = struct.unpack_from("<I", PLANS[0], 20)[0]
@@ -248,7 +188,7 @@ def test_a_plan_with_one_lie_is_refused(
     plan = bytearray(PLANS[0])
     struct.pack_into(layout, plan, offset, value)
     with pytest.raises(SeamError) as caught:
-        check_plan(sealed(plan))
+        check_plan(hostile.sealed(plan))
     assert caught.value.status == status, name
 
 
@@ -257,5 +197,5 @@ def test_what_is_learned_is_what_layers_have() -> None:
     plan = bytearray(PLANS[2])
     struct.pack_into("<I", plan, 20, LEARNED + 4)
     with pytest.raises(SeamError) as caught:
-        check_plan(sealed(plan))
+        check_plan(hostile.sealed(plan))
     assert caught.value.status == -9

@@ -1,7 +1,7 @@
 """The int8 layers give the bytes of TensorFlow Lite Micro: live where it is installed, and kept."""
 
 import ast
-import importlib.util
+import importlib
 from pathlib import Path
 
 import numpy as np
@@ -41,10 +41,7 @@ def test_the_kept_bytes_of_tflite_micro_come_out(key):
 def models():
     """The module that runs TensorFlow Lite Micro; a machine that lacks it has the kept bytes."""
     pytest.importorskip("tflite_micro")
-    spec = importlib.util.spec_from_file_location("tflm_models", HERE / "tflm_models.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return importlib.import_module("tflm_models")
 
 
 @pytest.mark.parametrize("name", LAYERS)

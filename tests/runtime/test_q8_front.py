@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import importlib.util
-from pathlib import Path
-
 import numpy as np
 import pytest
+from q8_reference import ReferenceFront
 from seamline.edge_host.quantise import quantise
 from seamline.kernels import SeamError, choose_variant, variant, variants
 from seamline.kernels.front import Q8Front
@@ -15,12 +13,6 @@ from seamline.runtime.plan import LayerSpec, PlanError
 from seamline.runtime.q8_parameters import blob_of, learned_bytes, read_learned
 from seamline.runtime.q8_plan import build_q8_plan
 from seamline.runtime.quantised import QuantisedFront
-
-HERE = Path(__file__).parent
-_spec = importlib.util.spec_from_file_location("q8_reference", HERE / "q8_reference.py")
-q8_reference = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(q8_reference)
-ReferenceFront = q8_reference.ReferenceFront
 
 SAME = ((1, 1), (1, 1))
 CONV = [
