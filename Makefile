@@ -3,11 +3,13 @@
 # PYTHON     the Python that makes .venv (>= 3.10)                              make demo PYTHON=python3.12
 # PIP_FLAGS  more options for pip, say PyTorch's index of builds without CUDA   make demo PIP_FLAGS="--extra-index-url URL"
 # ARGS       more options for the demo or for pytest                            make test ARGS="-k packet -x"
+# EXTRAS     what tests are installed with; dev,bench has the bench's peers    make test EXTRAS=dev,bench
 # FUZZ_SECONDS  how long each fuzzer searches                                   make fuzz FUZZ_SECONDS=3600
 
 PYTHON ?= python3
 PIP_FLAGS ?=
 ARGS ?=
+EXTRAS ?= dev
 FUZZ_SECONDS ?= 30
 
 VENV := .venv
@@ -68,8 +70,8 @@ $(VENV)/installed: $(VENV)/made $(SOURCES)
 	@touch $@
 
 $(VENV)/tested: $(VENV)/made $(SOURCES)
-	@echo "building and installing seamline[dev] into $(VENV) (the first time takes minutes: PyTorch is large)"
-	@$(INSTALL) --editable ".[dev]"
+	@echo "building and installing seamline[$(EXTRAS)] into $(VENV) (the first time takes minutes: PyTorch is large)"
+	@$(INSTALL) --editable ".[$(EXTRAS)]"
 	@touch $(VENV)/installed $@
 
 # ---- checks ----
@@ -130,7 +132,7 @@ fuzz: $(FUZZERS) build/fuzz/seeds/made
 build/fuzz/%: tests/fuzz/fuzz_%.c tests/fuzz/fuzz.h $(CORE)
 	@command -v $(FUZZ_CC) >/dev/null || { echo "error: there is no $(FUZZ_CC). Debian: apt-get install clang libclang-rt-14-dev" >&2; exit 1; }
 	@mkdir -p build/fuzz
-	$(FUZZ_CC) -std=c11 -O1 -g -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=all -ffp-contract=off -fwrapv -fno-strict-aliasing \
+	$(FUZZ_CC) -std=gnu11 -O1 -g -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=all -ffp-contract=off -fwrapv -fno-strict-aliasing \
 		-Ikernels/core -o $@ $< $(filter %.c,$(CORE)) -lm
 
 build/fuzz/seeds/made: $(VENV)/tested tests/fuzz/seeds.py
