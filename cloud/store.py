@@ -12,18 +12,15 @@ import fcntl
 import json
 import sqlite3
 import time
-import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 from urllib.parse import quote
 
-import numpy as np
-
 from ..runtime.config import Job, job_digest
 from ..runtime.errors import UserError
-from ..runtime.files import npz_bytes, write_whole
+from ..runtime.files import npz_bytes, read_npz, write_whole
 from .aggregate import Array, Model, Update, model_hash
 from .rounds import Close, Keep, Report, State
 
@@ -43,12 +40,6 @@ CREATE TABLE reports (zone TEXT PRIMARY KEY, metrics TEXT NOT NULL);
 
 
 # ---- files ----
-
-
-def read_npz(path: Path) -> Model:
-    """Raises OSError, ValueError, KeyError or BadZipFile for a file that is not whole."""
-    with np.load(path, allow_pickle=False) as file:
-        return {name: file[name] for name in file.files}
 
 
 def write_model(path: Path, model: Mapping[str, Array]) -> None:
@@ -195,7 +186,7 @@ class Store:
     def _read(self, path: Path, digest: str) -> Model:
         try:
             arrays = read_npz(path)
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        except (OSError, ValueError) as error:
             raise self._foreign(f"its file {path.name} cannot be read ({error})") from error
         if model_hash(arrays) != digest:
             raise self._foreign(f"its file {path.name} is not the one that was written")

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import io
 import json
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,7 +18,7 @@ from torch import nn
 
 from ..runtime.config import Job, job_digest
 from ..runtime.errors import UserError
-from ..runtime.files import npz_bytes, write_whole
+from ..runtime.files import npz_bytes, read_npz, write_whole
 from .models import load_model
 from .split import Split
 from .trainer import Trainer
@@ -65,8 +64,7 @@ def load_zone(job: Job, zone: str) -> ZoneState | None:
     """
     path = zone_file(job, zone)
     try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
+        arrays = read_npz(path)
         meta = json.loads(arrays.pop(META).tobytes())
         update = arrays.pop("update").tobytes()
         if meta["job"] != job_digest(job):
@@ -74,7 +72,7 @@ def load_zone(job: Job, zone: str) -> ZoneState | None:
         return ZoneState(int(meta["next_round"]), arrays, update)
     except FileNotFoundError:
         return None
-    except (OSError, EOFError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(
             f"{path} cannot be read ({error}); remove it and the zone takes the cloud's model",
             3,

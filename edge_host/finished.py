@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from torch import nn
 
 from ..runtime.config import LOCAL_MODES, Job
 from ..runtime.errors import UserError
+from ..runtime.files import read_npz
 from .checkpoint import load_checkpoint
 from .fold import fold_batch_norm
 from .models import input_shape, load_model
@@ -95,7 +95,6 @@ def _front(job: Job, path: Path) -> nn.Module:
 
 def _read(path: Path) -> dict[str, Array]:
     try:
-        with np.load(path, allow_pickle=False) as file:
-            return {name: file[name] for name in file.files}
-    except (OSError, EOFError, ValueError, AttributeError, zipfile.BadZipFile) as error:
+        return read_npz(path)
+    except (OSError, ValueError) as error:
         raise UserError(f"{path} cannot be read: {error}", MISSING) from None

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .data import ARRAYS, BUNDLED, TRAIN_SHARE, DataError, split_by_time
-from .files import npz_bytes, write_whole
+from .files import npz_bytes, read_npz, write_whole
 
 Arrays = dict[str, NDArray[Any]]
 
@@ -144,14 +144,14 @@ def _load_watch(person: Any) -> Arrays:
 def _load_person(person: int) -> Arrays:
     path = _person_file(person)
     try:
-        with np.load(path, allow_pickle=False) as file:
-            return {name: file[name] for name in ARRAYS}
+        found = read_npz(path)
+        return {name: found[name] for name in ARRAYS}
     except FileNotFoundError:
         raise DataError(
             f"the watch data is not on this machine ({path} is missing): "
             f"run `seamline data get watch`; {BRING}"
         ) from None
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+    except (OSError, ValueError, KeyError) as error:
         raise DataError(
             f"{path} is damaged ({error}): run `seamline data get watch` to make it anew"
         ) from None

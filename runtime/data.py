@@ -5,8 +5,6 @@ from __future__ import annotations
 import importlib
 import os
 import re
-import zipfile
-import zlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .errors import UserError
+from .files import read_npz
 
 if TYPE_CHECKING:
     from .config import Job
@@ -106,22 +105,18 @@ def _read_npz(path: Path, args: Mapping[str, Any]) -> dict[str, Any]:
     if args:
         raise DataError(f"{path}: an .npz takes no arguments, found {', '.join(args)}", 2)
     try:
-        opened = np.load(path, allow_pickle=False)
-        if isinstance(opened, np.ndarray):
-            raise ValueError("it is one bare array")
-        with opened as file:
-            missing = [name for name in ARRAYS if name not in file.files]
-            if missing:
-                raise DataError(
-                    f"{path} lacks {', '.join(missing)}: it must hold {', '.join(ARRAYS)}; "
-                    f"found {', '.join(file.files) or 'nothing'}"
-                )
-            return {name: file[name] for name in file.files if name in (*ARRAYS, "classes")}
+        found = read_npz(path, (*ARRAYS, "classes"))
     except FileNotFoundError:
         raise DataError(f"there is no data file {path}") from None
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        reason = "it holds Python objects" if "allow_pickle" in str(error) else error
-        raise DataError(f"{path} cannot be read as .npz: {reason}") from None
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path} cannot be read as .npz: {error}") from None
+    missing = [name for name in ARRAYS if name not in found]
+    if missing:
+        raise DataError(
+            f"{path} lacks {', '.join(missing)}: it must hold {', '.join(ARRAYS)}; "
+            f"found {', '.join(found) or 'none of them'}"
+        )
+    return found
 
 
 def _call(source: str, args: Mapping[str, Any], seed: int) -> Any:

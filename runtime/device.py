@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import time
-import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,7 +17,7 @@ from ..kernels.front import END, FAIL, SEND, TEST, TRAIN, Session, check_plan
 from .config import Job, find_device, find_zone
 from .data import Data, device_data
 from .errors import UserError
-from .files import npz_bytes, write_whole
+from .files import npz_bytes, read_npz, write_whole
 from .keys import load_keys
 from .link import Link, LinkLost, is_serial, open_link
 from .message import Kind, Message, bye_body, read_error
@@ -221,14 +220,13 @@ def session_of(device_id: str, boot_id: bytes, data: Data) -> Session:
 def _read_checkpoint(path: Path) -> dict[str, Any] | None:
     """What was kept, or None: nothing there, or a file that a full disk or a user has damaged."""
     try:
-        with np.load(path, allow_pickle=False) as kept:
-            found = {name: kept[name] for name in kept.files}
+        found = read_npz(path)
         plan = found.pop("plan").tobytes()
         _, _, parameters, _ = check_plan(plan)
         round_ = int(found.pop("round")) & 0xFFFFFFFF
         sound = _is_q8_momentum(found) if plan[6] == Q8 else _is_front(found, parameters)
         return {**found, "plan": plan, "round": round_} if sound else None
-    except (OSError, EOFError, KeyError, TypeError, ValueError, zipfile.BadZipFile):
+    except (OSError, KeyError, TypeError, ValueError):
         return None
 
 

@@ -6,7 +6,7 @@ import fcntl
 import io
 import os
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -26,6 +26,23 @@ def npz_bytes(arrays: Mapping[str, NDArray[Any]]) -> bytes:
                     file, np.asarray(arrays[name], order="C"), allow_pickle=False
                 )
     return buffer.getvalue()
+
+
+def read_npz(path: str | Path, names: Collection[str] | None = None) -> dict[str, NDArray[Any]]:
+    """The arrays of an .npz, or those of them in `names`.
+
+    Raises OSError where there is no file to read, and ValueError for one that is no .npz, is
+    damaged, holds Python objects or more than fits into memory.
+    """
+    with open(path, "rb") as file:
+        try:
+            arrays = np.load(file, allow_pickle=False)
+            if isinstance(arrays, np.ndarray):
+                raise ValueError("it is one bare array")
+            return {name: arrays[name] for name in arrays.files if names is None or name in names}
+        except Exception as error:  # zipfile and NumPy raise a dozen kinds for wrong bytes
+            objects = "allow_pickle" in str(error)
+            raise ValueError("it holds Python objects" if objects else str(error)) from error
 
 
 def write_whole(path: Path, data: bytes, *, sync: bool = True) -> None:

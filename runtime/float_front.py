@@ -6,7 +6,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-import zipfile
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ from numpy.typing import NDArray
 
 from .calibration import F32, Ranges, layer_parameters, merge_ranges
 from .errors import UserError
-from .files import npz_bytes, write_whole
+from .files import npz_bytes, read_npz, write_whole
 from .plan import LayerSpec, PlanError, Shape, build_plan
 
 FORMAT = 1
@@ -54,10 +53,9 @@ def read_described(
     Raises FileError (exit 3).
     """
     try:
-        with np.load(path, allow_pickle=False) as file:
-            if META not in file.files:
-                raise FileError(f"{path} is no {what}: {hint}")
-            arrays = {name: file[name] for name in file.files}
+        arrays = read_npz(path)
+        if META not in arrays:
+            raise FileError(f"{path} is no {what}: {hint}")
         return make(arrays[META].tobytes(), arrays)
     except FileNotFoundError:
         raise FileError(f"there is no file {path}") from None
@@ -70,8 +68,8 @@ def read_described(
 
 
 _DAMAGE = (
-    OSError, EOFError, ValueError, TypeError, KeyError, AttributeError, IndexError,
-    OverflowError, zipfile.BadZipFile, zlib.error, msgspec.MsgspecError,
+    OSError, ValueError, TypeError, KeyError, AttributeError, IndexError, OverflowError,
+    msgspec.MsgspecError,
 )  # fmt: skip
 
 

@@ -6,6 +6,10 @@ import signal
 from collections.abc import Callable
 
 import pytest
+from hypothesis import settings
+
+settings.register_profile("same", derandomize=True, deadline=None)  # a change fails, not a day
+settings.load_profile("same")  # --hypothesis-profile=default looks elsewhere every time
 
 
 def pytest_configure() -> None:

@@ -327,7 +327,7 @@ ACTIONS = st.one_of(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.lists(ACTIONS, max_size=40))
 def test_any_order_repeats_losses_and_kills_give_the_same_final_bits(actions):
     """A kill strikes while the update of a zone is carried out, after any number of effects."""

@@ -10,9 +10,9 @@ import pytest
 from seamline.cloud import server
 from seamline.cloud.aggregate import Update, aggregate, model_hash
 from seamline.cloud.server import Cloud, run_cloud
-from seamline.cloud.store import read_npz
 from seamline.runtime import message as wire
 from seamline.runtime.errors import UserError
+from seamline.runtime.files import read_npz
 from seamline.runtime.keys import load_keys, make_keys
 from seamline.runtime.link import LinkLost, open_link
 from seamline.runtime.message import Kind, Message

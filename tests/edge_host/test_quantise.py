@@ -304,7 +304,7 @@ def in_real_numbers(front, tensor, kept):
 
 
 @given(networks(), st.integers(0, 1000), st.booleans(), st.sampled_from([127, 98]))
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=120)
 def test_any_network_computes_in_int8_what_its_integers_stand_for(net, seed, per_tensor, peak):
     """Each layer is within a step of its real value, and the definition gives the same bytes."""
     layers, shape = net

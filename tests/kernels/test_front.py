@@ -300,7 +300,7 @@ def canaries_sing(front: Front) -> bool:
     return bool((raw[:start] == 0xA5).all() and (raw[start + front.arena_size :] == 0xA5).all())
 
 
-@settings(max_examples=300, deadline=None, derandomize=True)
+@settings(max_examples=300)
 @given(networks(), st.integers(1, 3), st.integers(0, 2**16), st.data())
 def test_any_network_has_torchs_gradients_in_shared_and_unshared_memory(network, n, seed, data):
     layers, shape = network
@@ -370,7 +370,7 @@ def test_a_flipped_bit_is_seen_by_the_checksum():
     assert caught.value.status == -6
 
 
-@settings(max_examples=600, deadline=None)
+@settings(max_examples=600)
 @given(st.data())
 def test_a_hostile_plan_with_a_good_checksum_is_refused_or_runs_inside_its_arena(data):
     plan = bytearray(build_plan(RESIDUAL, (8, 8, 3), 2))

@@ -101,7 +101,7 @@ def test_hostile_bytes_are_refused(name):
 WHOLE = parcel.pack(np.arange(15, dtype=np.float32).reshape(3, 5), "int4", "stochastic", 3)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.data())
 def test_any_damage_gives_an_array_or_an_error(data):
     damaged = bytearray(WHOLE)
@@ -116,7 +116,7 @@ def test_any_damage_gives_an_array_or_an_error(data):
     assert np.isfinite(x).all()
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.binary(max_size=80))
 def test_any_bytes_give_an_array_or_an_error(data):
     try:

@@ -52,7 +52,7 @@ def best_of_all(found: list[Buffer]) -> int:
     return best
 
 
-@settings(max_examples=300, deadline=None, derandomize=True)
+@settings(max_examples=300)
 @given(st.lists(buffers, min_size=1, max_size=24), st.integers(0, 4))
 def test_what_lives_at_once_lies_apart_above_the_base_and_never_worse_than_largest_first(
     found, base
@@ -64,7 +64,7 @@ def test_what_lives_at_once_lies_apart_above_the_base_and_never_worse_than_large
     assert bound(found, 16 * base) <= end <= 16 * base + largest_first(found)
 
 
-@settings(max_examples=100, deadline=None, derandomize=True)
+@settings(max_examples=100)
 @given(st.lists(buffers, min_size=1, max_size=6))
 def test_few_buffers_lie_as_well_as_in_the_best_of_all_orders(found):
     assert place(found, 0) == best_of_all(found)

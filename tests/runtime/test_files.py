@@ -6,8 +6,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
-from seamline.runtime.files import write_whole
+from seamline.runtime.files import npz_bytes, read_npz, write_whole
 
 WRITER = """
 import sys
@@ -50,3 +51,36 @@ def test_a_failed_write_leaves_the_old_file_and_no_draft(tmp_path: Path) -> None
     with pytest.raises(OSError):
         write_whole(path, b"new")
     assert [child.name for child in tmp_path.iterdir()] == ["folder"]
+
+
+def test_an_npz_with_any_bit_wrong_is_refused_or_read(tmp_path: Path) -> None:
+    """zipfile raises RuntimeError for a file that claims to be encrypted, NotImplementedError for
+    one of an unknown compression, and more."""
+    path = tmp_path / "one.npz"
+    whole = npz_bytes({"a": np.arange(3, dtype=np.float32)})
+    refused = 0
+    for place in range(len(whole)):
+        for bit in range(8):
+            damaged = bytearray(whole)
+            damaged[place] ^= 1 << bit
+            path.write_bytes(damaged)
+            try:
+                read_npz(path)
+            except ValueError:
+                refused += 1
+    assert refused > len(whole)
+
+
+def test_what_is_no_npz_is_one_clear_error(tmp_path: Path) -> None:
+    path = tmp_path / "x.npz"
+    with pytest.raises(FileNotFoundError):
+        read_npz(path)
+    np.save(path.with_suffix(".npy"), np.zeros(3))
+    with pytest.raises(ValueError, match="one bare array"):
+        read_npz(path.with_suffix(".npy"))
+    np.savez(path, objects=np.array([{}], object))
+    with pytest.raises(ValueError, match="holds Python objects"):
+        read_npz(path)
+    path.write_bytes(b"")
+    with pytest.raises(ValueError, match="No data left"):
+        read_npz(path)

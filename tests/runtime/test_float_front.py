@@ -124,7 +124,7 @@ def test_a_damaged_file_is_one_clear_error(tmp_path, case):
 
 
 @given(st.data())
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_files_with_wrong_bytes_are_refused_or_whole(tmp_path_factory, data):
     folder = tmp_path_factory.mktemp("damaged")
     front, x = front_of("watch")

@@ -66,7 +66,7 @@ def test_a_named_packet_has_the_reference_bytes_and_comes_back(packet: bytes) ->
 
 
 @given(st.lists(st.binary(min_size=1, max_size=PACKET_MAX), max_size=5), st.data())
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_any_packets_come_back_however_the_line_cuts_them(
     packets: list[bytes], data: st.DataObject
 ) -> None:
@@ -87,7 +87,7 @@ def test_the_overhead_is_bounded_on_any_data() -> None:
 
 
 @given(st.binary(max_size=3000))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_after_any_noise_the_next_frame_but_one_is_whole(noise: bytes) -> None:
     decoder = FrameDecoder()
     decoder.feed(noise)
@@ -95,7 +95,7 @@ def test_after_any_noise_the_next_frame_but_one_is_whole(noise: bytes) -> None:
 
 
 @given(st.binary(min_size=1, max_size=500), st.integers(0, 10_000), st.integers(0, 7))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_a_flipped_bit_never_gives_another_packet(packet: bytes, at: int, bit: int) -> None:
     wire = bytearray(encode_frame(packet))
     wire[at % len(wire)] ^= 1 << bit

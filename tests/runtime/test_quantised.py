@@ -314,7 +314,7 @@ def test_a_damaged_description_is_one_clear_error(watch, tmp_path, case):
 
 
 @given(st.data())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_a_file_with_wrong_bytes_is_refused_or_runs(watch, tmp_path_factory, data):
     """No traceback, whatever the bytes are; a checksum of the archive may not see them."""
     whole = bytearray(front_bytes(watch))
@@ -327,7 +327,7 @@ def test_a_file_with_wrong_bytes_is_refused_or_runs(watch, tmp_path_factory, dat
 
 
 @given(st.data())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_a_description_with_wrong_values_is_refused_or_runs(watch, tmp_path_factory, data):
     """The same where the archive is sound: each value of the JSON replaced by something else."""
 

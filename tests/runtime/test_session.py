@@ -407,7 +407,7 @@ def test_evaluation_counts_on_the_device_or_sends_the_activation():
     assert activation.shape == (3, 1, 10, 4)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.data())
 def test_damaged_messages_never_break_a_session(data):
     device = joined()
