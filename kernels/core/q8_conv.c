@@ -17,6 +17,18 @@ static group_sizes sizes_of(const seam_window *p, int32_t groups) {
     return (group_sizes){in, p->out_c / groups, p->kernel_h * p->kernel_w * in};
 }
 
+/* Every input pixel gives the output pixel at its place. */
+static int is_pointwise(const seam_window *p) {
+    return p->kernel_h == 1 && p->kernel_w == 1 && p->stride_h == 1 && p->stride_w == 1 &&
+           p->pad_top + p->pad_bottom + p->pad_left + p->pad_right == 0;
+}
+
+/* One pixel for each channel of a group, whose terms lie side by side: a dense layer of one sample.
+ */
+static int is_lone(const seam_window *p) {
+    return is_pointwise(p) && p->batch == 1 && p->out_h == 1 && p->out_w == 1;
+}
+
 int seam_q8_scaling_check(const seam_q8_scaling *how, int32_t channels) {
     if (how->scales != 1 && how->scales != channels)
         return SEAM_E_SHAPE;
@@ -67,6 +79,8 @@ size_t seam_q8_conv2d_packed_size(const seam_window *p, int32_t groups) {
     const int64_t pixels = (int64_t)p->batch * p->out_h * p->out_w;
     if (pixels < pack_pixels && seam_kernels_now()->q8->line == NULL)
         return 0;
+    if (is_lone(p) && sizes_of(p, groups).terms % 4 != 0) /* not to be read in place as a line */
+        return 0;
     return (size_t)groups * packed_step(p, groups);
 }
 
@@ -82,6 +96,8 @@ void seam_q8_conv2d_pack(void *packed, const int8_t *w, const seam_window *p, in
 }
 
 size_t seam_q8_conv2d_scratch(const seam_window *p, int32_t groups) {
+    if (is_lone(p))
+        return 0;
     return SEAM_Q8_TILE_BYTES * seam_q8_padded(sizes_of(p, groups).terms);
 }
 
@@ -197,12 +213,6 @@ static void gather(void *patch, const source *from, const position *at) {
     } else {
         gather_edge(patch, from, at, place);
     }
-}
-
-/* Every input pixel gives the output pixel at its place. */
-static int is_pointwise(const seam_window *p) {
-    return p->kernel_h == 1 && p->kernel_w == 1 && p->stride_h == 1 && p->stride_w == 1 &&
-           p->pad_top + p->pad_bottom + p->pad_left + p->pad_right == 0;
 }
 
 /* Patches of `count` pixels from `at` on, which is the first-th of the batch. */
@@ -370,6 +380,10 @@ void seam_q8_conv2d(int8_t *y, const int8_t *x, const int8_t *w, const int32_t *
                            .y_zero = how->y_zero,
                            .y_min = how->y_min,
                            .y_max = how->y_max};
+        if (is_lone(p) && packed == NULL) {
+            kernels->lone(y + first, from.x, &job);
+            continue;
+        }
         if (kernels->line == NULL || packed == NULL) {
             group_run(y + first, &from, &job, scratch);
             continue;

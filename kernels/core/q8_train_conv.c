@@ -41,7 +41,8 @@ static int32_t pairs_of(int32_t terms) {
 size_t seam_q8_conv2d_input_scratch(const seam_window *p, int32_t groups) {
     const group_sizes size = sizes_of(p, groups);
     const size_t pairs = (size_t)lesser(pairs_of(size.out), PAIRS);
-    const size_t pixels = (size_t)(is_pointwise(p) ? PIXELS : p->out_w);
+    const int32_t all = p->batch * p->out_h * p->out_w;
+    const size_t pixels = (size_t)(is_pointwise(p) ? lesser(all, PIXELS) : p->out_w);
     return pairs * ((size_t)size.terms + pixels) * sizeof(int32_t);
 }
 
@@ -155,10 +156,15 @@ static int32_t run_taps(const seam_window *p, int32_t groups) {
     return groups == 1 && p->dilation_w == 1 ? p->kernel_w : 1;
 }
 
+/* Pairs of pixels at a time. */
+static int32_t chunk_of(const seam_window *p) {
+    return lesser(pairs_of(p->batch * p->out_h * p->out_w), CHUNK);
+}
+
 size_t seam_q8_conv2d_weight_scratch(const seam_window *p, int32_t groups, int32_t channels) {
     const group_sizes size = sizes_of(p, groups);
-    return (size_t)CHUNK * ((size_t)channels + (size_t)run_taps(p, groups) * (size_t)size.in) *
-           sizeof(int32_t);
+    return (size_t)chunk_of(p) *
+           ((size_t)channels + (size_t)run_taps(p, groups) * (size_t)size.in) * sizeof(int32_t);
 }
 
 typedef struct {
@@ -253,7 +259,7 @@ void seam_q8_conv2d_weight_sums(int32_t *sums, const int8_t *dy, const int8_t *x
     const weight_source from = {p, x + first / size.out * size.in, size.in, run_taps(p, groups),
                                 x_zero};
     int32_t *gradients = scratch;
-    int32_t *inputs = gradients + (ptrdiff_t)CHUNK * channels;
+    int32_t *inputs = gradients + (ptrdiff_t)chunk_of(p) * channels;
     corner at = {.ih = -p->pad_top, .iw = -p->pad_left}, pixels[2 * CHUNK];
     const int32_t total = p->batch * p->out_h * p->out_w;
     memset(sums, 0, (size_t)channels * (size_t)size.terms * sizeof *sums);

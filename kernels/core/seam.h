@@ -159,7 +159,7 @@ SEAM_MUST_USE int seam_q8_sums_check(const int32_t *bias, int32_t channels, int6
 /* w: [out_c][kernel_h][kernel_w][in_c / groups]; group g reads the g-th share of the input channels
  * and gives the g-th share of the output channels. packed: w as seam_q8_conv2d_pack laid it out for
  * the variant in use, seam_q8_conv2d_packed_size bytes (0: nothing to pack), or NULL. scratch:
- * seam_q8_conv2d_scratch bytes. Both 16-aligned. */
+ * seam_q8_conv2d_scratch bytes (0 for a dense layer of one sample). Both 16-aligned. */
 size_t seam_q8_conv2d_packed_size(const seam_window *p, int32_t groups);
 void seam_q8_conv2d_pack(void *packed, const int8_t *w, const seam_window *p, int32_t groups);
 size_t seam_q8_conv2d_scratch(const seam_window *p, int32_t groups);

@@ -307,7 +307,8 @@ def q8_convolution(make: Maker) -> Iterator[Case]:
 
 def q8_dense(make: Maker) -> Iterator[Case]:
     """A dense layer: a 1x1 window of 1x1 images."""
-    n, wide, out = make.draw(1, 12), make.draw(1, 200), make.draw(1, 60)
+    n = 1 if make.chance(0.3) else make.draw(2, 12)
+    wide, out = make.draw(1, 200), make.draw(1, 60)
     x, w, bias = make.int8(n, wide), make.int8(out, wide), _biases(make, out)
     how = _scaling(make, wide, out)
     moves = {"stride": (1, 1), "dilation": (1, 1), "padding": ((0, 0), (0, 0))}

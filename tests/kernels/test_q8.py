@@ -71,6 +71,13 @@ def test_convolution_equals_the_definition(part, rng, window, values, scaling, b
         same("conv2d", x, w, biases(len(w)), groups=groups, **args, **how)
 
 
+def test_a_dense_layer_of_one_sample_equals_the_definition(rng, values, scaling, biases):
+    for wide in (1, 3, 4, 7, 8, 15, 16, 17, 31, 32, 64, 129, 640):
+        for out in (1, 3, 4, 5, 8, 13, 33):
+            x, w = values(1, wide), values(out, wide)
+            same("dense", x, w, biases(out), **scaling(wide, out))
+
+
 @pytest.mark.parametrize("channels", [1, 7, 8, 15, 16, 17, 33, 64])
 def test_pointwise_convolution_equals_the_definition(channels, rng, values, scaling, biases):
     for inputs in (1, 2, 15, 16, 17, 64, 129):

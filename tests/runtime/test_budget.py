@@ -132,7 +132,7 @@ def test_an_int8_front_that_only_infers_takes_what_is_said(name):
 
 
 @pytest.mark.parametrize(
-    ("name", "bar"), [("kws", 24.3 * KB), ("ic", 56.0 * KB), ("vww", 103.7 * KB)]
+    ("name", "bar"), [("kws", 24.3 * KB), ("ic", 56.0 * KB), ("vww", 103.7 * KB), ("ad", 4.0 * KB)]
 )
 def test_int8_inference_takes_less_ram_than_tflite_micros_arena(name, bar):
     found = need(whole(name), Choice(1, "q8"))

@@ -87,6 +87,9 @@ typedef struct {
     /* y[p * y_step + channel] from at most a tile's patches. */
     void (*tile)(int8_t *y, ptrdiff_t y_step, const void *patches, int32_t pixels,
                  const seam_q8_job *job);
+    /* y[channel] of a pixel whose terms lie side by side at x, and whose job has no packed
+     * weights: a dense layer of one sample needs no patch. */
+    void (*lone)(int8_t *y, const int8_t *x, const seam_q8_job *job);
     /* For a variant that reads inputs where they lie, or NULL: pixel i of a line has its rows of
      * runs at x + i * x_step, x_row apart, and each run may be read up to a multiple of four.
      * `pack` then fills runs up to that, patches are plain inputs, and packed_size counts such
@@ -127,12 +130,14 @@ void seam_q8_vnni_add(int8_t *y, const int8_t *a, const int8_t *b, const seam_q8
                       size_t count);
 
 /* Of AVX2, for other variants of x86. */
+void seam_q8_avx2_lone(int8_t *y, const int8_t *x, const seam_q8_job *job);
 void seam_q8_avx2_depthwise(int8_t *y, const int8_t *x, const seam_q8_line *line);
 void seam_q8_avx2_add(int8_t *y, const int8_t *a, const int8_t *b, const seam_q8_sum *how,
                       size_t count);
 void seam_q8_avx2_requantise(int8_t *y, const int8_t *x, const seam_q8_scaling *how, size_t count);
 
 /* Of NEON, for other variants of aarch64. */
+void seam_q8_neon_lone(int8_t *y, const int8_t *x, const seam_q8_job *job);
 void seam_q8_neon_depthwise(int8_t *y, const int8_t *x, const seam_q8_line *line);
 void seam_q8_neon_add(int8_t *y, const int8_t *a, const int8_t *b, const seam_q8_sum *how,
                       size_t count);

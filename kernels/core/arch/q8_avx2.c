@@ -431,6 +431,47 @@ void seam_q8_avx2_requantise(int8_t *y, const int8_t *x, const seam_q8_scaling *
     }
 }
 
+/* The sums of one row of weights, or of four. */
+FIXED void lone_channels(const int C, int8_t *y, const int8_t *x, const seam_q8_job *job,
+                         int32_t c) {
+    const int32_t terms = job->terms, whole = terms & ~15;
+    const __m256i zero = _mm256_set1_epi16((int16_t)job->x_zero);
+    const int8_t *w = job->w + (ptrdiff_t)c * terms;
+    __m256i sums[4];
+    EACH (i, C)
+        sums[i] = _mm256_setzero_si256();
+    for (int32_t k = 0; k < whole; k += 16) {
+        const __m256i values = _mm256_sub_epi16(
+            _mm256_cvtepi8_epi16(_mm_loadu_si128((const __m128i *)(const void *)(x + k))), zero);
+        EACH (i, C) {
+            const int8_t *row = w + (ptrdiff_t)i * terms + k;
+            const __m256i weights =
+                _mm256_cvtepi8_epi16(_mm_loadu_si128((const __m128i *)(const void *)row));
+            sums[i] = _mm256_add_epi32(sums[i], _mm256_madd_epi16(values, weights));
+        }
+    }
+    EACH (i, C) {
+        const int32_t at = (c + i) * job->scale_step;
+        const int8_t *row = w + (ptrdiff_t)i * terms;
+        int32_t each[8], sum = job->bias != NULL ? job->bias[c + i] : 0;
+        _mm256_storeu_si256((__m256i *)(void *)each, sums[i]);
+        for (int32_t k = 0; k < 8; k++)
+            sum += each[k];
+        for (int32_t k = whole; k < terms; k++)
+            sum += (x[k] - job->x_zero) * row[k];
+        const int32_t value = seam_q8_rescale(sum, job->multiplier[at], job->shift[at]);
+        y[c + i] = seam_q8_clamp(value + job->y_zero, job->y_min, job->y_max);
+    }
+}
+
+void seam_q8_avx2_lone(int8_t *y, const int8_t *x, const seam_q8_job *job) {
+    int32_t c = 0;
+    for (; c + 4 <= job->channels; c += 4)
+        lone_channels(4, y, x, job, c);
+    for (; c < job->channels; c++)
+        lone_channels(1, y, x, job, c);
+}
+
 /* Nothing but multiply-adds, in registers: the most a core can do. */
 static int32_t peak(uint32_t rounds) {
     __m256i sum[SEAM_PEAK_VECTORS];
@@ -452,6 +493,7 @@ const seam_q8_kernels seam_q8_kernels_avx2 = {
     .patch = patch,
     .patch_end = patch_end,
     .tile = tile,
+    .lone = seam_q8_avx2_lone,
     .depthwise = seam_q8_avx2_depthwise,
     .add = seam_q8_avx2_add,
     .requantise = seam_q8_avx2_requantise,

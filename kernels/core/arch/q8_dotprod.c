@@ -251,6 +251,7 @@ const seam_q8_kernels seam_q8_kernels_neon_dotprod = {
     .patch = patch,
     .patch_end = patch_end,
     .tile = tile,
+    .lone = seam_q8_neon_lone,
     .depthwise = seam_q8_neon_depthwise,
     .add = seam_q8_neon_add,
     .requantise = seam_q8_neon_requantise,

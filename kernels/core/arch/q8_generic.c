@@ -85,6 +85,28 @@ static void tile(int8_t *y, ptrdiff_t y_step, const void *patches, int32_t pixel
     }
 }
 
+/* C channels of a pixel that is read where it lies. */
+FIXED void lone_fixed(const int C, int8_t *y, const int8_t *x, const seam_q8_job *job, int32_t c) {
+    const int32_t terms = job->terms, zero = job->x_zero;
+    const int8_t *w = job->w + (ptrdiff_t)c * terms;
+    int32_t sum[4];
+    EACH (i, C)
+        sum[i] = job->bias != NULL ? job->bias[c + i] : 0;
+    for (int32_t k = 0; k < terms; k++)
+        EACH (i, C)
+            sum[i] += (x[k] - zero) * w[(ptrdiff_t)i * terms + k];
+    EACH (i, C)
+        y[c + i] = finish(sum[i], job, c + i);
+}
+
+static void lone(int8_t *y, const int8_t *x, const seam_q8_job *job) {
+    int32_t c = 0;
+    for (; c + 4 <= job->channels; c += 4)
+        lone_fixed(4, y, x, job, c);
+    for (; c < job->channels; c++)
+        lone_fixed(1, y, x, job, c);
+}
+
 /* A line of one channel after another: whatever the figures and the taps. */
 void seam_q8_generic_depthwise(int8_t *y, const int8_t *x, const seam_q8_line *line) {
     const seam_q8_job *job = &line->job;
@@ -201,6 +223,7 @@ const seam_q8_kernels seam_q8_kernels_generic = {
     .patch = patch,
     .patch_end = patch_end,
     .tile = tile,
+    .lone = lone,
     .depthwise = seam_q8_generic_depthwise,
     .block = 4,
     .block_begin = block_begin,

@@ -305,6 +305,40 @@ static void tile(int8_t *y, ptrdiff_t y_step, const void *patches, int32_t pixel
         two_channels(y, y_step, patches, pixels, job, c, lesser(c + 1, channels - 1), &range);
 }
 
+/* C channels of a pixel that is read where it lies. */
+FIXED void lone_channels(const int C, int8_t *y, const int8_t *x, const seam_q8_job *job, int32_t c,
+                         const seam_q8_range *range) {
+    const int32_t terms = job->terms, whole = terms & ~3;
+    const int16x2_t minus = twice(-job->x_zero);
+    const int8_t *w = job->w + (ptrdiff_t)c * terms;
+    int32_t sum[4], bias[4];
+    EACH (i, C)
+        sum[i] = bias[i] = job->bias != NULL ? job->bias[c + i] : 0;
+    for (int32_t k = 0; k < whole; k += 4) {
+        const uint32_t four = load4(x + k);
+        const int16x2_t even = even_plus(minus, four), odd = odd_plus(minus, four);
+        EACH (i, C) {
+            const uint32_t weights = load4(w + (ptrdiff_t)i * terms + k);
+            sum[i] = __smlad(even, even_of(weights), sum[i]);
+            sum[i] = __smlad(odd, odd_of(weights), sum[i]);
+        }
+    }
+    for (int32_t k = whole; k < terms; k++)
+        EACH (i, C)
+            sum[i] += (x[k] - job->x_zero) * w[(ptrdiff_t)i * terms + k];
+    EACH (i, C)
+        finish_channel(y + c + i, 1, 1, sum + i, job, c + i, bias[i], range);
+}
+
+static void lone(int8_t *y, const int8_t *x, const seam_q8_job *job) {
+    const seam_q8_range range = seam_q8_range_of(job, job->terms);
+    int32_t c = 0;
+    for (; c + 4 <= job->channels; c += 4)
+        lone_channels(4, y, x, job, c, &range);
+    for (; c < job->channels; c++)
+        lone_channels(1, y, x, job, c, &range);
+}
+
 /* ---- Depthwise: four channels side by side, weights unpacked once for the whole image ---- */
 
 #define TAPS_MAX 25
@@ -495,6 +529,7 @@ const seam_q8_kernels seam_q8_kernels_m_dsp = {
     .patch = patch,
     .patch_end = patch_end,
     .tile = tile,
+    .lone = lone,
     .depthwise = seam_q8_generic_depthwise,
     .block = 4,
     .block_begin = block_begin,

@@ -201,6 +201,11 @@ static void tile(int8_t *y, ptrdiff_t y_step, const void *patches, int32_t pixel
     }
 }
 
+/* A patch is nothing but the terms as they are. */
+static void lone(int8_t *y, const int8_t *x, const seam_q8_job *job) {
+    tile(y, 0, x, 1, job);
+}
+
 /* ---- Depthwise: eight channels side by side, even ones and odd ones in vectors of their own ----
  */
 
@@ -438,6 +443,7 @@ const seam_q8_kernels seam_q8_kernels_m_mve = {
     .patch = patch,
     .patch_end = patch_end,
     .tile = tile,
+    .lone = lone,
     .depthwise = seam_q8_generic_depthwise,
     .block = 8,
     .block_begin = block_begin,

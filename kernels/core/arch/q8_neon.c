@@ -1,4 +1,5 @@
 /* The micro-kernels of the int8 layers for aarch64: 16-bit terms into 32-bit sums. */
+#include "../q8_requant.h"
 #include "q8_neon.h"
 
 #if defined(SEAM_NEON)
@@ -310,6 +311,42 @@ void seam_q8_neon_requantise(int8_t *y, const int8_t *x, const seam_q8_scaling *
     }
 }
 
+/* The sums of one row of weights, or of four. */
+FIXED void lone_channels(const int C, int8_t *y, const int8_t *x, const seam_q8_job *job,
+                         int32_t c) {
+    const int32_t terms = job->terms, whole = terms & ~7;
+    const int8x8_t zero = vdup_n_s8((int8_t)job->x_zero);
+    const int8_t *w = job->w + (ptrdiff_t)c * terms;
+    int32x4_t sums[4];
+    EACH (i, C)
+        sums[i] = vdupq_n_s32(0);
+    for (int32_t k = 0; k < whole; k += 8) {
+        const int16x8_t values = vsubl_s8(vld1_s8(x + k), zero);
+        EACH (i, C) {
+            const int16x8_t weights = vmovl_s8(vld1_s8(w + (ptrdiff_t)i * terms + k));
+            sums[i] = vmlal_s16(sums[i], vget_low_s16(values), vget_low_s16(weights));
+            sums[i] = vmlal_high_s16(sums[i], values, weights);
+        }
+    }
+    EACH (i, C) {
+        const int32_t at = (c + i) * job->scale_step;
+        const int8_t *row = w + (ptrdiff_t)i * terms;
+        int32_t sum = vaddvq_s32(sums[i]) + (job->bias != NULL ? job->bias[c + i] : 0);
+        for (int32_t k = whole; k < terms; k++)
+            sum += (x[k] - job->x_zero) * row[k];
+        const int32_t value = seam_q8_rescale(sum, job->multiplier[at], job->shift[at]);
+        y[c + i] = seam_q8_clamp(value + job->y_zero, job->y_min, job->y_max);
+    }
+}
+
+void seam_q8_neon_lone(int8_t *y, const int8_t *x, const seam_q8_job *job) {
+    int32_t c = 0;
+    for (; c + 4 <= job->channels; c += 4)
+        lone_channels(4, y, x, job, c);
+    for (; c < job->channels; c++)
+        lone_channels(1, y, x, job, c);
+}
+
 /* Nothing but multiply-adds, in registers: the most a core can do. */
 static int32_t peak(uint32_t rounds) {
     int32x4_t sum[SEAM_PEAK_VECTORS];
@@ -331,6 +368,7 @@ const seam_q8_kernels seam_q8_kernels_neon = {
     .patch = patch,
     .patch_end = patch_end,
     .tile = tile,
+    .lone = seam_q8_neon_lone,
     .depthwise = seam_q8_neon_depthwise,
     .add = seam_q8_neon_add,
     .requantise = seam_q8_neon_requantise,

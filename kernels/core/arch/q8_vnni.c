@@ -390,6 +390,7 @@ const seam_q8_kernels seam_q8_kernels_vnni = {
     .patch = patch,
     .patch_end = patch_end,
     .tile = tile,
+    .lone = seam_q8_avx2_lone,
     .line = line,
     .depthwise = seam_q8_avx2_depthwise,
     .depthwise_image = seam_q8_vnni_depthwise,
