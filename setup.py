@@ -35,9 +35,10 @@ KERNELS = ["add", "activation", "conv", "crc", "dense", "depthwise", "dispatch",
 KERNELS += ["q8_add", "q8_conv", "q8_depthwise", "q8_pool", "q8_quantise", "q8_softmax"]
 KERNELS += ["q8_train", "q8_train_conv", "q8_train_depthwise", "q8_update"]
 KERNELS += ["parcel", "pool", "round", "sgd", "status", "walk"]
+Q8_FRONT = ["front_q8", "front_q8_blob", "front_q8_forward", "front_q8_backward", "front_q8_loss"]
 FACES = {
     "_core": KERNELS,
-    "_front": [*KERNELS, "plan", "front", "front_q8", "message", "session"],
+    "_front": [*KERNELS, "plan", "front", *Q8_FRONT, "message", "session"],
     "_link": ["crc", "status", "frame", "packet"],
 }
 

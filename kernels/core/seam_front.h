@@ -111,7 +111,7 @@ static inline uint64_t seam_round16(uint64_t size) {
     return (size + 15u) & ~(uint64_t)15u;
 }
 
-/* ---- The front in int8 (front_q8.c). Its parameters are one blob of bytes: what is learned, then
+/* ---- The front in int8 (front_q8*.c). Its parameters are one blob of bytes: what is learned, then
  * scales and the integers made of them (SPEC.md). ---- */
 
 /* Bytes of the blob, and of everything at the start of the arena: blob, velocities, state. */
