@@ -5,7 +5,6 @@
 
 #define CRC_AT 44u
 #define ARENA_MAX (1u << 20)
-#define WORK_MAX (1u << 22)
 
 /* Without a right checksum no damage would ever come further than the checksum. */
 static void seal(uint8_t *bytes, size_t size) {
@@ -22,21 +21,6 @@ size_t LLVMFuzzerCustomMutator(uint8_t *data, size_t size, size_t max_size, unsi
     if (seed % 16 != 0)
         seal(data, size);
     return size;
-}
-
-/* A small plan can ask for a great many multiply-adds; they would only slow the search down. */
-static int is_short(const seam_plan *plan) {
-    uint64_t work = 0;
-    seam_layer l;
-    for (uint32_t i = 0; i < plan->layers; i++) {
-        seam_plan_layer(&l, plan, i);
-        const seam_window *w = &l.window;
-        uint64_t taps = l.kind == SEAM_LAYER_DENSE ? (uint64_t)w->in_h * (uint64_t)w->in_w
-                                                   : (uint64_t)w->kernel_h * (uint64_t)w->kernel_w;
-        work +=
-            (uint64_t)w->out_h * (uint64_t)w->out_w * (uint64_t)w->out_c * taps * (uint64_t)w->in_c;
-    }
-    return work * plan->batch <= WORK_MAX;
 }
 
 static void train(const seam_plan *plan) {

@@ -5,7 +5,6 @@
 
 #define CRC_AT 44u
 #define ARENA_MAX (1u << 20)
-#define WORK_MAX (1u << 21)
 
 /* Bytes of the plan that `data` starts with, by its own counts; 0: it has not that many. */
 static size_t plan_size(const uint8_t *data, size_t size) {
@@ -28,22 +27,6 @@ size_t LLVMFuzzerCustomMutator(uint8_t *data, size_t size, size_t max_size, unsi
             data[CRC_AT + i] = (uint8_t)(crc >> (8 * i));
     }
     return size;
-}
-
-/* A small plan can ask for a great many multiply-adds; they would only slow the search down. */
-static int is_short(const seam_plan *plan) {
-    uint64_t work = 0;
-    seam_layer l;
-    for (uint32_t i = 0; i < plan->layers; i++) {
-        seam_plan_layer(&l, plan, i);
-        const seam_window *w = &l.window;
-        const uint64_t taps = l.kind == SEAM_LAYER_DENSE
-                                  ? (uint64_t)w->in_h * (uint64_t)w->in_w
-                                  : (uint64_t)w->kernel_h * (uint64_t)w->kernel_w;
-        work +=
-            (uint64_t)w->out_h * (uint64_t)w->out_w * (uint64_t)w->out_c * taps * (uint64_t)w->in_c;
-    }
-    return work * plan->batch <= WORK_MAX;
 }
 
 static void step(seam_q8_front *front, uint8_t salt) {

@@ -7,6 +7,9 @@ from pathlib import Path
 
 import numpy as np
 from seamline.kernels import parcel
+from seamline.kernels._link import PacketEnd, encode_frame
+from seamline.runtime import message as wire
+from seamline.runtime.message import Flag, Kind, Message
 from seamline.runtime.plan import LayerSpec, build_plan
 from seamline.runtime.q8_parameters import blob_of
 from seamline.runtime.q8_plan import build_q8_plan
@@ -100,8 +103,69 @@ def parcels() -> dict[str, bytes]:
     }
 
 
+def frames() -> dict[str, bytes]:
+    """What two ends of a line say to each other, for a decoder with room and for one without."""
+    ends = [PacketEnd(1 << 32, 0), PacketEnd(2 << 32, 0)]
+    said = b""
+    for now in range(0, 300, 10):
+        for end, other in (ends, ends[::-1]):
+            data = end.output(now)
+            other.feed(data, now)
+            said += data
+            if end.joined and not end.busy:
+                end.send(bytes(range(100)) * 3)
+    return {"room": b"\xff" + said[:1500], "tight": b"\x09" + said[:300], "one": encode_frame(b"x")}
+
+
+def packets() -> dict[str, bytes]:
+    """Calls of an owner and packets of a peer that opens, sends a message and acknowledges."""
+    opened = bytes([0x11, 0, 1, 0]) + (9 << 32).to_bytes(8, "little") + bytes(8)
+    opened += bytes([0, 4, 8, 0, 0, 2, 0, 0])  # mtu 1024, window 8, room 512
+    data = bytes([0x12, 1, 1, 0]) + bytes(10) + b"\x55" * 6
+    ack = bytes([0x13, 0, 2, 0]) + bytes(10) + bytes([0, 2, 0, 0, 1, 0]) + bytes(4)
+    calls = [b"\x00\x06" + opened + bytes(2), b"\x00\x04" + data, b"\x05\x40", b"\x03\x10\x20"]
+    calls += [b"\x04", b"\x00\x05" + ack + bytes(1)]
+    return {"talk": b"\x0f" + b"".join(calls), "bad": b"\x10" + b"".join(calls * 3)}
+
+
+def conversations() -> dict[str, bytes]:
+    """What a host says to a device: a whole round of training, of an f32 and of an int8 front."""
+    layers = [LayerSpec("dense", 0, (1, 1, 3))]
+    q8 = q8_front(layers, (1, 1, 4))
+    weights = {
+        "f32": parcel.pack(np.ones(15, np.float32), "f32"),
+        "q8": wire.bytes_parcel(blob_of(q8)),
+    }
+    plans = {"f32": build_plan(layers, (1, 1, 4), 2), "q8": build_q8_plan(layers, (1, 1, 4), 2)}
+    return {
+        f"{name}-{how}": _conversation(plans[name], weights[name], how)
+        for name in plans
+        for how in (0, Flag.LOCAL)
+    }
+
+
+def _conversation(plan: bytes, weights: bytes, how: int) -> bytes:
+    settings = wire.Settings(5, 2, parcel.CODECS["int8"], parcel.CODECS["int8"], 1, 0.9, 1e-3, 1)
+    gradient = parcel.pack_int8(np.ones((2, 1, 1, 3), np.int8), 0.25)
+    said = [
+        Message(Kind.WELCOME, 7, body=wire.welcome_body()),
+        Message(Kind.PLAN, 7, body=wire.plan_body(settings, plan)),
+        Message(Kind.STEP, 7, 1, 0, Flag.WEIGHTS | how, wire.step_body(0.1, 0, 2, weights)),
+        Message(Kind.GRAD, 7, 1, 0, 0, wire.grad_body(0.1, 0.5, gradient)),
+        Message(Kind.GRAD, 7, 1, 1, Flag.LAST, wire.grad_body(0.1, 0.5, gradient)),
+        Message(Kind.WEIGHTS_GET, 7, 1, 2),
+        Message(Kind.EVAL, 7, 1, 3, Flag.WEIGHTS, wire.eval_body(0, 2, weights)),
+        Message(Kind.PROBE, 7, 1, 4, body=b"probe"),
+        Message(Kind.ERROR, 7, body=wire.error_body(-11, Kind.ACT, "no")),
+        Message(Kind.BYE, 7, body=wire.bye_body("done")),
+    ]
+    whole = [message.encode() for message in said]
+    return b"".join(len(one).to_bytes(2, "little") + one for one in whole)
+
+
 def main(folder: Path) -> None:
-    targets = {"plan": plans(), "q8_plan": q8_plans(), "parcel": parcels()}
+    targets = {"plan": plans(), "q8_plan": q8_plans(), "parcel": parcels(), "frame": frames()}
+    targets |= {"packet": packets(), "session": conversations()}
     for target, seeds in targets.items():
         (folder / target).mkdir(parents=True, exist_ok=True)
         for name, data in seeds.items():
