@@ -16,7 +16,8 @@ static uint8_t next(play *p) {
 /* A packet of the play in memory of its own; `connection` replaces its tag, or hardly any would be
  * of this connection. */
 static void packet_in(seam_packet_end *end, play *p, int fits, uint64_t now) {
-    const size_t wanted = next(p) * 5u, left = (size_t)(p->stop - p->at);
+    const size_t low = next(p), wanted = low | (size_t)next(p) << 8;
+    const size_t left = (size_t)(p->stop - p->at);
     const size_t size = wanted < left ? wanted : left;
     uint8_t *packet = copied(p->at, size);
     p->at += size;

@@ -123,8 +123,8 @@ def packets() -> dict[str, bytes]:
     opened += bytes([0, 4, 8, 0, 0, 2, 0, 0])  # mtu 1024, window 8, room 512
     data = bytes([0x12, 1, 1, 0]) + bytes(10) + b"\x55" * 6
     ack = bytes([0x13, 0, 2, 0]) + bytes(10) + bytes([0, 2, 0, 0, 1, 0]) + bytes(4)
-    calls = [b"\x00\x06" + opened + bytes(2), b"\x00\x04" + data, b"\x05\x40", b"\x03\x10\x20"]
-    calls += [b"\x04", b"\x00\x05" + ack + bytes(1)]
+    came = [b"\x00" + len(one).to_bytes(2, "little") + one for one in (opened, data, ack)]
+    calls = [came[0], came[1], b"\x05\x40", b"\x03\x10\x20", b"\x04", came[2]]
     return {"talk": b"\x0f" + b"".join(calls), "bad": b"\x10" + b"".join(calls * 3)}
 
 
