@@ -410,6 +410,21 @@ def q8_update(
     stream: int = 0,
     mode: _Mode = "stochastic",
 ) -> int: ...
+def q8_update_float(
+    w: _Q8,
+    v: _F32,
+    dw: _I32,
+    exponent: int,
+    steps: _F32,
+    *,
+    rate: float,
+    momentum: float = 0.0,
+    decay: float = 0.0,
+    depthwise: bool = False,
+    seed: int = 0,
+    stream: int = 0,
+    mode: _Mode = "stochastic",
+) -> None: ...
 def q8_update_bias(
     b: _I32,
     v: _I32 | None,

@@ -26,9 +26,9 @@ cdef extern from "seam_front.h" nogil:
     void seam_message_header(uint8_t *out, const seam_message *message)
     int seam_message_parse(seam_message *message, const uint8_t *bytes_, size_t size)
     ctypedef struct seam_plan:
-        uint8_t dtype, inference, has_velocity
+        uint8_t dtype, inference, momentum
         uint16_t layers, tensors, batch, output
-        uint32_t parameters, arena_size, scratch_offset, scratch_size, blob_size
+        uint32_t parameters, arena_size, scratch_offset, scratch_size, blob_size, velocity_size
     ctypedef struct seam_tensor:
         uint16_t h, w, c
         uint32_t value_offset, gradient_offset, values
@@ -268,12 +268,14 @@ cdef object _bytes_at(object arena, uint8_t *base, const uint8_t *p, tuple shape
 
 
 cdef tuple _q8_views(object arena, uint8_t *base, const seam_q8_front *front):
-    """What a front has learned, its velocities (None: it has none), their exponents, extremes."""
+    """What a front has learned, its velocities as bytes (None: it has none), their exponents,
+    extremes."""
     cdef uint32_t size = front.plan.parameters
     learned = _bytes_at(arena, base, front.blob, (size,))
     velocity = None
     if front.velocity != NULL:
-        velocity = _bytes_at(arena, base, <uint8_t *>front.velocity, (size,))
+        velocity = _bytes_at(arena, base, <uint8_t *>front.velocity,
+                             (front.plan.velocity_size,))
     exponents = _bytes_at(arena, base, <uint8_t *>front.velocity_exponents,
                           (4 * front.plan.layers,)).view(np.int32)
     extremes = _bytes_at(arena, base, <uint8_t *>front.extremes, (front.plan.tensors, 2))

@@ -357,6 +357,33 @@ def q8_update(w, v, v_exponent, dw, exponent, steps, *, rate, momentum=0.0, deca
     return new
 
 
+def q8_update_float(w, v, dw, exponent, steps, *, rate, momentum=0.0, decay=0.0, depthwise=False,
+                    seed=0, stream=0, mode="stochastic"):
+    """As q8_update with velocities in float32, in place: v float32, shaped as w; what is beyond
+    2^30 in it, or no number, counts as 0."""
+    cdef Array ws = _bytes(w, "w", -1, True)
+    cdef Array vs = _hold(v, "v", b"f", "float32", True)
+    cdef Array ds = _sums(dw, "dw", -1)
+    cdef Array ss
+    cdef _seam.seam_q8_noise noise
+    cdef _seam.seam_q8_rates rates
+    cdef _seam.seam_q8_order order
+    order.channels = ws.dim(ws.view.ndim - 1 if depthwise else 0)
+    order.terms = <int32_t>(ws.view.len // order.channels)
+    order.channel_step = 1 if depthwise else order.terms
+    order.term_step = order.channels if depthwise else 1
+    ds.expect(ws.shape())
+    vs.expect(ws.shape())
+    _apart(vs, ws)
+    ss = _steps(steps, order.channels)
+    _noise(&noise, mode, seed, stream)
+    _rates(&rates, exponent, rate, momentum, decay)
+    rates.steps = ss.floats()
+    with nogil:
+        _seam.seam_q8_update_float(_int8(ws), vs.floats(), _int32(ds), &order, &order, 0, &rates,
+                                   &noise)
+
+
 def q8_update_bias(b, v, db, exponent, steps, per_input, *, most, rate, momentum=0.0, seed=0,
                    stream=0, mode="stochastic"):
     """As q8_update, in place, for biases b, int32 [out] within `most`; v, int32 [out], in 2^-8 of

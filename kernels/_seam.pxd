@@ -167,6 +167,9 @@ cdef extern from "seam.h" nogil:
                         const seam_q8_order *order, int32_t first, const seam_q8_bound *bound,
                         int32_t v_exponent, int32_t new_exponent, const seam_q8_rates *rates,
                         const seam_q8_noise *noise)
+    void seam_q8_update_float(int8_t *w, float *v, const int32_t *dw, const seam_q8_order *whole,
+                              const seam_q8_order *order, int32_t first,
+                              const seam_q8_rates *rates, const seam_q8_noise *noise)
     void seam_q8_update_bias(int32_t *b, int32_t *v, const int32_t *db, int32_t channels,
                              float per_input, int32_t most, const seam_q8_rates *rates,
                              const seam_q8_noise *noise)

@@ -32,6 +32,7 @@ __all__ = [
     "settle",
     "update",
     "update_bias",
+    "update_float",
     "weigh",
 ]
 
@@ -48,4 +49,5 @@ max_pool2d_sums = _core.q8_max_pool2d_sums
 settle = _core.q8_settle
 update = _core.q8_update
 update_bias = _core.q8_update_bias
+update_float = _core.q8_update_float
 weigh = _core.q8_weigh

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .reference import NO_PADDING, Padding, Pair, _axes, random_bits
+from .reference import NO_PADDING, Padding, Pair, _axes, fma, random_bits
 from .reference_q8 import Ints, Q, Wide, _multiply
 
 Ratios = NDArray[np.uint16]
@@ -21,6 +21,8 @@ MOST = 127  # of a gradient, a weight, a velocity
 FRACTION = 16  # bits behind the point in an update
 BIAS_FRACTION = 8  # bits behind the point in the velocity of a bias
 BIAS_MOST = 1 << 30
+FLOAT_MOST, FLOAT_LEAST = 2.0**30, 2.0**-60  # magnitudes of a velocity in float32
+FLOAT_POWER = 252  # of two, at most: two float32 hold it as a product
 
 
 # ---- numbers ----
@@ -382,6 +384,49 @@ def update(
         np.clip(kept_v, -MOST, MOST).astype(np.int8),
         new,
     )
+
+
+def _scales(exponent: int, steps: NDArray[np.float32]) -> NDArray[np.float32]:
+    """steps 2^exponent as float32, by two products; the largest number instead of infinity."""
+    bounded = max(-FLOAT_POWER, min(FLOAT_POWER, exponent))
+    half = int(bounded / 2)
+    powers = np.ldexp(np.float32(1), [half, bounded - half]).astype(np.float32)
+    with np.errstate(over="ignore", under="ignore"):
+        return np.minimum((steps * powers[0]) * powers[1], np.finfo(np.float32).max)
+
+
+def update_float(
+    w: Q,
+    v: NDArray[np.float32],
+    dw: Any,
+    exponent: int,
+    steps: NDArray[np.float32],
+    *,
+    rate: float,
+    momentum: float,
+    decay: float,
+    mode: str,
+    seed: int,
+    stream: int,
+    order: NDArray[np.int64] | None = None,
+) -> tuple[Q, NDArray[np.float32]]:
+    """(w, v) as `update` gives them, with velocities in float32 and every operation named here
+    rounded to float32 by itself. Shapes as there; v: [o, terms], within 2^30.
+    """
+    f32, clip, most = np.float32, np.clip, np.float32(FLOAT_MOST)
+    with np.errstate(over="ignore", under="ignore"):
+        sums = np.asarray(dw, np.int32).astype(f32) * _scales(exponent, steps)[:, None]
+    pushed = fma(f32(decay), w.astype(f32), clip(sums, -most, most))
+    moved = clip(fma(f32(momentum), v, pushed), -most, most)
+    velocity = np.where(np.abs(moved) < f32(FLOAT_LEAST), f32(0), moved)
+    change = clip(f32(rate) * velocity, f32(-256), f32(256))
+    random = noise(mode, seed, stream, w.size)
+    random = random.reshape(w.shape) if order is None else random[order]
+    if mode == "truncate":
+        whole = np.trunc(change)
+    else:
+        whole = np.floor(change + (random >> 8).astype(f32) * f32(2.0**-24))
+    return clip(w - whole.astype(np.int64), -MOST, MOST).astype(np.int8), velocity
 
 
 def _shift_wide(value: int, bits: int) -> int:

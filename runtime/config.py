@@ -61,7 +61,7 @@ class TrainSection(msgspec.Struct, forbid_unknown_fields=True):
     recompute: bool = False  # on the devices: less RAM, more work, the same bits
     arithmetic: Literal["f32", "q8"] = "f32"
     q8_rounding: Literal["stochastic", "nearest", "truncate"] = "stochastic"
-    q8_momentum: Literal["int8", "none"] = "int8"
+    q8_momentum: Literal["int8", "float", "none"] = "int8"
     evaluate_every: int = (
         4  # cloud rounds between two evaluations (the last round is always evaluated)
     )

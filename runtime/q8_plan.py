@@ -26,11 +26,12 @@ from .plan import (
     tensor_records,
 )
 
-Momentum = Literal["int8", "none"]
+Momentum = Literal["int8", "float", "none"]
 Sums = Literal["whole", "pieces"]
 
 Q8 = 1  # dtype of a plan
-INFERENCE, NO_MOMENTUM = 1, 2  # flags of one
+INFERENCE, NO_MOMENTUM, FLOAT_MOMENTUM = 1, 2, 4  # flags of one
+MOMENTUM_FLAGS: dict[Momentum, int] = {"int8": 0, "float": FLOAT_MOMENTUM, "none": NO_MOMENTUM}
 WEIGHTED = ("conv2d", "depthwise", "dense")
 CLAMPS = frozenset({*WEIGHTED, "add", "relu"})
 THROUGH = ("relu", "flatten")  # gradients go through
@@ -78,7 +79,8 @@ class Q8Sizes(Front):
     @property
     def velocity(self) -> int:
         """Bytes of momentum; a bias' is an int32."""
-        return self.learned if self.momentum == "int8" else 0
+        sizes = {"int8": self.learned, "float": 4 * self.parameters, "none": 0}
+        return sizes[self.momentum]
 
     def state(self, *, training: bool) -> int:
         """Exponents, places, extremes; a row of logits where the output may be such."""
@@ -197,7 +199,7 @@ def build_q8_plan(
     """
     front = size_up_q8(layers, input_shape, batch, momentum=momentum, sums=sums)
     it = lay_out(front, again=again, training=training)
-    flags = INFERENCE * (not training) + NO_MOMENTUM * (momentum == "none")
+    flags = INFERENCE * (not training) + MOMENTUM_FLAGS[momentum]
     count = len(layers)
     head = (MAGIC, WIRE_VERSION, Q8, flags, count, count + 1, batch, 0, count, 0)
     sizes = (front.learned, it.arena_bytes, it.scratch_at, it.scratch_bytes, front.blob, 0, 0)

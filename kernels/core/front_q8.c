@@ -8,9 +8,8 @@ static uint64_t state_size(const seam_plan *plan) {
 }
 
 uint64_t seam_q8_base(const seam_plan *plan) {
-    const int has = plan->has_velocity && !plan->inference;
-    const uint64_t velocity = has ? seam_round16(plan->parameters) : 0u;
-    return seam_round16(plan->blob_size) + velocity + seam_round16(state_size(plan));
+    return seam_round16(plan->blob_size) + seam_round16(plan->velocity_size) +
+           seam_round16(state_size(plan));
 }
 
 static uint64_t more(uint64_t a, uint64_t b) {
@@ -111,10 +110,9 @@ int seam_q8_front_init(seam_q8_front *front, const seam_plan *plan, void *arena,
     uint8_t *at = arena;
     *front = (seam_q8_front){.plan = *plan, .arena = arena, .blob = at};
     at += seam_round16(plan->blob_size);
-    if (plan->has_velocity && !plan->inference) {
+    if (plan->momentum != SEAM_MOMENTUM_NONE)
         front->velocity = (int8_t *)at;
-        at += seam_round16(plan->parameters);
-    }
+    at += seam_round16(plan->velocity_size);
     front->velocity_exponents = (int32_t *)(void *)at;
     front->fixed = (uint32_t *)(void *)(at + 4u * plan->layers);
     front->gradient_exponents = (int32_t *)(void *)(at + 8u * plan->layers);

@@ -173,6 +173,47 @@ static seam_q8_rates rates_of(const back_step *b) {
                            b->step->decay};
 }
 
+/* Velocities of the layer's weights, or with `biases` of its biases; NULL: there are none. */
+static void *velocity_of(const back_step *b, int biases) {
+    const seam_plan *plan = &b->f->plan;
+    const uint32_t weights = seam_q8_weights_of(&b->s.layer);
+    size_t words = biases ? weights : 0u;
+    seam_layer l;
+    if (b->f->velocity == NULL)
+        return NULL;
+    if (plan->momentum == SEAM_MOMENTUM_INT8)
+        return b->f->velocity + b->s.layer.parameter_offset +
+               (biases ? (size_t)seam_round4(weights) : 0u);
+    for (uint32_t i = 0; i < b->index; i++) {
+        seam_plan_layer(&l, plan, i);
+        words += l.parameter_count;
+    }
+    return b->f->velocity + 4u * words;
+}
+
+/* Channels c, c + 1, ... of the layer's weights, as many as sums of them have room. */
+static seam_q8_order piece_of(const back_step *b, const seam_q8_order *order, int32_t c) {
+    const size_t room = b->room / (size_t)order->terms;
+    seam_q8_order piece = *order;
+    piece.channels = (int32_t)lesser(room, (size_t)(order->channels - c));
+    piece.term_step = b->s.layer.kind == SEAM_LAYER_DEPTHWISE ? piece.channels : 1;
+    return piece;
+}
+
+/* Velocities in float32 know no bound: each piece is made once. */
+static void learn_weights_float(back_step *b) {
+    const int depthwise = b->s.layer.kind == SEAM_LAYER_DEPTHWISE;
+    const seam_q8_order order = seam_q8_order_of(&b->s.window, 1, depthwise);
+    const seam_q8_rates rates = rates_of(b);
+    const seam_q8_noise noise = noise_of(b, WEIGHTS);
+    seam_q8_order piece;
+    for (int32_t c = 0; c < order.channels; c += piece.channels) {
+        piece = piece_of(b, &order, c);
+        make_weights(b, c, piece.channels);
+        seam_q8_update_float(b->s.w, velocity_of(b, 0), b->sums, &order, &piece, c, &rates, &noise);
+    }
+}
+
 static void learn_weights(back_step *b) {
     const seam_window *p = &b->s.window;
     const int depthwise = b->s.layer.kind == SEAM_LAYER_DEPTHWISE;
@@ -180,8 +221,8 @@ static void learn_weights(back_step *b) {
     const seam_q8_rates rates = rates_of(b);
     const seam_q8_noise noise = noise_of(b, WEIGHTS);
     const size_t weights = (size_t)order.channels * (size_t)order.terms;
-    const int32_t most = (int32_t)lesser(b->room / (size_t)order.terms, (size_t)order.channels);
-    int8_t *v = b->f->velocity ? b->f->velocity + b->s.layer.parameter_offset : NULL;
+    const int32_t most = piece_of(b, &order, 0).channels;
+    int8_t *v = velocity_of(b, 0);
     int32_t *kept = b->f->velocity_exponents + b->index;
     seam_q8_bound bound = {0};
     int moves = 0;
@@ -192,9 +233,7 @@ static void learn_weights(back_step *b) {
         if (pass == 1 && !moves)
             return;
         for (int32_t c = 0; c < order.channels; c += most) {
-            seam_q8_order piece = order;
-            piece.channels = order.channels - c < most ? order.channels - c : most;
-            piece.term_step = depthwise ? piece.channels : 1;
+            const seam_q8_order piece = piece_of(b, &order, c);
             if (pass == 0 || !whole)
                 make_weights(b, c, piece.channels);
             if (pass == 0)
@@ -212,11 +251,9 @@ static void learn_bias(back_step *b) {
     const int32_t channels = b->s.window.out_c;
     const seam_q8_rates rates = rates_of(b);
     const seam_q8_noise noise = noise_of(b, BIAS);
-    const size_t at_bias = l->parameter_offset + (size_t)seam_round4(seam_q8_weights_of(l));
     const int64_t terms = seam_q8_weights_of(l) / (uint32_t)channels;
     seam_q8_bias_sums(b->sums, b->dy, channels, b->s.count / (size_t)channels);
-    int32_t *v = b->f->velocity ? (int32_t *)(void *)(b->f->velocity + at_bias) : NULL;
-    seam_q8_update_bias(b->s.b, v, b->sums, channels, b->s.numbers.per_input,
+    seam_q8_update_bias(b->s.b, velocity_of(b, 1), b->sums, channels, b->s.numbers.per_input,
                         (int32_t)(INT32_MAX - terms * (128 * 255)), &rates, &noise);
 }
 
@@ -278,7 +315,10 @@ static void backward(back_step *b) {
         give(b, add_rows, 1, b->exponent + add_exponent(n->b_ratio), 0);
     } else { /* the gradient of the input wants the old weights */
         give_input(b);
-        learn_weights(b);
+        if (b->f->plan.momentum == SEAM_MOMENTUM_FLOAT)
+            learn_weights_float(b);
+        else
+            learn_weights(b);
         if (b->s.b != NULL)
             learn_bias(b);
     }

@@ -5,6 +5,7 @@
 
 #define MAGIC 0x4E504C53u /* "SLPN" */
 #define CRC_AT 44u
+#define COUNT_AT 24u /* of a layer: how many parameters */
 
 static const uint8_t *tensor_at(const seam_plan *plan, uint32_t index) {
     return plan->bytes + SEAM_PLAN_HEADER + index * SEAM_PLAN_TENSOR;
@@ -34,7 +35,7 @@ void seam_plan_layer(seam_layer *layer, const seam_plan *plan, uint32_t index) {
     layer->output = seam_get16(p + 6);
     layer->groups = seam_get16(p + 18);
     layer->parameter_offset = seam_get32(p + 20);
-    layer->parameter_count = seam_get32(p + 24);
+    layer->parameter_count = seam_get32(p + COUNT_AT);
     layer->saved_offset = seam_get32(p + 28);
     layer->constant = seam_get_float(p + 32);
     layer->has_bias = p[36];
@@ -397,6 +398,25 @@ static int check_crc(const uint8_t *bytes, size_t size) {
     return crc == seam_get32(bytes + CRC_AT) ? SEAM_OK : SEAM_E_CHECK;
 }
 
+/* The flags of the header, and the room that momentum takes with them. */
+static int take_flags(seam_plan *plan) {
+    const uint32_t flags = plan->bytes[7];
+    const uint32_t kinds = flags & (SEAM_PLAN_NO_MOMENTUM | SEAM_PLAN_FLOAT_MOMENTUM);
+    if (flags > (plan->dtype == SEAM_DTYPE_Q8 ? SEAM_PLAN_INFERENCE + kinds : 0u) ||
+        kinds == (SEAM_PLAN_NO_MOMENTUM | SEAM_PLAN_FLOAT_MOMENTUM))
+        return SEAM_E_ARGUMENT;
+    if (plan->dtype != SEAM_DTYPE_Q8 || plan->inference || kinds == SEAM_PLAN_NO_MOMENTUM)
+        return SEAM_OK;
+    plan->momentum = kinds == 0 ? SEAM_MOMENTUM_INT8 : SEAM_MOMENTUM_FLOAT;
+    uint64_t count = 0;
+    for (uint32_t i = 0; i < plan->layers; i++)
+        count += seam_get32(layer_at(plan, i) + COUNT_AT);
+    if (count > SEAM_PARCEL_VALUES_MAX)
+        return SEAM_E_LIMIT;
+    plan->velocity_size = kinds == 0 ? plan->parameters : 4u * (uint32_t)count;
+    return SEAM_OK;
+}
+
 int seam_plan_open(seam_plan *plan, const uint8_t *bytes, size_t size) {
     if (size < SEAM_PLAN_HEADER)
         return SEAM_E_SHORT;
@@ -409,7 +429,6 @@ int seam_plan_open(seam_plan *plan, const uint8_t *bytes, size_t size) {
     *plan = (seam_plan){.bytes = bytes,
                         .dtype = bytes[6],
                         .inference = bytes[7] & SEAM_PLAN_INFERENCE,
-                        .has_velocity = (bytes[7] & SEAM_PLAN_NO_MOMENTUM) == 0,
                         .layers = seam_get16(bytes + 8),
                         .tensors = seam_get16(bytes + 10),
                         .batch = seam_get16(bytes + 12),
@@ -438,9 +457,9 @@ int seam_plan_open(seam_plan *plan, const uint8_t *bytes, size_t size) {
         return status;
     if (seam_get16(bytes + 14) != 0 || plan->output != plan->layers)
         return SEAM_E_ARGUMENT;
-    if (bytes[7] >
-            (plan->dtype == SEAM_DTYPE_Q8 ? SEAM_PLAN_INFERENCE + SEAM_PLAN_NO_MOMENTUM : 0u) ||
-        !all_zero(bytes + 18, 2) || !all_zero(bytes + 40, 4))
+    if ((status = take_flags(plan)) != SEAM_OK)
+        return status;
+    if (!all_zero(bytes + 18, 2) || !all_zero(bytes + 40, 4))
         return SEAM_E_ARGUMENT;
     if (plan->dtype == SEAM_DTYPE_F32 ? plan->blob_size != 0
                                       : plan->blob_size > SEAM_PARCEL_VALUES_MAX)

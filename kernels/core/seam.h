@@ -317,7 +317,12 @@ void seam_q8_update(int8_t *w, int8_t *v, const int32_t *dw, const seam_q8_order
                     const seam_q8_order *order, int32_t first, const seam_q8_bound *bound,
                     int32_t v_exponent, int32_t new_exponent, const seam_q8_rates *rates,
                     const seam_q8_noise *noise);
-/* The same for biases: b within `most`, v in 2^-8 of b's unit; per_input: 1 / x scale^2. */
+/* As seam_q8_update, with velocities in float32: no bound is needed in front of it. */
+void seam_q8_update_float(int8_t *w, float *v, const int32_t *dw, const seam_q8_order *whole,
+                          const seam_q8_order *order, int32_t first, const seam_q8_rates *rates,
+                          const seam_q8_noise *noise);
+/* The same for biases, whatever the velocities of the weights are: b within `most`, v in 2^-8 of
+ * b's unit; per_input: 1 / x scale^2. */
 void seam_q8_update_bias(int32_t *b, int32_t *v, const int32_t *db, int32_t channels,
                          float per_input, int32_t most, const seam_q8_rates *rates,
                          const seam_q8_noise *noise);

@@ -68,17 +68,21 @@ typedef enum {
 #define SEAM_LAYER_AGAIN 1u /* flag of a layer */
 
 typedef enum { SEAM_DTYPE_F32 = 0, SEAM_DTYPE_Q8 = 1 } seam_dtype;
-/* flags of a q8 plan: nothing is kept for a backward pass; weights have no velocity */
+/* flags of a q8 plan: nothing is kept for a backward pass; weights have no velocity, or one in
+ * float32 */
 #define SEAM_PLAN_INFERENCE 1u
 #define SEAM_PLAN_NO_MOMENTUM 2u
+#define SEAM_PLAN_FLOAT_MOMENTUM 4u
+typedef enum { SEAM_MOMENTUM_NONE = 0, SEAM_MOMENTUM_INT8, SEAM_MOMENTUM_FLOAT } seam_momentum;
 
 typedef struct {
-    const uint8_t *bytes; /* stays with the caller for as long as the plan is used */
-    uint8_t dtype, inference, has_velocity;
+    const uint8_t *bytes;               /* stays with the caller for as long as the plan is used */
+    uint8_t dtype, inference, momentum; /* momentum: seam_momentum of a q8 plan that trains */
     uint16_t layers, tensors, batch, output;
     uint32_t parameters; /* f32: floats; q8: bytes of what is learned (SPEC.md) */
     uint32_t arena_size, scratch_offset, scratch_size;
-    uint32_t blob_size; /* q8: bytes of all parameters */
+    uint32_t blob_size;     /* q8: bytes of all parameters */
+    uint32_t velocity_size; /* q8: bytes of what keeps its momentum */
 } seam_plan;
 
 typedef struct {
@@ -130,7 +134,9 @@ uint64_t seam_q8_plan_scratch(const seam_plan *plan, const seam_layer *layer);
 typedef struct {
     seam_plan plan;
     uint8_t *arena, *blob;
-    int8_t *velocity;            /* like the learned part of the blob; NULL: none */
+    /* int8: like the learned part of the blob; float: of each layer a float for each weight, then
+     * an i32 for each bias, without gaps. NULL: none */
+    int8_t *velocity;
     int32_t *velocity_exponents; /* [layers] */
     uint32_t *fixed;             /* [layers], offset of a layer's numbers in the blob */
     int32_t *gradient_exponents; /* [tensors] */

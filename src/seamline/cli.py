@@ -217,7 +217,7 @@ def _add_plan(sub: argparse.ArgumentParser) -> None:
     )
     sub.add_argument("--dtype", choices=("f32", "q8"), help="arithmetic (default: both)")
     sub.add_argument(
-        "--momentum", choices=("int8", "none"), help="of a q8 front (default: job's, int8)"
+        "--momentum", choices=("int8", "float", "none"), help="of a q8 front (default: job's, int8)"
     )
     sub.add_argument(
         "--recompute", action="store_true", help="keep less for the backward pass, compute it again"

@@ -121,7 +121,7 @@ def test_a_frozen_front_stays_and_its_ranges_are_found_all_the_same(world: World
 def test_each_option_of_the_job_reaches_the_devices(world: Worlds, option: str) -> None:
     choices = {
         "q8_rounding": ["stochastic", "nearest", "truncate"],
-        "q8_momentum": ["int8", "none"],
+        "q8_momentum": ["int8", "float", "none"],
     }
     prints = []
     for choice in choices[option]:

@@ -60,7 +60,10 @@ def q8_plans() -> dict[str, bytes]:
     found = {}
     for name, layers, shape in (("separable", separable, (6, 8, 2)), ("dense", dense, (2, 4, 3))):
         blob = blob_of(q8_front(layers, shape))
-        for how in ({}, {"sums": "pieces"}, {"momentum": "none"}, {"training": False}):
+        for momentum in ("none", "float"):
+            plan = build_q8_plan(layers, shape, 2, momentum=momentum)
+            found[f"{name}-{momentum}"] = plan + blob
+        for how in ({}, {"sums": "pieces"}, {"training": False}):
             plan = build_q8_plan(layers, shape, 2, **how)
             found["-".join([name, *how])] = plan + blob
     return found

@@ -658,6 +658,26 @@ static void q8_update(void) {
     result(&exponent, sizeof exponent);
 }
 
+/* depthwise, channels, dw_exponent, rate, momentum, decay, noise; w, v, dw, steps: w and v. */
+static void q8_update_float(void) {
+    const int32_t depthwise = number(), channels = number();
+    seam_q8_rates rates = {.dw_exponent = number()};
+    rates.rate = fraction();
+    rates.momentum = fraction();
+    rates.decay = fraction();
+    const seam_q8_noise noise = noise_of();
+    const block w = changed(), v = changed();
+    const int32_t *dw = array();
+    rates.steps = array();
+    const int32_t terms = (int32_t)(w.size / (size_t)channels);
+    const seam_q8_order order = {channels, terms, depthwise ? 1 : terms, depthwise ? channels : 1};
+    if (wrong == NULL)
+        seam_q8_update_float((void *)w.bytes, (void *)v.bytes, dw, &order, &order, 0, &rates,
+                             &noise);
+    result_block(w);
+    result_block(v);
+}
+
 /* ---- Parcels and random bits ---- */
 
 /* codec, rounding, seed, shape ...; x: the parcel, and the values in it. */
@@ -731,6 +751,7 @@ static const struct {
     {"q8_bias_sums", q8_bias_sums},
     {"q8_settle", q8_settle},
     {"q8_update", q8_update},
+    {"q8_update_float", q8_update_float},
     {"parcel", parcel},
     {"random", random_bits},
 };

@@ -448,6 +448,11 @@ def q8_updates(make: Maker) -> Iterator[Case]:
     results = [new_w, *([] if new_v is None else [new_v]), np.array([new], np.int32)]
     numbers = [depthwise, channels, at, e, *rates, *noise]
     yield _case("q8_update", numbers, [w, v, dw, steps], results)
+    floats = make.rng.normal(0, 9, shape).astype(np.float32)
+    new_w, new_v = w.copy(), floats.copy()
+    q8_train.update_float(new_w, new_v, dw, e, steps, depthwise=bool(depthwise), **how)
+    numbers = [depthwise, channels, e, *rates, *noise]
+    yield _case("q8_update_float", numbers, [w, floats, dw, steps], [new_w, new_v])
 
 
 # ---- Parcels and random bits ----

@@ -248,6 +248,11 @@ static void updates(int depthwise) {
     }
     same(&new_w, "weights");
     same(&new_v, "velocities");
+    float *floats = room(count * sizeof *floats);
+    for (size_t i = 0; i < count; i++)
+        floats[i] = (float)draw(-1000, 1000) / 7.0f;
+    seam_q8_update_float(w, floats, dw, &order, &order, 0, &rates, &noise);
+    free(floats);
     seam_q8_update_bias(b, draw(0, 1) ? vb : NULL, db, channels, (float)draw(1, 1 << 24), 1 << 30,
                         &rates, &noise);
     free(steps);

@@ -39,6 +39,7 @@ CHOICES = [
     {},
     {"sums": "pieces"},
     {"momentum": "none"},
+    {"momentum": "float"},
     {"again": [0, 1, 2]},
     {"training": False},
 ]
@@ -173,7 +174,9 @@ LEARNED = struct.unpack_from("<I", PLANS[0], 20)[0]
         ("less that is learned than layers have", 20, "<I", LEARNED - 4, -7),
         ("a blob of another size", 36, "<I", len(BLOB) + 4, -9),
         ("a blob over the limit", 36, "<I", 1 << 30, -7),
-        ("a flag without a meaning", 7, "<B", 4, -1),
+        ("a flag without a meaning", 7, "<B", 8, -1),
+        ("momentum in float32 and none at once", 7, "<B", 6, -1),
+        ("momentum in float32 without its room", 7, "<B", 4, -7),
         ("another arithmetic", 6, "<B", 2, -8),
         ("a group norm", layer_at(3), "<B", 8, -7),
         ("scratch that holds no row", 32, "<I", 16, -7),

@@ -208,6 +208,73 @@ def test_updates_are_as_defined(each_variant: str, depthwise: bool, mode: str, s
         same(new_v, vb)
 
 
+@pytest.mark.parametrize("depthwise", [False, True])
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("seed", range(12))
+def test_updates_with_velocities_in_float_are_as_defined(
+    each_variant: str, depthwise: bool, mode: str, seed: int
+) -> None:
+    chance = np.random.default_rng(seed)
+    o, terms = int(chance.integers(1, 40)), int(chance.integers(1, 30))
+    steps = np.exp(chance.normal(0, 3, o)).astype(np.float32)
+    w, v = int8(chance, o, terms), chance.normal(0, 9, (o, terms)).astype(np.float32)
+    order = (np.arange(terms)[None] * o + np.arange(o)[:, None]) if depthwise else None
+    laid = [np.ascontiguousarray(a.T) if depthwise else a.copy() for a in (w, v)]
+    for step, far in enumerate((0, 0, 300, -300, 0)):
+        reach = 2 ** int(chance.integers(0, 31))
+        dw = chance.integers(-reach, reach, (o, terms), dtype=np.int32)
+        how = {
+            "rate": float(np.float32(10.0 ** chance.uniform(-6, 3))),
+            "momentum": float(chance.choice([0.0, 0.5, 0.9, 0.99])),
+            "decay": float(chance.choice([0.0, 1e-4, 0.1])),
+        }
+        how |= {"seed": seed, "stream": 4 + step, "mode": mode}
+        e = int(chance.integers(-60, 30)) + far
+        w, v = slow.update_float(w, v, dw, e, steps, order=order, **how)
+        sums = np.ascontiguousarray(dw.T) if depthwise else dw
+        fast.update_float(*laid, sums, e, steps, depthwise=depthwise, **how)
+        for got, wanted in zip(laid, (w, v), strict=True):
+            same(got.T if depthwise else got, wanted)
+
+
+def test_a_velocity_out_of_a_damaged_checkpoint_counts_as_zero(each_variant: str) -> None:
+    w, dw, steps = np.zeros((1, 5), np.int8), np.zeros((1, 5), np.int32), np.ones(1, np.float32)
+    v = np.array([[np.nan, np.inf, -np.inf, 2.0**31, 1.0]], np.float32)
+    fast.update_float(w, v, dw, 0, steps, rate=4.0, momentum=0.5, mode="nearest")
+    same(v, np.array([[0, 0, 0, 0, 0.5]], np.float32))
+    same(w, np.array([[0, 0, 0, 0, -2]], np.int8))
+
+
+def test_the_update_with_velocities_in_float_is_that_of_momentum() -> None:
+    """Against v = m v + g + d w in float64; a weight is off by less than a step."""
+    chance = np.random.default_rng(1)
+    w, steps = int8(chance, 20, 30), np.exp(chance.normal(0, 1, 20)).astype(np.float32)
+    v, velocity = np.zeros(w.shape, np.float32), np.zeros(w.shape)
+    for step in range(5):
+        dw = chance.integers(-(2**20), 2**20, w.shape, dtype=np.int32)
+        before = w.astype(float)
+        velocity = 0.9 * velocity + dw * 2.0**-18 * steps[:, None].astype(float) + 1e-3 * before
+        how = {"rate": 0.1, "momentum": 0.9, "decay": 1e-3, "seed": step}
+        fast.update_float(w, v, dw, -18, steps, **how)
+        np.testing.assert_allclose(v, velocity, rtol=1e-5, atol=1e-5)
+        assert (np.abs(w - np.clip(before - 0.1 * velocity, -127, 127)) < 1.001).all()
+
+
+def test_stochastic_rounding_of_float_velocities_keeps_the_mean() -> None:
+    w, v = np.zeros((64, 64), np.int8), np.zeros((64, 64), np.float32)
+    dw, steps = np.full((64, 64), -(2**20), np.int32), np.ones(64, np.float32)
+    fast.update_float(w, v, dw, -20, steps, rate=1 / 16)
+    assert abs(float(w.mean()) - 1 / 16) < 5 * math.sqrt(1 / 16 * 15 / 16 / 4096)
+
+
+def test_velocities_in_float_are_checked() -> None:
+    w, dw, steps = np.zeros((2, 3), np.int8), np.zeros((2, 3), np.int32), np.ones(2, np.float32)
+    with pytest.raises(ValueError, match="v: expected shape"):
+        fast.update_float(w, np.zeros((3, 2), np.float32), dw, 0, steps, rate=1.0)
+    with pytest.raises((TypeError, ValueError), match="float32"):
+        fast.update_float(w, np.zeros((2, 3)), dw, 0, steps, rate=1.0)
+
+
 def test_without_a_velocity_the_step_is_that_of_momentum_zero(each_variant: str) -> None:
     chance = np.random.default_rng(0)
     w, dw = int8(chance, 9, 20), chance.integers(-(2**20), 2**20, (9, 20), dtype=np.int32)

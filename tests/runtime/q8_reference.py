@@ -19,8 +19,8 @@ Gradient = tuple[NDArray[np.int8], int]
 class ReferenceFront:
     """What `kernels.front.Q8Front` does, layer by layer."""
 
-    def __init__(self, front: QuantisedFront) -> None:
-        self.front = front
+    def __init__(self, front: QuantisedFront, momentum: str = "int8") -> None:
+        self.front, self.momentum = front, momentum
         self.velocity: dict[int, tuple[Any, int]] = {}
         self.bias_velocity: dict[int, Any] = {}
 
@@ -109,12 +109,14 @@ class ReferenceFront:
         )
         order = first(np.arange(w.size).reshape(w.shape))
         steps = (x_scale / (y_scale * scales)).astype(np.float32)
-        v, ev = self.velocity.get(i, (np.zeros(order.shape, np.int8), 0))
         rates = {"rate": self.step["rate"], "momentum": self.step["momentum"]}
-        new, v, ev = train.update(
-            first(w), v, ev, first(dw), e, steps, decay=self.step["decay"], order=order, **rates,
-            **self.how(i, WEIGHTS),
-        )  # fmt: skip
+        how = {"decay": self.step["decay"], "order": order, **rates, **self.how(i, WEIGHTS)}
+        if self.momentum == "float":
+            v, ev = self.velocity.get(i, (np.zeros(order.shape, np.float32), 0))
+            new, v = train.update_float(first(w), v, first(dw), e, steps, **how)
+        else:
+            v, ev = self.velocity.get(i, (np.zeros(order.shape, np.int8), 0))
+            new, v, ev = train.update(first(w), v, ev, first(dw), e, steps, **how)
         self.velocity[i] = v, ev
         laid = np.empty(w.size, np.int8)
         laid[order.ravel()] = new.ravel()

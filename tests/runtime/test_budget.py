@@ -110,7 +110,7 @@ def q8_plan(it: Candidate, choice: Choice) -> bytes:
 
 
 @pytest.mark.parametrize("recompute", [False, True])
-@pytest.mark.parametrize("momentum", ["int8", "none"])
+@pytest.mark.parametrize("momentum", ["int8", "float", "none"])
 @pytest.mark.parametrize("name", ["kws", "ic", "watch"])
 def test_an_int8_session_takes_the_ram_that_is_said_and_not_a_byte_less(name, momentum, recompute):
     it = front(name)

@@ -72,19 +72,22 @@ def bytes_of(reference) -> bytes:
     return learned_bytes(reference.front)
 
 
+@pytest.mark.parametrize("momentum", ["int8", "float"])
 @pytest.mark.parametrize("mode", ["stochastic", "truncate"])
 @pytest.mark.parametrize("sums", ["whole", "pieces"])
 @pytest.mark.parametrize("net", NETS)
 def test_steps_of_training_are_those_of_the_definition(
-    each_variant: str, net: str, sums: str, mode: str
+    each_variant: str, net: str, sums: str, mode: str, momentum: str
 ) -> None:
     front, batch = quantised(NETS[net]), 3
-    specs = [layer.spec for layer in front.layers]
-    mine = Q8Front(build_q8_plan(specs, INPUT, batch, sums=sums))
+    plan = build_q8_plan(
+        [layer.spec for layer in front.layers], INPUT, batch, sums=sums, momentum=momentum
+    )
+    mine = Q8Front(plan)
     mine.arena[:] = 0x5A  # a plan's memory need not be clean
-    mine = Q8Front(build_q8_plan(specs, INPUT, batch, sums=sums))
+    mine = Q8Front(plan)
     mine.set(blob_of(front))
-    reference = ReferenceFront(front)
+    reference = ReferenceFront(front, momentum)
     chance = np.random.default_rng(1)
     before = bytes(mine.learned)
     for step in range(4):
