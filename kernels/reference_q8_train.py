@@ -392,7 +392,8 @@ def _scales(exponent: int, steps: NDArray[np.float32]) -> NDArray[np.float32]:
     half = int(bounded / 2)
     powers = np.ldexp(np.float32(1), [half, bounded - half]).astype(np.float32)
     with np.errstate(over="ignore", under="ignore"):
-        return np.minimum((steps * powers[0]) * powers[1], np.finfo(np.float32).max)
+        scales = (steps * powers[0]) * powers[1]
+    return np.asarray(np.minimum(scales, np.finfo(np.float32).max), np.float32)
 
 
 def update_float(
