@@ -4,6 +4,7 @@
 # PIP_FLAGS  more options for pip, say PyTorch's index of builds without CUDA   make demo PIP_FLAGS="--extra-index-url URL"
 # ARGS       more options for the demo or for pytest                            make test ARGS="-k packet -x"
 # EXTRAS     what tests are installed with; dev,bench has the bench's peers    make test EXTRAS=dev,bench
+# RUNS, SEED    runs in which a tier is killed, and the seed of the first      make kill-test RUNS=1000 SEED=5000
 # FUZZ_SECONDS  how long each fuzzer searches                                   make fuzz FUZZ_SECONDS=3600
 
 PYTHON ?= python3
@@ -11,6 +12,8 @@ PIP_FLAGS ?=
 ARGS ?=
 EXTRAS ?= dev
 FUZZ_SECONDS ?= 30
+RUNS ?= 200
+SEED ?= 0
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -29,13 +32,14 @@ PACKAGE := $(SOURCES) $(FIRMWARE) MANIFEST.in README.md $(wildcard src/seamline/
 export OMP_NUM_THREADS ?= 1
 export OPENBLAS_NUM_THREADS ?= 1
 
-.PHONY: help install demo test check format lint cython-lint c-format spelling strict-c types imports sizes fuzz \
+.PHONY: help install demo test kill-test check format lint cython-lint c-format spelling strict-c types imports sizes fuzz \
 	boards wheel wheel-demo clean
 .DELETE_ON_ERROR:
 
 help:
 	@echo "make demo        build, install into .venv, fetch the smartwatch data, train a fleet (ARGS=... for the demo)"
 	@echo "make test        install the test extras and run the tests (ARGS=... for pytest)"
+	@echo "make kill-test   kill tiers at random messages and compare the bits (RUNS=200 SEED=0)"
 	@echo "make check       format, lint, types, import direction, strict C, what the wheel holds"
 	@echo "make boards      count the int8 layers' instructions on emulated Cortex-M boards (ARGS=an386 for one)"
 	@echo "make fuzz        search bytes that break the parsers (clang; FUZZ_SECONDS=... each)"
@@ -50,6 +54,9 @@ demo: $(VENV)/installed
 
 test: $(VENV)/tested
 	$(BIN)/pytest $(ARGS)
+
+kill-test: $(VENV)/tested
+	$(BIN)/python tests/fleet/kills.py --runs $(RUNS) --seed $(SEED)
 
 boards: $(VENV)/installed
 	$(BIN)/python -m seamline.firmware_bridge.layers $(ARGS)

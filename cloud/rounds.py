@@ -8,7 +8,8 @@ ROUND.
 A round closes when it has a quorum of updates and no zone is left to wait for. A zone that is here
 is waited for until `deadline_s` after the quorum; one that was lost until `deadline_s` after its
 loss; one that never came until `join_wait_s` after the start. So a slow zone costs a round at most
-the deadline, and a dead zone costs later rounds nothing.
+the deadline, and a dead zone costs later rounds nothing. With `round.wait = "all"` every zone is
+waited for, as long as it takes.
 """
 
 from __future__ import annotations
@@ -113,7 +114,9 @@ class Rounds:
         self.zones = sorted(zone.name for zone in job.zones)
         self.last = job.train.cloud_rounds
         self.deadline_s = job.round.deadline_s
-        self.quorum = max(1, math.ceil(job.round.quorum * len(self.zones)))
+        self.wait_all = job.round.wait == "all"
+        quorum = 1.0 if self.wait_all else job.round.quorum
+        self.quorum = max(1, math.ceil(quorum * len(self.zones)))
         self.state = state
         self._join_until = now + job.round.join_wait_s
         self._lost_until: dict[str, float] = {}  # how long a lost zone is waited for
@@ -134,6 +137,8 @@ class Rounds:
             return False
         end = self._over_at + REPORT_DEADLINES * self.deadline_s
         missing = [zone for zone in self.zones if zone not in self.state.reports]
+        if self.wait_all:
+            return not missing
         return all(now >= self._end(zone, end) for zone in missing)
 
     def _end(self, zone: str, late: float) -> float:
@@ -259,11 +264,12 @@ class Rounds:
     def _report(self, zone: str, meta: Mapping[str, Any]) -> list[Effect]:
         if not self.done or _round(meta) != self.state.round:
             return [self._order(zone)]
+        answer = [_accepted(zone, self.state.round)] if self.wait_all else []
         if zone in self.state.reports:
-            return []
+            return [*answer]
         metrics = _metrics(meta)
         self.state.reports[zone] = metrics
-        return [Report(zone, metrics)]
+        return [Report(zone, metrics), *answer]
 
     def _close(self, now: float) -> list[Effect]:
         state = self.state

@@ -33,13 +33,15 @@ META = "meta"  # name of the JSON in a zone's file
 @dataclass
 class ZoneState:
     """A zone after a cloud round. next_round: the cloud round it can train now; update: body of
-    the update of the round before, until it is known to be accepted; arrays: front, backs,
-    optimisers, personal fronts.
+    the update of the round before, until it is known to be accepted; report: body of its last word,
+    once there is nothing left to do but to say it; arrays: front, backs, optimisers, personal
+    fronts.
     """
 
     next_round: int
     arrays: dict[str, NDArray[Any]] = field(default_factory=dict)
     update: bytes = b""
+    report: bytes = b""
 
 
 def zone_file(job: Job, zone: str) -> Path:
@@ -52,6 +54,7 @@ def save_zone(job: Job, zone: str, state: ZoneState) -> None:
     arrays: dict[str, NDArray[Any]] = {
         META: np.frombuffer(json.dumps(meta).encode(), np.uint8),
         "update": np.frombuffer(state.update, np.uint8),
+        "report": np.frombuffer(state.report, np.uint8),
         **state.arrays,
     }
     write_whole(zone_file(job, zone), npz_bytes(arrays))
@@ -66,10 +69,10 @@ def load_zone(job: Job, zone: str) -> ZoneState | None:
     try:
         arrays = read_npz(path)
         meta = json.loads(arrays.pop(META).tobytes())
-        update = arrays.pop("update").tobytes()
+        update, report = (arrays.pop(name).tobytes() for name in ("update", "report"))
         if meta["job"] != job_digest(job):
             return None
-        return ZoneState(int(meta["next_round"]), arrays, update)
+        return ZoneState(int(meta["next_round"]), arrays, update, report)
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, TypeError) as error:

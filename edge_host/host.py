@@ -33,13 +33,13 @@ from .fleet import Answer, Fleet, Happening, Joined, Left, Stats, check_batch
 from .models import input_shape, load_model
 from .split import END, Split, split
 from .trainer import Trainer
-from .uplink import Finish, State, Train, Uplink
+from .uplink import Finish, State, Train, Uplink, report_body
 
 Emit = Callable[[dict[str, Any]], None]
 
 CLOUD_S = 0.02  # how often the cloud is heard in training, and the devices between two rounds
 ROUND_EVENT_S = 0.2  # at most one round event in this time
-FAREWELL_S = 1.0  # how long the last report may travel
+FAREWELL_S = 5.0  # how long the last word may take, and devices to hear that the job is done
 
 
 def cut_model(job: Job) -> Split:
@@ -79,7 +79,12 @@ class Host:
         self.link_kind: Callable[[str], str] = lambda device: "tcp"  # of a device: tcp or serial
         self.done = False
         self.next_round = 0
+        self._leave_at: float | None = None  # nothing is left to do; when to go in any case
+        self._last_word = b""  # said before a restart
         self.uplink = Uplink(zone, job.name, now, self._restore())
+        if self._last_word:
+            self._leave_at = now + FAREWELL_S
+            self.uplink.report(self.next_round, self._last_word)
         self._order: Train | Finish | None = None
         self._start: State = {}  # the model the round began with; empty: the cloud had none yet
         self._told = now - ROUND_EVENT_S
@@ -100,7 +105,8 @@ class Host:
                 f"{self.job.out}/zones/{self.zone}",
                 3,
             ) from error
-        self.next_round = kept.next_round
+        self.next_round, self._last_word = kept.next_round, kept.report
+        self.trainer.rounds_done = kept.next_round * self.job.train.edge_rounds
         self.emit({"event": "restored", "zone": self.zone, "cloud_round": kept.next_round})
         return (kept.next_round - 1, kept.update) if kept.update else None
 
@@ -175,7 +181,18 @@ class Host:
         if self._order is not None and self.trainer.result is not None:
             self._finish_work(self._order, now)
             moved = True
+        if self._leave_at is not None and not self.done and self._may_leave(now):
+            self.fleet.goodbye("the job is done")
+            self.done = moved = True
         return moved
+
+    def _may_leave(self, now: float) -> bool:
+        """The cloud has our last word. After a restart: and the devices, some of which may have
+        heard that the job is done, are here to hear it.
+        """
+        here = len(self.trainer.roster.ready()) == len(self.trainer.roster.devices)
+        heard = self.uplink.report_accepted and (here or not self._last_word)
+        return heard or now >= (self._leave_at or now)
 
     def _tell(self, event: dict[str, Any], now: float) -> None:
         """Passes an event on; of rounds only so many that a person or a log can follow, and always
@@ -212,9 +229,15 @@ class Host:
         for name, data in self.trainer.finished_fronts(self.fleet.plan).items():
             write_whole(zone_file(self.job, self.zone).with_name(name), data)
         self.emit({"event": "saved", "path": str(path)})
-        self.uplink.report(order.rounds, metrics)
-        self.fleet.goodbye("the job is done")
-        self.done = True
+        report = report_body(order.rounds, metrics)
+        if self.trainer.roster.wait_all:
+            state = ZoneState(order.rounds, trainer_arrays(self.trainer), report=report)
+            save_zone(self.job, self.zone, state)
+            self._leave_at = now + FAREWELL_S
+        self.uplink.report(order.rounds, report)
+        if self._leave_at is None:
+            self.fleet.goodbye("the job is done")
+            self.done = True
 
     def _bytes(self) -> dict[str, dict[str, int]]:
         return {d: {"up": t.up, "down": t.down} for d, t in sorted(self.fleet.traffic.items())}

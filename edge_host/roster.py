@@ -4,13 +4,17 @@ sockets, no clocks.
 A caller asks devices and waits for each answer in an order of its own, in a generator that pauses
 while a device computes. Answers are kept until they are asked for, so the order in which they
 arrive changes nothing.
+
+With `wait_all` nobody is left out. A device that is lost stays active, and all it was asked since
+`begin` is in its journal. When it comes back it goes back to where it was then, is asked the same
+again, one request after the other, and what it answers for the first time counts.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Generator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from ..runtime.message import Kind, Message
@@ -27,6 +31,7 @@ class Present:
     tests: int
     needs_front: bool  # the parameters on the device are not those it should have now
     late: bool = False  # missed a deadline and has not been heard since
+    away: bool = False  # lost; only where all are waited for
 
 
 @dataclass
@@ -36,6 +41,21 @@ class _Request:
     message: Message
     answer: tuple[int, int, int]
     sent: float
+
+
+@dataclass
+class _Journal:
+    """What a device was asked. at: number of the request it works on; told: of the first whose
+    answer the caller has not had.
+    """
+
+    requests: list[_Request] = field(default_factory=list)
+    at: int = 0
+    told: int = 0
+
+    @property
+    def current(self) -> _Request | None:
+        return self.requests[self.at] if self.at < len(self.requests) else None
 
 
 class Roster:
@@ -50,9 +70,11 @@ class Roster:
         deadline_s: float,
         quorum: float,
         join_s: float,
+        wait_all: bool = False,
     ) -> None:
         """deadline_s: how long a round waits for a device; quorum: share of `devices` a round
-        needs; join_s: how long the first round waits for all of them.
+        needs; join_s: how long the first round waits for all of them; wait_all: every round does,
+        for ever.
         """
         self.zone = zone
         self.devices = sorted(devices)
@@ -61,24 +83,37 @@ class Roster:
         self.outbox: list[tuple[str, Message]] = []
         self.events: list[dict[str, Any]] = []
         self.now = self.deadline = now
-        self.needed = max(1, math.ceil(quorum * len(devices)))
+        self.wait_all = wait_all
+        self.needed = len(devices) if wait_all else max(1, math.ceil(quorum * len(devices)))
         self._deadline_s, self._join_until = deadline_s, now + join_s
         self._probed = now
         self._open: dict[str, _Request] = {}
         self._answers: dict[str, Message] = {}
+        self._journals = {device: _Journal() for device in self.devices if wait_all}
 
     # ---- what happens outside ----
 
     def joined(self, device: str, samples: int, tests: int, needs_front: bool) -> None:
-        """A device is ready; it takes part from the next round on."""
+        """A device is ready; it takes part from the next round on, or goes on with what it was
+        asked.
+        """
+        old = self.present.get(device)
         self.left(device)
-        self.present[device] = Present(samples, tests, needs_front)
+        journal = self._journals.get(device)
+        if journal is None or not journal.requests or old is None:
+            self.present[device] = Present(samples, tests, needs_front)
+            return
+        old.away, journal.at = False, 0
+        self._send(device, journal.requests[0])
 
     def left(self, device: str) -> None:
         """A device is gone: what it was working on is lost, what it had answered still counts."""
+        self._open.pop(device, None)
+        if self.wait_all and device in self.present:
+            self.present[device].away = True
+            return
         self.present.pop(device, None)
         self.active.discard(device)
-        self._open.pop(device, None)
 
     def answer(self, device: str, message: Message) -> None:
         """A message of a device. One that answers no open request is an echo of an earlier one and
@@ -89,14 +124,27 @@ class Roster:
         request = self._open.get(device)
         if request and (message.kind, message.round, message.step) == request.answer:
             del self._open[device]
-            self._answers[device] = message
+            journal = self._journals.get(device)
+            if journal is None or self._first_time(device, journal):
+                self._answers[device] = message
+
+    def _first_time(self, device: str, journal: _Journal) -> bool:
+        """The request at hand is answered: goes on to the next. False: it was answered before."""
+        new = journal.at == journal.told
+        journal.at += 1
+        journal.told = max(journal.told, journal.at)
+        if journal.current is not None:
+            self._send(device, journal.current)
+        return new
 
     def tick(self, now: float) -> None:
         """Time goes on: sends again what was not answered, and gives up on devices past the
         deadline.
         """
         self.now = now
-        if self._open and now >= self.deadline:
+        if self.wait_all:
+            self._tell_who_is_missing(now)
+        elif self._open and now >= self.deadline:
             for device in sorted(self._open):
                 self.present[device].late = True
                 self.active.discard(device)
@@ -112,11 +160,26 @@ class Roster:
             late = [device for device, here in self.present.items() if here.late]
             self.outbox += [(device, Message(Kind.PROBE, body=bytes(4))) for device in late]
 
+    def _tell_who_is_missing(self, now: float) -> None:
+        """Once a deadline: a round that waits for somebody says for whom."""
+        away = [device for device in sorted(self.active) if self.present[device].away]
+        if now >= self.deadline:
+            self.deadline = now + self._deadline_s
+            self.events += [{"event": "late", "zone": self.zone, "device": d} for d in away]
+
     # ---- what the work asks for ----
 
     def ready(self) -> list[str]:
         """Devices that can take part now, sorted."""
-        return sorted(device for device, here in self.present.items() if not here.late)
+        return sorted(d for d, here in self.present.items() if not here.late and not here.away)
+
+    def begin(self) -> None:
+        """What devices are asked from here on is what one that comes back is asked again; it goes
+        back to where it is now by itself.
+        """
+        self._journals = {device: _Journal() for device in self._journals}
+        if self.wait_all:
+            self._open.clear()
 
     def gather(self) -> Generator[None, None, list[str]]:
         """Waits for all devices until the joining time is over, then for the quorum. Those found
@@ -133,7 +196,8 @@ class Roster:
                     self.events.append({"event": "waiting", "zone": self.zone, **ready})
             yield
         self._join_until = self.now  # only the first round waits for all
-        self._open.clear()
+        if not self.wait_all:
+            self._open.clear()
         self._answers.clear()
         members = self.ready()
         self.active = set(members)
@@ -146,8 +210,18 @@ class Roster:
         """
         if device not in self.active:
             return
-        self._open[device] = _Request(message, (answer, message.round, step), self.now)
-        self.outbox.append((device, message))
+        request = _Request(message, (answer, message.round, step), self.now)
+        journal = self._journals.get(device)
+        if journal is not None:
+            journal.requests.append(request)
+            if self.present[device].away or journal.current is not request:
+                return  # it comes to this when it has done again what is before
+        self._send(device, request)
+
+    def _send(self, device: str, request: _Request) -> None:
+        request.sent = self.now
+        self._open[device] = request
+        self.outbox.append((device, request.message))
 
     def wait(self, device: str) -> Generator[None, None, Message | None]:
         """The answer to the device's request, or None when the device is gone or too late."""
@@ -164,6 +238,7 @@ class Roster:
 
     def stop(self) -> None:
         """Nothing is asked for any more."""
+        self.begin()
         self.active.clear()
         self._open.clear()
         self._answers.clear()

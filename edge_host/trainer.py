@@ -40,6 +40,7 @@ Work = Generator[None, None, None]
 TURN_STREAM = 0x5455524E  # "TURN": the order of devices in a step
 DEVICE_STREAM = 0x44455649  # "DEVI": a device's seed
 DOWN_STREAM = 0x444F574E  # "DOWN": the rounding seed of what goes down to a device
+BACK_STREAM = 0x4241434B  # "BACK": what a back draws from PyTorch's generator, say dropout
 EVAL_STEPS = 1 << 24  # steps of an evaluation start here
 ROUND_FACTOR = 2654435761  # SPEC.md, seed of a parcel
 
@@ -137,6 +138,7 @@ class Trainer:
             deadline_s=job.round.deadline_s,
             quorum=job.round.quorum,
             join_s=job.round.join_wait_s,
+            wait_all=job.round.wait == "all",
         )
         self.front: Array = cut.front_vector(float_state(cut.model))
         self.fronts: dict[str, Array] = {}  # isolated: each device's own, as it last sent it
@@ -208,8 +210,7 @@ class Trainer:
 
         inputs: the least and the largest value of its samples, where it is to compute in q8.
         """
-        keeps = self.job.mode == "split-v3" and has_checkpoint and self.rounds_done > 0
-        keeps &= self.job.train.arithmetic == "f32"
+        keeps = has_checkpoint and self._keeps_front()
         self.wire_fronts.joined(self._owner(device), inputs)
         self.roster.joined(device, samples, tests, needs_front=not keeps)
 
@@ -259,6 +260,11 @@ class Trainer:
         for back in self.backs.values():
             back.load_named(state)
 
+    def _keeps_front(self) -> bool:
+        """Do devices have fronts of their own that the host does not know?"""
+        own = self.job.mode == "split-v3" and self.job.train.arithmetic == "f32"
+        return own and self.rounds_done > 0
+
     def _owner(self, device: str) -> str:
         """Whose front a device trains: the zone's or its own."""
         return device if self.personal else ZONE
@@ -297,14 +303,25 @@ class Trainer:
         every = self.job.train.evaluate_every
         if every > 0 and cloud_round > 0 and cloud_round % every == 0:
             metrics["evaluated"] = yield from self._evaluation(cloud_round)
+        self._begin_exactly()
         for round_ in range(self.job.train.edge_rounds):
             last = round_ == self.job.train.edge_rounds - 1
-            yield from self._edge_round(cloud_round, self.wire_fronts.wants_report(last))
+            yield from self._edge_round(cloud_round, last)
             self.rounds_done += 1
             self._send_anew(self.wire_fronts.round_done(self._front_of))
         self.wire_fronts.end()
         metrics["loss"] = _mean([tally.mean for tally in self._losses.values()])
         self._finish(cloud_round, metrics)
+
+    def _begin_exactly(self) -> None:
+        """From here a device that is lost begins again, with a front that comes along: its own
+        only where the host does not know it.
+        """
+        if not self.roster.wait_all:
+            return
+        self.roster.begin()
+        for here in self.roster.present.values():
+            here.needs_front |= not self._keeps_front()
 
     def _last_evaluation(self, cloud_rounds: int) -> Work:
         devices = yield from self._evaluation(cloud_rounds)
@@ -323,14 +340,17 @@ class Trainer:
             self._send_anew(self.wire_fronts.begin(self._front_of))
         return members
 
-    def _edge_round(self, cloud_round: int, report: bool) -> Work:
+    def _edge_round(self, cloud_round: int, last: bool) -> Work:
+        """last: of the cloud round."""
         members = yield from self._gather()
+        keep = Flag.KEEP if last and self.roster.wait_all else Flag(0)
+        report = self.wire_fronts.wants_report(last)  # by now the fronts of all members are there
         began = self.roster.now
         losses: dict[str, _Tally] = {}
         if self.local:
-            yield from self._local_round(members, losses)
+            yield from self._local_round(members, losses, keep)
         else:
-            yield from self._split_round(members, losses, report)
+            yield from self._split_round(members, losses, self._last_flags(report) | keep)
         for device, tally in losses.items():
             self._losses.setdefault(device, _Tally()).add(0, tally.count, tally.loss)
         self.roster.events.append(
@@ -347,9 +367,9 @@ class Trainer:
 
     # ---- the seam inside the network ----
 
-    def _split_round(self, members: list[str], losses: dict[str, _Tally], report: bool) -> Work:
+    def _split_round(self, members: list[str], losses: dict[str, _Tally], ends: Flag) -> Work:
         """k1 steps of every member, then their fronts (v3: their backs; v1: both) are averaged.
-        report: devices that keep their fronts say what became of them.
+        ends: flags of the last gradient.
         """
         samples = {device: self.roster.present[device].samples for device in members}
         steps = self.job.train.device_steps
@@ -359,9 +379,8 @@ class Trainer:
             for device in self._turns(members, step):
                 answer = yield from self.roster.wait(device)
                 if answer is not None:
-                    last = step == steps - 1
-                    ends = self._last_flags(report) if last else Flag(0)
-                    self._train_on(device, answer, step, ends, losses)
+                    flags = ends if step == steps - 1 else Flag(0)
+                    self._train_on(device, answer, step, flags, losses)
                     yield  # the gradient goes out before the next device's turn
         fronts: dict[str, Array] = {}
         done = []
@@ -393,7 +412,9 @@ class Trainer:
         return [device for device in order if device in members]
 
     def _last_flags(self, report: bool) -> Flag:
-        """Of the gradient that ends a round."""
+        """Of the gradient that ends a round. report: devices that keep their fronts say what became
+        of them.
+        """
         keeps = self.personal or self.job.train.freeze_front
         return Flag.LAST | Flag.PERSONAL if keeps and not report else Flag.LAST
 
@@ -406,13 +427,14 @@ class Trainer:
         batch = self._read_activation(device, answer)
         if batch is None:
             return
-        rate = self._decay(step)
+        rate, round_ = self._decay(step), self.rounds_done + 1
+        drawn = _random(self._down_seed[device] ^ BACK_STREAM, round_, step)
+        torch.default_generator.manual_seed(drawn)
         gradient, loss = back.step(*batch, train.back_rate * rate, not train.freeze_front)
         if not np.isfinite(loss):
             self._not_finite(device, batch[0], loss)
             return
         losses.setdefault(device, _Tally()).add(0, 1, loss)
-        round_ = self.rounds_done + 1
         body, last = None, Flag.LAST in flags
         if gradient is None:
             flags |= Flag.FROZEN
@@ -442,11 +464,11 @@ class Trainer:
 
     # ---- the whole network on the device ----
 
-    def _local_round(self, members: list[str], losses: dict[str, _Tally]) -> Work:
+    def _local_round(self, members: list[str], losses: dict[str, _Tally], keep: Flag) -> Work:
         """k1 local steps of every member; federated: averaged, isolated: each keeps its own."""
         samples = {device: self.roster.present[device].samples for device in members}
         for device in members:
-            self._ask_step(device, Flag.LOCAL, Kind.WEIGHTS, 0)
+            self._ask_step(device, Flag.LOCAL | keep, Kind.WEIGHTS, 0)
         vectors: dict[str, Array] = {}
         for device in members:
             answer = yield from self.roster.wait(device)
@@ -627,10 +649,18 @@ class Trainer:
         return vector
 
     def _drop(self, device: str, error: Exception) -> None:
-        """A device that sends nonsense is sent away with the reason; it may join again."""
+        """A device that sends nonsense is sent away with the reason; it may join again. Where all
+        are waited for, it would send the same again.
+        """
         status = abs(error.status) if isinstance(error, SeamError) else 9
         body = wire.error_body(status, Kind.ACT, str(error))
         self.roster.drop(device, Message(Kind.ERROR, body=body))
+        if self.roster.wait_all:
+            raise UserError(
+                f'{device} cannot be used ({error}) and round.wait = "all" leaves nobody out: '
+                "restart the device, then this edge host, or lower the rates if training diverged",
+                6,
+            )
 
 
 def _mean(values: list[float]) -> float:

@@ -3,7 +3,8 @@ and time. No I/O.
 
 HELLO is repeated until WELCOME; a ROUND is an order to train; its update is repeated until
 ACCEPTED; DONE is answered by a REPORT. A zone that comes back with an update not yet accepted
-sends that instead of training the round again.
+sends that instead of training the round again. A REPORT is repeated like an update where the cloud
+is to accept it.
 """
 
 from __future__ import annotations
@@ -50,9 +51,9 @@ class Uplink:
         self.outbox: list[bytes] = []
         self.welcomed = False
         self.training: int | None = None
-        self.reported = False  # a REPORT has gone out
+        self.report_accepted = False
         self._pending = pending
-        self._report: bytes | None = None
+        self._report: Message | None = None
         self._finishing = False
         self._said = now - REPEAT_S
 
@@ -77,6 +78,8 @@ class Uplink:
         elif message.kind == Kind.ZONE_ACCEPTED:
             if self._pending is not None and message.round == self._pending[0]:
                 self._pending = None
+            if self._report is not None and message.round == self._report.round:
+                self.report_accepted = True
         elif message.kind == Kind.ZONE_ROUND:
             return self._round(message)
         elif message.kind == Kind.ZONE_DONE:
@@ -93,6 +96,8 @@ class Uplink:
             self.outbox.append(Message(Kind.ZONE_HELLO, body=body).encode())
         elif self._pending is not None:
             self._send_update()
+        elif self._report is not None and not self.report_accepted:
+            self._send_report()
 
     def lost(self, now: float) -> None:
         """The cloud is gone: say HELLO until it is back. Work goes on."""
@@ -117,7 +122,7 @@ class Uplink:
         self._pending = None
         self.training = None
         if self._report is not None:
-            self.outbox.append(self._report)
+            self._send_report()
             return None
         if self._finishing:
             return None
@@ -144,14 +149,21 @@ class Uplink:
         self._said = now
         self._send_update()
 
-    def report(self, rounds: int, metrics: dict[str, Any]) -> None:
-        """The zone's last word."""
-        body = wire.zone_body({"round": rounds, "metrics": metrics}, {})
-        self._report = Message(Kind.ZONE_REPORT, round=rounds, body=body).encode()
-        self.outbox.append(self._report)
-        self.reported = True
+    def report(self, rounds: int, body: bytes) -> None:
+        """The zone's last word, a `report_body`."""
+        self._report = Message(Kind.ZONE_REPORT, round=rounds, body=body)
+        self._send_report()
+
+    def _send_report(self) -> None:
+        assert self._report is not None
+        self.outbox.append(self._report.encode())
 
     def _send_update(self) -> None:
         if self._pending is not None and self.welcomed:
             round_, body = self._pending
             self.outbox.append(Message(Kind.ZONE_UPDATE, round=round_, body=body).encode())
+
+
+def report_body(rounds: int, metrics: dict[str, Any]) -> bytes:
+    """What a zone found after `rounds` cloud rounds."""
+    return wire.zone_body({"round": rounds, "metrics": metrics}, {})

@@ -68,11 +68,16 @@ class TrainSection(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class RoundSection(msgspec.Struct, forbid_unknown_fields=True):
+    """wait: for whom a round waits. quorum: as the other three say; who is lost or late is left out
+    of it. all: for every device and zone, as long as it takes: one that comes back does again what
+    it lost, and the model is the same, bit for bit, as if it had never been away."""
+
     deadline_s: float = 30.0  # an edge round, and how long the cloud waits for late zones
     quorum: float = 0.5  # share of the zone's devices (cloud: of the zones) a round needs
     join_wait_s: float = (
         20.0  # at the start: how long to wait for all before going on with a quorum
     )
+    wait: Literal["quorum", "all"] = "quorum"
 
 
 class CodecSection(msgspec.Struct, forbid_unknown_fields=True):

@@ -13,15 +13,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..kernels import SeamError, random_bits
-from ..kernels.front import END, FAIL, SEND, TEST, TRAIN, Session, check_plan
+from ..kernels.front import END, FAIL, SEND, TEST, TRAIN, Session
 from .config import Job, find_device, find_zone
 from .data import Data, device_data
 from .errors import UserError
-from .files import npz_bytes, read_npz, write_whole
+from .kept import Kept, State
 from .keys import load_keys
 from .link import Link, LinkLost, is_serial, open_link
-from .message import Kind, Message, bye_body, read_error
-from .q8_plan import Q8
+from .message import Flag, Kind, Message, bye_body, read_error
 
 Emit = Callable[[dict[str, Any]], None]
 
@@ -29,7 +28,6 @@ EPOCH_STREAM = 0x45504F43
 HELLO_EVERY_S = 1.0
 SAVE_EVERY_S = 1.0
 STATS_EVERY_S = 5.0
-EXPONENT_MOST = 1024  # of velocities: float32 scales cannot make one as large
 REJOIN = {11, 12}  # statuses (sign dropped) after which a new HELLO helps: state, session
 
 
@@ -63,14 +61,16 @@ class _Program:
     session: Session
     link: Link
     emit: Emit
-    checkpoint: Path
-    kept: dict[str, Any] | None  # the checkpoint found at the start, until it is used
+    disk: Kept
+    kept: State | None  # the newest found on disk at the start, until it is used
     joined: bool = False
     order: BatchOrder | None = None
     steps: int = 0
     compute_s: float = 0.0
     said: float = -HELLO_EVERY_S
     begun: int = 0  # the round begun last
+    fresh: bool = False  # no round was begun since the host was joined
+    has_front: bool = False  # since then, a front came or was put back
     changed: bool = False  # the front has trained since it was saved
     saved: float = field(default_factory=time.monotonic)
     told: float = field(default_factory=time.monotonic)
@@ -105,11 +105,15 @@ class _Program:
             action = self.session.receive(data)
         except SeamError:
             return False  # not for this session, or damaged: the host asks again
+        if action in (TRAIN, TEST):
+            self._go_back(Message.decode(data), action)
         while action in (TRAIN, TEST):
             action = self._batch(action)
         self.compute_s += time.perf_counter() - start
         self.changed |= data[3] in (Kind.STEP, Kind.GRAD)
         if action == SEND:
+            if data[4] & Flag.KEEP:
+                self._keep()
             self._send(data[3])
         elif action == FAIL:
             self._failed()
@@ -120,6 +124,39 @@ class _Program:
         kept = self.kept
         if kept and kept["plan"] == self.session.plan:
             self.session.restore_front(kept)
+
+    def _go_back(self, request: Message, action: int) -> None:
+        """The first work for a host that was joined anew starts from the front after the round
+        before, which that host may know as the last: what was learned since is learned again.
+        """
+        if not self.fresh:
+            return
+        session = self.session
+        assert session.plan is not None
+        round_ = request.round if action == TEST else request.round - 1
+        state = self.disk.after(round_, session.plan, session.seed)
+        self.has_front |= bool(request.flags & Flag.WEIGHTS)
+        if state is not None and not self.has_front:
+            session.restore_front(state)
+            self.has_front = True
+        if action == TEST:
+            return
+        self.fresh = False
+        if round_ == 0 or state is not None:  # in the first round of a job there is no momentum
+            self.begun, self.kept = request.round, None
+            session.saved(0, None)
+            session.restore_momentum(state or {})
+
+    def _keep(self) -> None:
+        """The front after a round that the host asked to keep, before the host hears of it."""
+        session = self.session
+        if session.answer()[3] == Kind.ERROR:
+            return
+        assert session.plan is not None
+        try:
+            self.disk.keep(session.trained_round, session.kept(), session.plan, session.seed)
+        except OSError as error:
+            self._not_written(error)
 
     def _batch(self, action: int) -> int:
         session, data = self.session, self.data
@@ -158,7 +195,8 @@ class _Program:
             self.joined = False
         elif asked == Kind.PLAN and not self.joined:
             self._restore_front()
-            self.joined = True
+            self.joined = self.fresh = True
+            self.has_front = False
             self.emit({"event": "joined", "device": self.device_id})
 
     def _failed(self) -> None:
@@ -178,20 +216,20 @@ class _Program:
         self.saved, session = now, self.session
         if session.plan is None or session.trained_round == 0 or not self.changed:
             return
+        if self.disk.rounds:
+            return  # the host says when
         self.changed = False
         arrays = session.kept()
         if not all(np.isfinite(array).all() for array in arrays.values()):
             return  # a front that diverged must not come back from the disk
-        kept: dict[str, NDArray[Any]] = {
-            **arrays,
-            "round": np.array(session.trained_round, np.uint32),
-            "plan": np.frombuffer(session.plan, np.uint8),
-        }
         try:
-            write_whole(self.checkpoint, npz_bytes(kept), sync=False)
+            self.disk.save(session.trained_round, arrays, session.plan, session.seed)
         except OSError as error:
-            reason = f"cannot write {self.checkpoint}: {error.strerror}; training goes on"
-            self.emit({"event": "error", "device": self.device_id, "reason": reason})
+            self._not_written(error)
+
+    def _not_written(self, error: OSError) -> None:
+        reason = f"cannot write {self.disk.latest}: {error.strerror}; training goes on"
+        self.emit({"event": "error", "device": self.device_id, "reason": reason})
 
     def tell(self, now: float) -> None:
         self.told = now
@@ -217,34 +255,6 @@ def session_of(device_id: str, boot_id: bytes, data: Data) -> Session:
     return Session(device_id, boot_id, len(train), len(data.x_test), samples=samples)
 
 
-def _read_checkpoint(path: Path) -> dict[str, Any] | None:
-    """What was kept, or None: nothing there, or a file that a full disk or a user has damaged."""
-    try:
-        found = read_npz(path)
-        plan = found.pop("plan").tobytes()
-        _, _, parameters, _ = check_plan(plan)
-        round_ = int(found.pop("round")) & 0xFFFFFFFF
-        sound = _is_q8_momentum(found) if plan[6] == Q8 else _is_front(found, parameters)
-        return {**found, "plan": plan, "round": round_} if sound else None
-    except (OSError, KeyError, TypeError, ValueError):
-        return None
-
-
-def _is_front(found: dict[str, NDArray[Any]], parameters: int) -> bool:
-    """An f32 front as it was kept."""
-    arrays = (found["params"], found["momentum"])
-    return all(a.shape == (parameters,) and bool(np.isfinite(a).all()) for a in arrays)
-
-
-def _is_q8_momentum(found: dict[str, NDArray[Any]]) -> bool:
-    """Velocities (where a front has any) and exponents of an int8 front; a session looks at their
-    shapes."""
-    exponents, velocity = found["exponents"], found.get("velocity")
-    if exponents.dtype != np.int32 or (velocity is not None and velocity.dtype != np.int8):
-        return False
-    return bool((exponents >= -EXPONENT_MOST).all() and (exponents <= EXPONENT_MOST).all())
-
-
 def run_device(
     job: Job,
     device_id: str,
@@ -260,15 +270,15 @@ def run_device(
     data = device_data(job, device_id)
     keys = None if insecure or is_serial(address) else load_keys(Path(job.keys.folder), device_id)
     session = session_of(device_id, os.urandom(8), data)
-    checkpoint = Path(job.out) / "devices" / f"{device_id}.npz"
-    kept = _read_checkpoint(checkpoint)
+    disk = Kept(Path(job.out) / "devices", device_id)
+    kept = disk.newest()
     if kept is not None:
         session.saved(kept["round"], kept["plan"])
     link = open_link(address, name=device_id, keys=keys, host=f"host-{zone.name}")
-    program = _Program(device_id, data, session, link, emit, checkpoint, kept)
+    program = _Program(device_id, data, session, link, emit, disk, kept)
     try:
         program.serve()
-        checkpoint.unlink(missing_ok=True)  # the job is done: a new one starts without momentum
+        disk.clear()
         emit({"event": "done", "device": device_id})
     except KeyboardInterrupt:
         program.save(time.monotonic())

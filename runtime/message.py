@@ -57,6 +57,7 @@ class Flag(IntFlag):
     LOCAL = 4
     PERSONAL = 8
     FROZEN = 16
+    KEEP = 32
 
 
 class ProtocolError(ValueError):

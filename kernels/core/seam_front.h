@@ -32,7 +32,8 @@ enum {
     SEAM_FLAG_LAST = 2,
     SEAM_FLAG_LOCAL = 4,
     SEAM_FLAG_PERSONAL = 8,
-    SEAM_FLAG_FROZEN = 16
+    SEAM_FLAG_FROZEN = 16,
+    SEAM_FLAG_KEEP = 32 /* the program's: what the front is after this request must outlive it */
 };
 
 typedef struct {

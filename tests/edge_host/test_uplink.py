@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from seamline.edge_host.uplink import REPEAT_S, Finish, Train, Uplink
+from seamline.edge_host.uplink import REPEAT_S, Finish, Train, Uplink, report_body
 from seamline.runtime import message as wire
 from seamline.runtime.errors import UserError
 from seamline.runtime.message import Kind, Message
@@ -114,7 +114,7 @@ def test_the_end_is_an_order_once_and_its_report_is_repeated_on_demand(uplink: U
     assert isinstance(order, Finish) and order.rounds == 9
     assert uplink.receive(from_cloud(Kind.ZONE_DONE, 9, MODEL)) is None
     assert said(uplink) == []
-    uplink.report(9, {"accuracy": 1})
+    uplink.report(9, report_body(9, {"accuracy": 1}))
     uplink.receive(from_cloud(Kind.ZONE_DONE, 9, MODEL))
     first, second = said(uplink)
     assert first.kind == second.kind == Kind.ZONE_REPORT and first.round == 9

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -14,8 +13,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
+from kills import free_port, write_waves
 
 Event = dict[str, Any]
 
@@ -97,24 +96,6 @@ def start(tmp_path: Path) -> Iterator[Callable[..., Tier]]:
     yield starter
     for tier in tiers:
         tier.close()
-
-
-def free_port() -> int:
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return int(s.getsockname()[1])
-
-
-def write_waves(path: Path, seed: int, samples: int = 96) -> None:
-    """Three classes of noisy waves shaped like the watch data: x [n, 100, 6]."""
-    rng = np.random.default_rng(seed)
-    y = rng.integers(0, 3, 2 * samples)
-    t = np.arange(100)[None, :, None] / 100
-    phase = rng.uniform(0, 2 * np.pi, (2 * samples, 1, 6))
-    x = np.sin(2 * np.pi * (2 + 3 * y[:, None, None]) * t + phase)
-    x = (x + rng.normal(0, 0.2, x.shape)).astype(np.float32)
-    half = slice(0, samples), slice(samples, None)
-    np.savez(path, x_train=x[half[0]], y_train=y[half[0]], x_test=x[half[1]], y_test=y[half[1]])
 
 
 @pytest.fixture

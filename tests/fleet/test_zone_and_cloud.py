@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from seamline.cloud.aggregate import Update, aggregate, model_hash
 from seamline.cloud.server import Cloud
-from seamline.edge_host.uplink import Finish, Train, Uplink
+from seamline.edge_host.uplink import Finish, Train, Uplink, report_body
 from seamline.runtime.config import Job, RoundSection, TrainSection, ZoneSection
 
 ROUNDS = 4
@@ -36,7 +36,7 @@ class Zone:
             self.uplink.send_update(now)
         elif isinstance(order, Finish):
             self.final = model_hash(order.state)
-            self.uplink.report(order.rounds, {})
+            self.uplink.report(order.rounds, report_body(order.rounds, {}))
 
 
 @pytest.mark.parametrize("seed", range(12))

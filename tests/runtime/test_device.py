@@ -171,6 +171,7 @@ def keep(run, **changed):
         "params": START,
         "momentum": np.zeros(15, np.float32),
         "round": np.uint32(4),
+        "seed": np.uint32(1),
         "plan": np.frombuffer(PLAN, np.uint8),
     }
     run.checkpoint.parent.mkdir(parents=True, exist_ok=True)

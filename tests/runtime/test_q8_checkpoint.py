@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from seamline.runtime.device import _read_checkpoint
+from seamline.runtime.kept import read_state
 from seamline.runtime.plan import LayerSpec, build_plan
 from seamline.runtime.q8_plan import build_q8_plan
 
@@ -17,6 +17,7 @@ KEPT = {
     "velocity": np.ones(24, np.int8),
     "exponents": np.full(1, -9, np.int32),
     "round": np.array(5, np.uint32),
+    "seed": np.array(3, np.uint32),
     "plan": np.frombuffer(PLAN, np.uint8),
 }
 
@@ -24,7 +25,7 @@ KEPT = {
 def read(path: Path, **changes: Any) -> dict[str, Any] | None:
     arrays = {name: array for name, array in {**KEPT, **changes}.items() if array is not None}
     np.savez(path / "d.npz", **arrays)
-    return _read_checkpoint(path / "d.npz")
+    return read_state(path / "d.npz")
 
 
 def test_what_was_kept_is_read_again(tmp_path: Path) -> None:
