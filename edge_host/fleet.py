@@ -38,14 +38,18 @@ class Joined:
     tests: int
     has_checkpoint: bool
     inputs: tuple[float, float] | None = None  # least and largest value of its samples, if known
+    saved_round: int = 0  # of its checkpoint
 
 
 @dataclass(frozen=True)
 class Left:
-    """A device is gone, or was sent away; `reason` is for people."""
+    """A device is gone, or was sent away; `reason` is for people. failed: it says that it cannot go
+    on.
+    """
 
     device: str
     reason: str
+    failed: bool = False
 
 
 @dataclass(frozen=True)
@@ -121,14 +125,14 @@ class Fleet:
             return []
         return self._in_session(peer, session, message)
 
-    def lost(self, peer: str, reason: str) -> list[Happening]:
-        """The link says that the peer is gone."""
+    def lost(self, peer: str, reason: str, failed: bool = False) -> list[Happening]:
+        """The link says that the peer is gone, or it did so itself."""
         session = self._sessions.pop(peer, None)
-        return [Left(peer, reason)] if session is not None and session.ready else []
+        return [Left(peer, reason, failed)] if session is not None and session.ready else []
 
     def _in_session(self, peer: str, session: _Session, message: Message) -> list[Happening]:
         if message.kind in (Kind.BYE, Kind.ERROR):
-            return self.lost(peer, _reason(message))
+            return self.lost(peer, _reason(message), message.kind == Kind.ERROR)
         if message.kind == Kind.STATS:
             return _stats(peer, message)
         if session.ready:
@@ -141,7 +145,8 @@ class Fleet:
             return self._refuse(peer, STATE, message.kind, str(error))
         session.ready = True
         hello = session.hello
-        return [Joined(peer, hello.samples, hello.tests, ready.has_checkpoint, ready.inputs)]
+        saved = ready.saved_round if ready.has_checkpoint else 0
+        return [Joined(peer, hello.samples, hello.tests, ready.has_checkpoint, ready.inputs, saved)]
 
     def _hello(self, peer: str, message: Message, now: float) -> list[Happening]:
         hello = wire.read_hello(message.body)

@@ -143,11 +143,12 @@ class Host:
                 happening.tests,
                 happening.has_checkpoint,
                 happening.inputs,
+                happening.saved_round,
             )
             joined = {"event": "joined", "zone": self.zone, "device": device}
             self.emit({**joined, "link": self.link_kind(device)})
         elif isinstance(happening, Left):
-            self.trainer.roster.left(device)
+            self.trainer.left(device, happening.reason if happening.failed else "")
             self.emit(
                 {"event": "left", "zone": self.zone, "device": device, "reason": happening.reason}
             )

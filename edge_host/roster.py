@@ -31,7 +31,11 @@ class Present:
     tests: int
     needs_front: bool  # the parameters on the device are not those it should have now
     late: bool = False  # missed a deadline and has not been heard since
-    away: bool = False  # lost; only where all are waited for
+    away_since: float | None = None  # lost; only where all are waited for
+
+    @property
+    def away(self) -> bool:
+        return self.away_since is not None
 
 
 @dataclass
@@ -46,12 +50,15 @@ class _Request:
 @dataclass
 class _Journal:
     """What a device was asked. at: number of the request it works on; told: of the first whose
-    answer the caller has not had.
+    answer the caller has not had. lost_at: when a device was lost that has not caught up yet;
+    failed: what was told when it failed last.
     """
 
     requests: list[_Request] = field(default_factory=list)
     at: int = 0
     told: int = 0
+    lost_at: float | None = None
+    failed: int | None = None
 
     @property
     def current(self) -> _Request | None:
@@ -103,17 +110,27 @@ class Roster:
         if journal is None or not journal.requests or old is None:
             self.present[device] = Present(samples, tests, needs_front)
             return
-        old.away, journal.at = False, 0
+        journal.lost_at, old.away_since, journal.at = old.away_since, None, 0
+        self._catch_up(device, journal)
         self._send(device, journal.requests[0])
 
     def left(self, device: str) -> None:
         """A device is gone: what it was working on is lost, what it had answered still counts."""
         self._open.pop(device, None)
         if self.wait_all and device in self.present:
-            self.present[device].away = True
+            self.present[device].away_since = self.now
             return
         self.present.pop(device, None)
         self.active.discard(device)
+
+    def fails_again(self, device: str) -> bool:
+        """A device says that it cannot do what it was asked: did it fail there before?"""
+        journal = self._journals.get(device)
+        if journal is None:
+            return False
+        again = journal.failed == journal.told
+        journal.failed = journal.told
+        return again
 
     def answer(self, device: str, message: Message) -> None:
         """A message of a device. One that answers no open request is an echo of an earlier one and
@@ -133,9 +150,20 @@ class Roster:
         new = journal.at == journal.told
         journal.at += 1
         journal.told = max(journal.told, journal.at)
+        self._catch_up(device, journal)
         if journal.current is not None:
             self._send(device, journal.current)
         return new
+
+    def _catch_up(self, device: str, journal: _Journal) -> None:
+        """Tells when a device that was lost is where it was then."""
+        if journal.lost_at is None or journal.at < journal.told:
+            return
+        where = (journal.current or journal.requests[-1]).message
+        event = {"event": "resumed", "zone": self.zone, "device": device, "again": journal.told}
+        place = {"round": where.round, "step": where.step}
+        self.events.append({**event, **place, "seconds": self.now - journal.lost_at})
+        journal.lost_at = None
 
     def tick(self, now: float) -> None:
         """Time goes on: sends again what was not answered, and gives up on devices past the

@@ -204,15 +204,37 @@ class Trainer:
         tests: int,
         has_checkpoint: bool,
         inputs: tuple[float, float] | None = None,
+        saved_round: int = 0,
     ) -> None:
         """A device is ready. One that kept a personal front keeps it, once the job has begun, but
         in q8: there it gets the one it reported last, with the scales that the host knows.
 
         inputs: the least and the largest value of its samples, where it is to compute in q8.
+        saved_round: the last one of which it has a checkpoint.
         """
+        edge_rounds = self.job.train.edge_rounds
+        begun = self.rounds_done // edge_rounds * edge_rounds
+        if self.roster.wait_all and saved_round < begun:
+            text = (
+                f"{device} has lost what it kept after round {begun}: "
+                "the model will not be bit for bit that of an undisturbed run"
+            )
+            self.roster.events.append({"event": "note", "zone": self.zone, "text": text})
         keeps = has_checkpoint and self._keeps_front()
         self.wire_fronts.joined(self._owner(device), inputs)
         self.roster.joined(device, samples, tests, needs_front=not keeps)
+
+    def left(self, device: str, failure: str = "") -> None:
+        """A device is gone. failure: it said that it cannot go on, and why; where all are waited
+        for, that must not happen at the same place twice: it always would.
+        """
+        if failure and self.roster.fails_again(device):
+            raise UserError(
+                f'{device} fails at the same step every time ({failure}) and round.wait = "all" '
+                "leaves nobody out: mend it, or lower the rates if training diverged",
+                6,
+            )
+        self.roster.left(device)
 
     def train(self, cloud_round: int, state: State | None) -> None:
         """Begins cloud round `cloud_round` (from 0) from the whole model `state` (None: as

@@ -15,6 +15,7 @@ _WORDS = {
     "listening": "listening on {address}",
     "joined": "{device} has joined",
     "left": "{device} has left: {reason}",
+    "resumed": "{device} is back at round {round}, step {step}, {seconds:.1f} s after it was lost",
     "late": "{device} missed the round's deadline",
     "waiting": "zone {zone} waits for devices: {ready} ready, {needed} needed",
     "restored": "zone {zone} goes on with cloud round {cloud_round}",

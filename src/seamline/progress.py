@@ -11,6 +11,7 @@ from .runtime.config import Job, is_line
 NOTES_KEPT = 200
 TOLD = (
     "left",
+    "resumed",
     "late",
     "lost",
     "waiting",

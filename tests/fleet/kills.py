@@ -2,6 +2,7 @@
 job came to with an undisturbed run.
 
     python tests/fleet/kills.py --runs 200 --seed 1
+    python tests/fleet/kills.py --resume 10      how long a device is away that is started at once
 
 Between the tiers stand cables: they carry ZeroMQ's frames (in clear text) and the frames of a
 serial line one by one, so a kill falls between two messages, the last of them lost or delivered.
@@ -63,15 +64,15 @@ KINDS = (
 
 
 @dataclass(frozen=True)
-class Kill:
-    """`victim` is killed when message `number` (from 1) passes from way[0] to way[1]; lost: that
-    message is not delivered. away_s: until it is started again."""
+class Fault:
+    """When message `number` (from 1) passes from way[0] to way[1], it arrives `copies` times (0: it
+    is lost), and before that the victims are killed. away_s: until they are started again."""
 
-    victim: str
     way: Way
     number: int
-    lost: bool
-    away_s: float
+    copies: int
+    victims: tuple[str, ...] = ()
+    away_s: float = 0.0
 
 
 def write_waves(path: Path, seed: int, samples: int = 96) -> None:
@@ -155,7 +156,7 @@ async def nursery() -> AsyncIterator[Nursery]:
 
 # ---- cables ----
 
-Passing = Callable[[Way, bytes], Awaitable[bool]]  # a whole message; False: it is lost
+Passing = Callable[[Way, bytes], Awaitable[int]]  # a whole message; how often it arrives
 
 
 async def _zmtp_frames(reader: asyncio.StreamReader) -> AsyncIterator[tuple[bytes, bytes]]:
@@ -185,7 +186,7 @@ async def _pump(
 ) -> None:
     with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
         async for data, message in frames:
-            if not message or await passing(way, message):
+            for _ in range(await passing(way, message) if message else 1):
                 out(data)
 
 
@@ -268,10 +269,11 @@ class Run:
     nursery: Nursery
     folder: Path
     kind: Kind
-    kills: tuple[Kill, ...] = ()
+    faults: tuple[Fault, ...] = ()
+    rounds: tuple[int, int] = (3, 3)  # edge rounds in a cloud round, cloud rounds
     counts: Counter[Way] = field(default_factory=Counter)
     pids: dict[str, int] = field(default_factory=dict)
-    fell: list[Kill] = field(default_factory=list)  # kills that happened
+    fell: list[Fault] = field(default_factory=list)  # those that happened
     again: set[asyncio.Task[None]] = field(default_factory=set)
     over: bool = False
     links: dict[str, str] = field(default_factory=dict)
@@ -308,7 +310,8 @@ class Run:
     async def _lay(self, cables: Cables) -> None:
         cloud = free_port()
         lines = [f'mode = "{self.kind.mode}"', f'out = "{self.folder / "out"}"', "seed = 5"]
-        lines += ["[model]", 'name = "watch"', "[train]", "edge_rounds = 3", "cloud_rounds = 3"]
+        lines += ["[model]", 'name = "watch"', "[train]", f"edge_rounds = {self.rounds[0]}"]
+        lines += [f"cloud_rounds = {self.rounds[1]}"]
         lines += ["device_steps = 2", "evaluate_every = 2", "batch = 8"]
         lines += [f'arithmetic = "{self.kind.arithmetic}"', "[round]", *ROUND]
         lines += ["[data]", f'source = "{self.folder.parent}/{{id}}.npz"']
@@ -341,32 +344,32 @@ class Run:
                 order["link"] = self.links[name]
         self.pids[name] = await self.nursery.start(**order)
 
-    async def passing(self, way: Way, message: bytes) -> bool:
-        """A message is on its way: counts it, and kills if it is time."""
+    async def passing(self, way: Way, message: bytes) -> int:
+        """A message is on its way: counts it, and does what is to happen with it."""
         serial = self.kind.serial in way
         if not serial and len(message) > 3 and message[3] in PINGS:
-            return True
+            return 1
         self.counts[way] += 1
-        for kill in self.kills:
-            if kill.way == way and kill.number == self.counts[way] and not self.over:
-                if kill.victim in self.pids:
-                    self.fell.append(kill)
-                    await self.nursery.kill(self.pids[kill.victim])
-                    task = asyncio.create_task(self._restart(kill))
-                    self.again.add(task)
-                return not kill.lost
-        return True
+        here = (self.counts[way], way)
+        for fault in self.faults:
+            if (fault.number, fault.way) == here and not self.over:
+                self.fell.append(fault)
+                for victim in (v for v in fault.victims if v in self.pids):
+                    await self.nursery.kill(self.pids[victim])
+                    self.again.add(asyncio.create_task(self._restart(victim, fault.away_s)))
+                return fault.copies
+        return 1
 
-    async def _restart(self, kill: Kill) -> None:
-        await asyncio.sleep(kill.away_s)
-        await self.start(kill.victim)
+    async def _restart(self, name: str, away_s: float) -> None:
+        await asyncio.sleep(away_s)
+        await self.start(name)
 
     def told(self) -> str:
         """The last events of every tier."""
         tails = []
         for log in sorted(self.folder.glob("*.log")):
             tails += [f"{log.stem}:", *(f"  {x[:300]}" for x in log.read_text().splitlines()[-4:])]
-        return "\n".join([f"killed: {self.fell}", *tails])
+        return "\n".join([f"happened: {self.fell}", *tails])
 
 
 ROUND = ('wait = "all"', "join_wait_s = 20.0")
@@ -396,17 +399,28 @@ def outcome(out: Path) -> Outcome:
     return found
 
 
-def draw(dice: random.Random, kind: Kind, counts: Counter[Way], kills: int) -> tuple[Kill, ...]:
-    """Kills at random points that an undisturbed run of these counts has."""
-    names = ["cloud", *(f"host-{zone}" for zone in ZONES), *DEVICES]
-    drawn = []
-    for _ in range(kills):
-        victim = dice.choice(names)
-        way = dice.choice(sorted(way for way in counts if victim in way))
-        number = dice.randint(1, counts[way])
-        away = dice.choice((0.0, 0.05, 0.5))
-        drawn.append(Kill(victim, way, number, dice.random() < 0.5, away))
-    return tuple(drawn)
+NAMES = ("cloud", *(f"host-{zone}" for zone in ZONES), *DEVICES)
+
+
+def draw(dice: random.Random, counts: Counter[Way]) -> tuple[Fault, ...]:
+    """Faults at random messages that an undisturbed run of these counts has: mostly one tier
+    killed, or two; sometimes all of a machine at once, or messages that arrive twice as well.
+    """
+    sort = dice.choices(("one", "two", "many", "twice"), (50, 20, 15, 15))[0]
+    faults = [_kill(dice, counts, sort == "many") for _ in range(2 if sort == "two" else 1)]
+    for _ in range(3 if sort == "twice" else 0):
+        way = dice.choice(sorted(counts))
+        faults.append(Fault(way, dice.randint(1, counts[way]), 2))
+    return tuple(faults)
+
+
+def _kill(dice: random.Random, counts: Counter[Way], many: bool) -> Fault:
+    victim = dice.choice(NAMES)
+    way = dice.choice(sorted(way for way in counts if victim in way))
+    others = dice.sample(NAMES, dice.randint(1, len(NAMES))) if many else []
+    victims = tuple(sorted({victim, *others}))
+    number, copies = dice.randint(1, counts[way]), dice.randint(0, 1)
+    return Fault(way, number, copies, victims, dice.choice((0.0, 0.05, 0.5)))
 
 
 class Series:
@@ -418,11 +432,15 @@ class Series:
         for number, device in enumerate(DEVICES):
             write_waves(folder / f"{device}.npz", seed=number)
 
-    async def _run(self, kind: Kind, kills: tuple[Kill, ...] = ()) -> tuple[Outcome, Run]:
+    def clear(self) -> Path:
+        """An empty folder for a run."""
         folder = self.folder / "run"
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir()
-        run = Run(self.nursery, folder, kind, kills)
+        return folder
+
+    async def _run(self, kind: Kind, faults: tuple[Fault, ...] = ()) -> tuple[Outcome, Run]:
+        run = Run(self.nursery, self.clear(), kind, faults)
         return await run.go(), run
 
     async def undisturbed(self, kind: Kind) -> tuple[Outcome, Counter[Way]]:
@@ -432,18 +450,70 @@ class Series:
         return self.whole[kind]
 
     async def killed(self, seed: int, kinds: tuple[Kind, ...] = KINDS) -> Run:
-        """One run with kills drawn from `seed`. Raises AssertionError where it came out other."""
+        """One run with faults drawn from `seed`. Raises AssertionError if it came out other."""
         dice = random.Random(seed)
         kind = kinds[seed % len(kinds)]
         expected, counts = await self.undisturbed(kind)
-        kills = draw(dice, kind, counts, 1 if dice.random() < 0.7 else 2)
+        faults = draw(dice, counts)
         try:
-            found, run = await self._run(kind, kills)
+            found, run = await self._run(kind, faults)
             other = [n for n in {**expected, **found} if expected.get(n) != found.get(n)]
             assert not other, f"other bits in {other}; {run.told()}"
         except AssertionError as error:
-            raise AssertionError(f"seed {seed}, {kind}, {kills}: {error}") from None
+            raise AssertionError(f"seed {seed}, {kind}, {faults}: {error}") from None
         return run
+
+
+async def resume(times: int, folder: Path) -> int:
+    """Kills a device that is a process as a user starts it, and starts it again, in the middle of
+    cloud rounds of ten edge rounds; prints the seconds until it is back at its round and step.
+    """
+    for kind in (Kind(), Kind(serial="d0"), Kind("split-v3", "q8", serial="d0")):
+        async with nursery() as made:
+            series = Series(made, folder)
+            run = Run(made, series.clear(), kind, rounds=(10, 100000))
+            cables = Cables(run.passing)
+            await run._lay(cables)
+            for name in NAMES:
+                if name != "d0":
+                    await run.start(name)
+            device = await _real_device(run)
+            took = []
+            for _ in range(times):
+                await asyncio.sleep(2.0)
+                device.kill()
+                began = time.monotonic()
+                device = await _real_device(run)
+                took.append(await _resumed(run, began))
+            device.kill()
+            await device.wait()
+            await cables.close()
+        took.sort()
+        print(f"{kind}: back in {took[len(took) // 2]:.2f} s, at most {took[-1]:.2f} s")
+    return 0
+
+
+async def _real_device(run: Run) -> asyncio.subprocess.Process:
+    words = ["device", str(run.folder / "job.toml"), "--id", "d0", "--insecure"]
+    words += ["--link", run.links["d0"]] if "d0" in run.links else []
+    return await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "seamline", *words), stdout=asyncio.subprocess.DEVNULL
+    )
+
+
+async def _resumed(run: Run, began: float) -> float:
+    """Seconds from `began` until the edge host has the device where it was, or, between two cloud
+    rounds, until it has it.
+    """
+    while time.monotonic() < began + WITHIN_S:
+        events = [json.loads(x) for x in (run.folder / "host-A.log").read_text().splitlines()]
+        back = [e for e in events if e["at"] > began and e.get("device") == "d0"]
+        at = {event["event"]: float(event["at"]) for event in reversed(back)}
+        joined = at.get("joined", time.monotonic())
+        if "resumed" in at or time.monotonic() > joined + 1.0:
+            return at.get("resumed", joined) - began
+        await asyncio.sleep(0.05)
+    raise AssertionError(f"not back in {WITHIN_S} s; {run.told()}")
 
 
 async def series(runs: int, seed: int, folder: Path, kinds: tuple[Kind, ...]) -> int:
@@ -454,7 +524,7 @@ async def series(runs: int, seed: int, folder: Path, kinds: tuple[Kind, ...]) ->
             began = time.monotonic()
             try:
                 run = await line.killed(number, kinds)
-                fell += len(run.fell)
+                fell += sum(len(fault.victims) for fault in run.fell)
                 said = "same bits"
             except AssertionError as error:
                 failed += 1
@@ -463,7 +533,7 @@ async def series(runs: int, seed: int, folder: Path, kinds: tuple[Kind, ...]) ->
             if seconds > SLOW_S and not said.startswith("F"):
                 said += f"; slow: {run.told()}"
             print(f"{number} {seconds:.1f} s {said}", flush=True)
-    print(f"{runs - failed} of {runs} runs gave the same bits; {fell} kills in those")
+    print(f"{runs - failed} of {runs} runs gave the same bits; {fell} tiers were killed in those")
     return 1 if failed else 0
 
 
@@ -472,9 +542,12 @@ def main() -> int:
     parser.add_argument("--runs", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0, help="of the first run; one more each")
     parser.add_argument("--kind", type=int, help="of KINDS, alone")
+    parser.add_argument("--resume", type=int, metavar="TIMES", help="measure, do not compare")
     arguments = parser.parse_args()
     kinds = KINDS if arguments.kind is None else (KINDS[arguments.kind],)
     with tempfile.TemporaryDirectory() as folder:
+        if arguments.resume:
+            return asyncio.run(resume(arguments.resume, Path(folder)))
         return asyncio.run(series(arguments.runs, arguments.seed, Path(folder), kinds))
 
 
