@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import zmq
 from zmq.utils import z85
 
+from .key_folder import AllowList
 from .link import (
     JOIN_TIMEOUT,
     MESSAGE_MAX,
@@ -264,7 +265,7 @@ class ZmqLink:
                 self._begin_again(_REFUSED_WAIT_S)
                 raise LinkLost(
                     f"{self._address} refuses the key of {self._name}: copy "
-                    f"{self._name}.public into the host's key folder and start the host again",
+                    f"{self._name}.public into the host's key folder",
                     refused=True,
                 )
             elif event == zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL:
@@ -303,9 +304,9 @@ class ZmqLink:
 class _Gate(threading.Thread):
     """Answers libzmq's question whether a key may come in (ZAP, RFC 27), and says whose it is."""
 
-    def __init__(self, context: zmq.Context[zmq.Socket[bytes]], keys: Keys) -> None:
+    def __init__(self, context: zmq.Context[zmq.Socket[bytes]], allowed: AllowList) -> None:
         super().__init__(name="seamline-gate", daemon=True)
-        self._names = {z85.decode(key): name for name, key in keys.peers.items()}
+        self._allowed = allowed
         self._socket = context.socket(zmq.REP)
         self._socket.bind("inproc://zeromq.zap.01")
         self.refused = 0
@@ -320,11 +321,12 @@ class _Gate(threading.Thread):
     def _answer(self, request: list[bytes]) -> list[bytes]:
         """request: version, request id, domain, address, identity, mechanism, key."""
         known = request[5:6] == [b"CURVE"] and request[2] == _DOMAIN and len(request) == 7
-        name = self._names.get(request[6]) if known else None
+        key = z85.encode(request[6]).decode() if known and len(request[6]) == 32 else ""
+        name = self._allowed.name_of(key)
         if name is None:
             self.refused += 1
             return [b"1.0", request[1], b"400", b"not in the allow list", b"", b""]
-        return [b"1.0", request[1], b"200", b"OK", name.encode(), b""]
+        return [b"1.0", request[1], b"200", b"OK", f"{name} {key}".encode(), b""]
 
 
 def _raise_file_limit() -> None:
@@ -379,7 +381,9 @@ class ZmqListener:
     ) -> None:
         self.counters: dict[str, dict[str, int]] = {"": {"refused_keys": 0, "dropped": 0}}
         self._name, self._keys = name, keys
+        self._allowed = AllowList(keys) if keys is not None else None
         self._routes: dict[str, bytes] = {}
+        self._shown: dict[str, str] = {}  # the public key each peer came with
         self._retired: dict[str, deque[bytes]] = {}
         self._unanswered: dict[str, int] = {}
         self._news: deque[Received | Lost] = deque()
@@ -425,6 +429,7 @@ class ZmqListener:
                     self._drain_lines()
             if time.monotonic() >= self._next_ping:
                 self._next_ping = time.monotonic() + _PING_S
+                self._drop_forgotten()
                 self._ping_all(_UNANSWERED)
             if self._news or time.monotonic() >= deadline:
                 if self._gate is not None:
@@ -472,7 +477,8 @@ class ZmqListener:
         _settle(router, address)
         router.setsockopt(zmq.ROUTER_MANDATORY, 1)
         if self._keys is not None:
-            self._gate = _Gate(self._context, self._keys)
+            assert self._allowed is not None
+            self._gate = _Gate(self._context, self._allowed)
             self._gate.start()
             router.setsockopt(zmq.CURVE_SERVER, 1)
             router.setsockopt(zmq.CURVE_SECRETKEY, self._keys.secret.encode())
@@ -518,18 +524,10 @@ class ZmqListener:
         message.
         """
         route = frames[0].bytes
-        if self._keys is not None:
-            peer = str(frames[1].get("User-Id"))
-        else:
-            try:
-                peer = route.decode()
-            except UnicodeDecodeError:
-                return None
-            if not peer.isprintable():  # libzmq's own identity: the peer has told no name
-                return None
+        peer = self._name_on(frames)
         known = self._routes.get(peer)
-        if known == route:
-            return peer
+        if not peer or known == route:
+            return peer or None
         if peer in self._lines:  # that name belongs to a cable
             return None
         retired = self._retired.setdefault(peer, deque(maxlen=_RETIRED))
@@ -539,6 +537,20 @@ class ZmqListener:
             retired.append(known)
         self._routes[peer] = route
         return peer
+
+    def _name_on(self, frames: list[zmq.Frame]) -> str:
+        """Whose message is this, by its key, or without keys by what it says; empty: nobody's."""
+        if self._allowed is not None:
+            peer, _, key = str(frames[1].get("User-Id")).rpartition(" ")
+            if self._allowed.key_of(peer) != key:  # forgotten, or replaced, since it came in
+                return ""
+            self._shown[peer] = key
+            return peer
+        try:
+            peer = frames[0].bytes.decode()
+        except UnicodeDecodeError:
+            return ""
+        return peer if peer.isprintable() else ""  # else libzmq's own identity: it told no name
 
     def _put(self, peer: str, data: bytes) -> bool:
         route = self._routes.get(peer)
@@ -561,6 +573,15 @@ class ZmqListener:
         self._retired.setdefault(peer, deque(maxlen=_RETIRED)).append(route)
         self._of(peer)["losses"] += 1
         self._news.append(Lost(peer, reason))
+
+    def _drop_forgotten(self) -> None:
+        """Ends the connections of keys that are in the folder no more."""
+        if self._allowed is None:
+            return
+        self._allowed.look()
+        for peer in list(self._routes):
+            if self._allowed.key_of(peer) != self._shown[peer]:
+                self._lose(peer, "its key is in the key folder no more")
 
     def _ping_all(self, most: int) -> None:
         """A ping is how a gone connection shows: the ROUTER finds no way to it."""

@@ -16,6 +16,7 @@ import zmq
 from seamline.runtime import link as link_module
 from seamline.runtime import zmq_link
 from seamline.runtime.errors import UserError
+from seamline.runtime.key_folder import add_peer, forget_key, rotate_key
 from seamline.runtime.keys import Keys, load_keys, make_keys
 from seamline.runtime.link import (
     Link,
@@ -405,6 +406,42 @@ def test_an_address_nobody_can_listen_on_is_a_clear_error(address: str, text: st
 def test_an_unknown_form_of_address_is_a_clear_error() -> None:
     with pytest.raises(LinkError, match="is no link address"):
         open_link("udp://x:1", name="a", keys=None)
+
+
+def test_a_running_host_takes_added_forgotten_and_replaced_keys(
+    cleanup: ExitStack, tmp_path: Path
+) -> None:
+    here, there = tmp_path / "host", tmp_path / "device"
+    make_keys(here, ["host-A"])
+    make_keys(there, ["watch-1"])
+    add_peer(there, "host-A", load_keys(here, "host-A").public)
+    listener = listen(cleanup, load_keys(here, "host-A"))
+    link = dial(cleanup, listener.address(), "watch-1", load_keys(there, "watch-1"))
+    assert lost_reason(link).refused
+    add_peer(here, "watch-1", load_keys(there, "watch-1").public)
+    link.send(b"now known")
+    assert link.receive(1.5) is None  # it knocks again after a second
+    assert wait_for(listener, is_received) == [Received("watch-1", b"now known")]
+
+    forget_key(here, "watch-1")
+    lost = wait_for(listener, is_lost)
+    assert lost == [Lost("watch-1", "its key is in the key folder no more")]
+    link.send(b"forgotten")
+    until = time.monotonic() + WITHIN_S
+    while listener.counters[""]["dropped"] == 0:
+        assert listener.poll(0.05) == [] and time.monotonic() < until
+    assert not listener.send("watch-1", b"for nobody")
+    again = dial(cleanup, listener.address(), "watch-1", load_keys(there, "watch-1"))
+    assert lost_reason(again).refused
+
+    rotate_key(there, "watch-1")
+    add_peer(here, "watch-1", load_keys(there, "watch-1").public)
+    assert listener.poll(0.3) == []  # it looks at the folder at most every 0.2 s
+    new = dial(cleanup, listener.address(), "watch-1", load_keys(there, "watch-1"))
+    new.send(b"with a new key")
+    link.send(b"with the old one")
+    assert wait_for(listener, is_received) == [Received("watch-1", b"with a new key")]
+    assert listener.poll(0.2) == []
 
 
 def test_a_missing_host_key_says_which(folder: Path, tmp_path: Path) -> None:
