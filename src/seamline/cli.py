@@ -240,10 +240,26 @@ def _add_job(commands: Any, common: argparse.ArgumentParser) -> None:
 
 
 def _add_keys(commands: Any, common: argparse.ArgumentParser) -> None:
-    group = _add_group(commands, "keys", "key pairs")
-    new = group.add_parser("new", parents=[common], help="make the missing key pairs of a job")
-    new.add_argument("job", metavar="JOB")
-    new.set_defaults(command=_keys_new)
+    group = _add_group(commands, "keys", "key pairs: who may join whom")
+
+    def add(name: str, text: str, where: str = "job file, or a key folder") -> Any:
+        sub = group.add_parser(name, parents=[common], help=text, description=text, epilog=EXITS)
+        sub.formatter_class = argparse.RawDescriptionHelpFormatter
+        sub.add_argument("where", metavar="JOB" if name == "new" else "WHERE", help=where)
+        sub.set_defaults(command=_keys, action=name)
+        return sub
+
+    add("new", "make the missing key pairs of a job", "job file (TOML)")
+    add("list", "the names in a key folder, their fingerprints, and what each may do")
+    show = add("show", "one name's whole public key and its fingerprint")
+    forget = add("forget", "remove a peer's public key: it may not join from now on")
+    rotate = add("rotate", "replace a key pair of this machine, and say who needs the new .public")
+    for sub in (show, forget, rotate):
+        sub.add_argument("name", metavar="NAME", help="cloud, host-A, watch-3, ..")
+    forget.add_argument("--yes", action="store_true", help="do not ask")
+    forget.add_argument(
+        "--own", action="store_true", help="also if it is a secret of this machine: it is lost"
+    )
 
 
 def _add_data(commands: Any, common: argparse.ArgumentParser) -> None:
@@ -509,24 +525,11 @@ def _job_init(args: argparse.Namespace) -> int:
     return 0
 
 
-def _keys_new(args: argparse.Namespace) -> int:
-    from .runtime.config import tier_names
-    from .runtime.keys import make_keys
+def _keys(args: argparse.Namespace) -> int:
+    from .keys_command import run_keys
 
-    job = _read(args.job)
-    made = make_keys(job.keys.folder, tier_names(job))
-    zones = {
-        f"host-{z.name}": ["cloud", *(d.id for d in job.devices if d.zone == z.name)]
-        for z in job.zones
-    }
-    needs = {"cloud": list(zones), **zones}
-    needs |= {d.id: [f"host-{d.zone}"] for d in job.devices}
-    lines = [f"made {len(made)} key pairs in {job.keys.folder}"]
-    lines.append("each machine needs its own .secret (mode 0600) and these .public files:")
-    for name, peers in needs.items():
-        lines.append(f"  {name}: {name}.secret, {', '.join(f'{p}.public' for p in (name, *peers))}")
-    _say(args, {"folder": job.keys.folder, "made": made, "needs": needs}, "\n".join(lines))
-    return 0
+    job = None if Path(args.where).is_dir() else _read(args.where)
+    return run_keys(args, job)
 
 
 def _data_get(args: argparse.Namespace) -> int:
