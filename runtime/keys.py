@@ -172,13 +172,18 @@ def read_key(path: Path) -> str:
     return keys[0]
 
 
-def read_secret(path: Path) -> str:
+def check_private(path: Path) -> None:
+    """Raises UserError (exit code 3) for a file that others can read, or that is not there."""
     try:
         mode = stat.S_IMODE(path.stat().st_mode)
     except OSError as error:
         raise key_error(f"cannot read the key file {path}: {error.strerror}") from error
     if mode & 0o077:
         raise key_error(f"{path} can be read by others (mode {mode:04o}): run `chmod 600 {path}`")
+
+
+def read_secret(path: Path) -> str:
+    check_private(path)
     return read_key(path)
 
 

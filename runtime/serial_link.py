@@ -138,6 +138,20 @@ def _open_error(target: str, baud: int, error: OSError) -> LinkError:
     return LinkError(f"cannot open the serial port {target}: {text}")
 
 
+def open_port(address: str) -> _Port:
+    """The line as a file descriptor (`fd`), once it is there. Raises LinkError."""
+    target, baud = parse_address(address)
+    until = time.monotonic() + _FIRST_OPEN_S
+    while True:
+        try:
+            return _Port(target, baud)
+        except OSError as error:  # serial.SerialException is one
+            missing = baud == 0 or not os.path.exists(target)
+            if not missing or time.monotonic() >= until:
+                raise _open_error(target, baud, error) from error
+        select.select([], [], [], _REOPEN_S[0])
+
+
 class SerialLine:
     """One end of a line, either end: the protocol is the same from both sides.
 
@@ -160,7 +174,7 @@ class SerialLine:
         self._end = PacketEnd(boot_id, self._now(), bytes_per_second=self._baud // 10)
         self._port: _Port | None = None
         try:
-            self._port = self._open_first()
+            self._port = open_port(address)
         except BaseException:
             self._wake.close()
             raise
@@ -221,17 +235,6 @@ class SerialLine:
         return time.monotonic_ns() // 1_000_000
 
     # -- the thread --
-
-    def _open_first(self) -> _Port:
-        until = time.monotonic() + _FIRST_OPEN_S
-        while True:
-            try:
-                return _Port(self._target, self._baud)
-            except OSError as error:  # serial.SerialException is one
-                missing = self._baud == 0 or not os.path.exists(self._target)
-                if not missing or time.monotonic() >= until:
-                    raise _open_error(self._target, self._baud, error) from error
-            select.select([], [], [], _REOPEN_S[0])
 
     def _run(self) -> None:
         pending = b""

@@ -125,6 +125,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_plan(add("plan", _plan, "what a front takes on a device: RAM, flash, work, bytes sent"))
     _add_job(commands, common)
     _add_keys(commands, common)
+    _add_pair(add("pair", _pair, "a device and its edge host learn each other's key over a cable"))
     _add_data(commands, common)
     _add_bench(commands, common)
     _add_quantize(
@@ -259,6 +260,27 @@ def _add_keys(commands: Any, common: argparse.ArgumentParser) -> None:
     forget.add_argument("--yes", action="store_true", help="do not ask")
     forget.add_argument(
         "--own", action="store_true", help="also if it is a secret of this machine: it is lost"
+    )
+
+
+def _add_pair(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("where", nargs="?", metavar="WHERE", help="job file, or a key folder")
+    sub.add_argument("--as", dest="own", metavar="NAME", help="this end: host-A, watch-3, ..")
+    sub.add_argument("--with", dest="peer", metavar="NAME", help="the only other end that will do")
+    sub.add_argument(
+        "--line",
+        metavar="ADDRESS",
+        help="serial:PATH:BAUD or socket://HOST:PORT (default: as in the job)",
+    )
+    sub.add_argument(
+        "--secret-file", metavar="FILE", help="a secret both ends have, instead of comparing codes"
+    )
+    sub.add_argument("--yes", action="store_true", help="never ask; needs --secret-file")
+    sub.add_argument(
+        "--wait", type=_count, default=60, metavar="S", help="for the other end (default 60)"
+    )
+    sub.add_argument(
+        "--new-secret", metavar="FILE", help="only write a new secret to FILE, for both ends"
     )
 
 
@@ -530,6 +552,17 @@ def _keys(args: argparse.Namespace) -> int:
 
     job = None if Path(args.where).is_dir() else _read(args.where)
     return run_keys(args, job)
+
+
+def _pair(args: argparse.Namespace) -> int:
+    from .pair import run_new_secret, run_pair
+
+    if args.new_secret:
+        return run_new_secret(args)
+    if args.where is None:
+        raise UserError("a job file or a key folder is needed (see `seamline pair --help`)")
+    is_job = Path(args.where).is_file() or args.where.endswith(".toml")
+    return run_pair(args, _read(args.where) if is_job else None)
 
 
 def _data_get(args: argparse.Namespace) -> int:
