@@ -16,9 +16,11 @@ cdef extern from "seam_link.h" nogil:
     const char *seam_status_text(int status)
     size_t SEAM_FRAME_WIRE(size_t size)
     int64_t seam_frame_encode(uint8_t *out, size_t space, const uint8_t *packet, size_t size)
+    int64_t seam_frame_encode_raw(uint8_t *out, size_t space, const uint8_t *body, size_t size)
     ctypedef struct seam_frame_decoder:
         uint8_t *buffer
         uint32_t frames, damaged, too_long
+        uint8_t raw
     void seam_frame_decoder_start(seam_frame_decoder *decoder, uint8_t *buffer, uint32_t space)
     uint32_t seam_frame_decode(seam_frame_decoder *decoder, uint8_t byte)
     ctypedef struct seam_packet_config:
@@ -39,6 +41,7 @@ cdef extern from "seam_link.h" nogil:
     void seam_packet_input(seam_packet_end *end, const uint8_t *packet, size_t size,
                            uint64_t now_ms)
     int64_t seam_packet_output(seam_packet_end *end, uint8_t *out, size_t space, uint64_t now_ms)
+    void seam_packet_hurry(seam_packet_end *end, uint64_t now_ms)
     uint32_t seam_packet_wait(const seam_packet_end *end, uint64_t now_ms)
     int seam_packet_event(seam_packet_end *end)
     const uint8_t *seam_packet_message(const seam_packet_end *end, uint32_t *size)
@@ -67,22 +70,39 @@ def encode_frame(bytes packet not None):
     return out[:wire]
 
 
+def encode_body(bytes body not None):
+    """The bytes on the line for a body that brings its own check: COBS, then a zero.
+
+    Raises ValueError for an empty body or one longer than a message may be.
+    """
+    cdef size_t size = len(body)
+    if size == 0 or size > SEAM_MESSAGE_MAX:
+        raise ValueError(f"a body of {size} bytes: expected 1 to {SEAM_MESSAGE_MAX}")
+    cdef bytes out = PyBytes_FromStringAndSize(NULL, SEAM_FRAME_WIRE(size))
+    cdef int64_t wire = seam_frame_encode_raw(<uint8_t *>PyBytes_AS_STRING(out), len(out),
+                                              <const uint8_t *>PyBytes_AS_STRING(body), size)
+    return out[:wire]
+
+
 cdef class FrameDecoder:
     """Bytes of a line in, packets out. Damaged and over-long frames are counted and skipped.
 
-    limit: bytes of the longest packet.
+    limit: bytes of the longest packet. raw: whole bodies come out, whatever check they bring; limit
+    is then that of a body.
     """
 
     cdef seam_frame_decoder decoder
     cdef uint8_t *buffer
 
-    def __cinit__(self, size_t limit=SEAM_PACKET_MAX):
+    def __cinit__(self, size_t limit=SEAM_PACKET_MAX, *, bint raw=False):
+        cdef size_t space = limit if raw else limit + SEAM_FRAME_CHECK
         if limit == 0 or limit > SEAM_MESSAGE_MAX:
             raise ValueError(f"limit {limit}: expected 1 to {SEAM_MESSAGE_MAX}")
-        self.buffer = <uint8_t *>calloc(limit + SEAM_FRAME_CHECK, 1)
+        self.buffer = <uint8_t *>calloc(space, 1)
         if self.buffer == NULL:
             raise MemoryError()
-        seam_frame_decoder_start(&self.decoder, self.buffer, <uint32_t>(limit + SEAM_FRAME_CHECK))
+        seam_frame_decoder_start(&self.decoder, self.buffer, <uint32_t>space)
+        self.decoder.raw = raw
 
     def __dealloc__(self):
         free(self.buffer)
@@ -216,6 +236,22 @@ cdef class PacketEnd:
             parts.append(PyBytes_FromStringAndSize(<char *>wire, <Py_ssize_t>size))
             limit -= <Py_ssize_t>size
         return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    def input_packet(self, bytes packet not None, uint64_t now_ms):
+        """A packet in, for an owner with frames of its own; ask `events` and `output` afterwards.
+        """
+        seam_packet_input(&self.end, <const uint8_t *>PyBytes_AS_STRING(packet), len(packet),
+                          now_ms)
+
+    def output_packet(self, uint64_t now_ms):
+        """The next packet to be sent now, without a frame; none: no bytes."""
+        cdef uint8_t packet[SEAM_PACKET_MAX]
+        cdef int64_t size = seam_packet_output(&self.end, packet, sizeof(packet), now_ms)
+        return PyBytes_FromStringAndSize(<char *>packet, <Py_ssize_t>(size if size > 0 else 0))
+
+    def hurry(self, uint64_t now_ms):
+        """Say something at once: there is a new way to the peer."""
+        seam_packet_hurry(&self.end, now_ms)
 
     def wait(self, uint64_t now_ms):
         """Milliseconds until `output` has to be asked again when nothing else happens."""

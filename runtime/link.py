@@ -130,19 +130,40 @@ def is_serial(address: str) -> bool:
     return address.startswith(("serial:", "socket://"))
 
 
+def host_of(keys: Keys, host: str = "") -> tuple[str, str]:
+    """Name and public key (Z85) that the host must prove. Without a name: the cloud for a zone, the
+    only host for a device. Raises LinkError: there is no such key.
+    """
+    if not host:
+        hosts = sorted(peer for peer in keys.peers if peer.startswith("host-"))
+        if keys.name.startswith("host-"):
+            host = "cloud"
+        elif len(hosts) == 1:
+            host = hosts[0]
+        else:
+            raise LinkError(
+                f"the key folder has {len(hosts)} keys host-*.public, so "
+                f"{keys.name} cannot tell which host is its own: "
+                "copy the one host's .public file there",
+                3,
+            )
+    if host not in keys.peers:
+        raise LinkError(f"no key for {host!r}: copy {host}.public into the key folder", 3)
+    return host, keys.peers[host]
+
+
 def open_link(address: str, *, name: str, keys: Keys | None, host: str = "") -> Link:
     """The device's end of `tcp://host:port`, `serial:PATH:BAUD` or `socket://host:port`.
 
-    name: our own name. keys: ours; None for clear text (`--insecure`) and not used on a serial
-    line. host: the name whose public key the other end must prove; empty: `cloud` for a name that
-    starts with `host-`, else the one `host-*` in the key folder. Returns at once: the host may
-    start later. Raises LinkError: unknown form of address, no key for the host, no such serial
-    port.
+    name: our own name. keys: ours; None for clear text (`--insecure`). host: the name whose public
+    key the other end must prove; empty: see host_of. Returns at once: the host may start later.
+    Raises LinkError: unknown form of address, no key for the host, no such serial port.
     """
     if is_serial(address):
+        from .sealed_end import device_handshake
         from .serial_link import SerialLink
 
-        return SerialLink(address)
+        return SerialLink(address, device_handshake(keys, host) if keys is not None else None)
     if address.startswith("tcp://"):
         from .zmq_link import ZmqLink
 

@@ -11,18 +11,18 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from .cobs import BodyDecoder, encode_body
-from .keys import Keys, check_private, key_error, key_text, raw_key, short_code, write_file
-from .pair_handshake import (
+from ..kernels._link import FrameDecoder, encode_body
+from .handshake import (
     HANDSHAKE,
     HINTS,
     NOT_PAIRING,
     PSK,
     XX,
+    Handshake,
     Hello,
-    PairHandshake,
     read_hello,
 )
+from .keys import Keys, check_private, key_error, key_text, raw_key, short_code, write_file
 from .seal import SEALED, Seal
 
 ASKING, YES, STORED, NO = range(4)  # what an end says of itself
@@ -128,9 +128,9 @@ class Pairing:
         self.trouble, self.exit_code = "", 0
         self._own, self._check, self._secret = keys.name, check, secret is not None
         psk = None if secret is None else _stretch(secret)
-        self._handshake = PairHandshake(role, keys.name, raw_key(keys.secret), psk)
+        self._handshake = Handshake(role, keys.name, raw_key(keys.secret), psk)
         self._seal: Seal | None = None
-        self._decoder = BodyDecoder(_BODY_MAX)
+        self._decoder = FrameDecoder(_BODY_MAX, raw=True)
         self._answer, self._reason, self._theirs = ASKING, 0, ASKING
         self._until, self._say_at, self._stored_at = until_ms, 0, 0
         self._role, self._hint = role, ""

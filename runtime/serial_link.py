@@ -22,7 +22,9 @@ import serial
 from serial.tools import list_ports
 
 from ..kernels._link import JOINED, MESSAGE, RESTARTED, SENT, SILENT, STUCK, PacketEnd
+from .handshake import Handshake
 from .link import JOIN_TIMEOUT, LinkError, LinkLost, check_size
+from .sealed_end import SealedEnd
 
 _READ = 65536
 _AHEAD = 4096  # bytes handed to the driver at a time: what lies there cannot be taken back
@@ -30,6 +32,7 @@ _REOPEN_S = (0.05, 1.0)  # between two tries to open a port that is gone, doubli
 _FIRST_OPEN_S = 2.0  # a cable that is started beside us may need a moment
 _STUCK_S = 0.4  # a line that takes no byte for so long: give up what was to be written
 _LINGER_S = 0.5
+_SEALED = "the other end seals what it says: start both ends with keys, or both with --insecure"
 _LOSSES = {
     SILENT: "nothing was heard from {} for 2.75 s",
     RESTARTED: "the other end started again",
@@ -155,12 +158,12 @@ def open_port(address: str) -> _Port:
 class SerialLine:
     """One end of a line, either end: the protocol is the same from both sides.
 
-    A thread reads, acknowledges and pings whatever the program does. Events are kept until `events`
-    takes them; `ring` is called (in that thread) when there are new ones. A port that hangs up is
-    opened again and again.
+    handshake: with it the line is sealed; None: clear text. A thread reads, acknowledges and pings
+    whatever the program does. Events are kept until `events` takes them; `ring` is called (in that
+    thread) when there are new ones. A port that hangs up is opened again and again.
     """
 
-    def __init__(self, address: str, ring: Callable[[], None]) -> None:
+    def __init__(self, address: str, ring: Callable[[], None], handshake: Handshake | None) -> None:
         self._target, self._baud = parse_address(address)
         self._ring = ring
         self._inbox: queue.SimpleQueue[bytes | LineEvent] = queue.SimpleQueue()
@@ -171,7 +174,13 @@ class SerialLine:
         self._moved = time.monotonic()  # when the line last took bytes, or had none to take
         self._wake = Bell()
         boot_id = secrets.randbits(63) | 1 << 63
-        self._end = PacketEnd(boot_id, self._now(), bytes_per_second=self._baud // 10)
+        self._end: PacketEnd | SealedEnd
+        if handshake is None:
+            self._end = PacketEnd(boot_id, self._now(), bytes_per_second=self._baud // 10)
+        else:
+            self._end = SealedEnd(
+                boot_id, self._now(), handshake, bytes_per_second=self._baud // 10
+            )
         self._port: _Port | None = None
         try:
             self._port = open_port(address)
@@ -212,6 +221,20 @@ class SerialLine:
 
     def joined(self) -> bool:
         return self._end.joined
+
+    @property
+    def trouble(self) -> str:
+        """Why there is no peer, as far as it can be told."""
+        if isinstance(self._end, SealedEnd):
+            return self._end.trouble
+        counters = self._end.counters
+        sealed = counters["malformed"] > 0 and counters["joins"] == 0
+        return _SEALED if sealed else ""
+
+    def drop(self) -> None:
+        """The peer has to prove its key anew."""
+        if isinstance(self._end, SealedEnd):
+            self._end.drop()
 
     def stop(self) -> None:
         """Begin to close, without waiting."""
@@ -334,9 +357,9 @@ class SerialLine:
 class SerialLink:
     """A device's end of a line."""
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, handshake: Handshake | None) -> None:
         self._address = address
-        self._line = SerialLine(address, lambda: None)
+        self._line = SerialLine(address, lambda: None, handshake)
         self._sent = dict.fromkeys(
             ("bytes_sent", "bytes_received", "messages_sent", "messages_received", "losses"), 0
         )
@@ -393,6 +416,8 @@ class SerialLink:
     def _silence(self) -> str:
         counters = self._line.counters()
         text = f"no answer on {self._address} in {JOIN_TIMEOUT:.0f} s: "
+        if self._line.trouble:
+            return text + self._line.trouble
         if counters["other_version"]:
             return (
                 text

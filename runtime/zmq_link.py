@@ -29,6 +29,7 @@ from .link import (
     Lost,
     Received,
     check_size,
+    host_of,
     is_ping,
     ping,
 )
@@ -110,28 +111,6 @@ def _counters() -> dict[str, int]:
     return dict.fromkeys(names, 0)
 
 
-def _host_key(keys: Keys, host: str) -> str:
-    """The public key the host must prove. Without a name: the cloud's for a zone, the only host's
-    for a device.
-    """
-    if not host:
-        hosts = sorted(peer for peer in keys.peers if peer.startswith("host-"))
-        if keys.name.startswith("host-"):
-            host = "cloud"
-        elif len(hosts) == 1:
-            host = hosts[0]
-        else:
-            raise LinkError(
-                f"the key folder has {len(hosts)} keys host-*.public, so "
-                f"{keys.name} cannot tell which host is its own: "
-                "copy the one host's .public file there",
-                3,
-            )
-    if host not in keys.peers:
-        raise LinkError(f"no key for {host!r}: copy {host}.public into the key folder", 3)
-    return keys.peers[host]
-
-
 class ZmqLink:
     """A device's DEALER. Its first connection, and each after a loss, is a new socket: nothing old
     is sent.
@@ -141,7 +120,7 @@ class ZmqLink:
         _check_address(address)
         self.counters = _counters()
         self._address, self._name, self._keys = address, name, keys
-        self._server = _host_key(keys, host) if keys else ""
+        self._server = host_of(keys, host)[1] if keys else ""
         self._context = zmq.Context()
         self._outbox: deque[bytes] = deque()  # handed over while there is no socket
         self._socket: zmq.Socket[bytes] | None = None
@@ -384,6 +363,7 @@ class ZmqListener:
         self._allowed = AllowList(keys) if keys is not None else None
         self._routes: dict[str, bytes] = {}
         self._shown: dict[str, str] = {}  # the public key each peer came with
+        self._line_keys: dict[str, str | None] = {}  # of the device at each sealed line
         self._retired: dict[str, deque[bytes]] = {}
         self._unanswered: dict[str, int] = {}
         self._news: deque[Received | Lost] = deque()
@@ -582,6 +562,10 @@ class ZmqListener:
         for peer in list(self._routes):
             if self._allowed.key_of(peer) != self._shown[peer]:
                 self._lose(peer, "its key is in the key folder no more")
+        for peer, key in self._line_keys.items():
+            if self._allowed.key_of(peer) != key:
+                self._line_keys[peer] = self._allowed.key_of(peer)
+                self._lines[peer].drop()
 
     def _ping_all(self, most: int) -> None:
         """A ping is how a gone connection shows: the ROUTER finds no way to it."""
@@ -600,12 +584,17 @@ class ZmqListener:
     # -- the serial lines --
 
     def _open_lines(self, lines: dict[str, str]) -> None:
+        from .sealed_end import host_handshake
         from .serial_link import Bell, SerialLine
 
         bell = self._bell = Bell()
         self._poller.register(bell.fileno(), zmq.POLLIN)
         for peer, address in lines.items():
-            self._lines[peer] = SerialLine(address, bell.ring)
+            handshake = None
+            if self._keys is not None and self._allowed is not None:
+                handshake = host_handshake(self._keys, self._allowed, peer)
+                self._line_keys[peer] = self._allowed.key_of(peer)
+            self._lines[peer] = SerialLine(address, bell.ring, handshake)
 
     def _drain_lines(self) -> None:
         assert self._bell is not None

@@ -22,6 +22,23 @@ static void cobs_put(cobs_sink *sink, uint8_t byte) {
     }
 }
 
+static cobs_sink cobs_begin(uint8_t *out, const uint8_t *bytes, size_t size) {
+    cobs_sink sink = {out, 0u, 1u, 0};
+    out[0] = 1u;
+    for (size_t i = 0; i < size; i++) {
+        cobs_put(&sink, bytes[i]);
+    }
+    return sink;
+}
+
+static int64_t cobs_end(cobs_sink *sink) {
+    if (sink->after_full) { /* its lone code would say nothing */
+        sink->size--;
+    }
+    sink->out[sink->size++] = 0u;
+    return (int64_t)sink->size;
+}
+
 int64_t seam_frame_encode(uint8_t *out, size_t space, const uint8_t *packet, size_t size) {
     if (size == 0u) {
         return SEAM_E_ARGUMENT;
@@ -30,19 +47,22 @@ int64_t seam_frame_encode(uint8_t *out, size_t space, const uint8_t *packet, siz
         return SEAM_E_SPACE;
     }
     const uint32_t crc = seam_crc32(0u, packet, size);
-    cobs_sink sink = {out, 0u, 1u, 0};
-    out[0] = 1u;
-    for (size_t i = 0; i < size; i++) {
-        cobs_put(&sink, packet[i]);
-    }
+    cobs_sink sink = cobs_begin(out, packet, size);
     for (unsigned shift = 0; shift < 32u; shift += 8u) {
         cobs_put(&sink, (uint8_t)(crc >> shift));
     }
-    if (sink.after_full) { /* its lone code would say nothing */
-        sink.size--;
+    return cobs_end(&sink);
+}
+
+int64_t seam_frame_encode_raw(uint8_t *out, size_t space, const uint8_t *body, size_t size) {
+    if (size == 0u) {
+        return SEAM_E_ARGUMENT;
     }
-    out[sink.size++] = 0u;
-    return (int64_t)sink.size;
+    if (space < SEAM_FRAME_WIRE(size)) {
+        return SEAM_E_SPACE;
+    }
+    cobs_sink sink = cobs_begin(out, body, size);
+    return cobs_end(&sink);
 }
 
 void seam_frame_decoder_start(seam_frame_decoder *decoder, uint8_t *buffer, uint32_t space) {
@@ -52,15 +72,19 @@ void seam_frame_decoder_start(seam_frame_decoder *decoder, uint8_t *buffer, uint
 
 static uint32_t frame_end(seam_frame_decoder *decoder) {
     const uint32_t size = decoder->size;
-    const int whole = decoder->left == 0u && size > SEAM_FRAME_CHECK;
+    const int ends = decoder->left == 0u, whole = ends && size > SEAM_FRAME_CHECK;
     const int skipped = decoder->skipping != 0u;
-    const int empty = decoder->left == 0u && size == 0u && decoder->zero_after == 0u;
+    const int empty = ends && size == 0u && decoder->zero_after == 0u;
     decoder->size = 0u;
     decoder->left = decoder->zero_after = decoder->skipping = 0u;
     if (empty || skipped) { /* two zeros in a row are no frame; a long one has been counted */
         return 0u;
     }
-    if (whole) {
+    if (decoder->raw != 0u && ends && size != 0u) {
+        decoder->frames++;
+        return size;
+    }
+    if (decoder->raw == 0u && whole) {
         const uint32_t body = size - SEAM_FRAME_CHECK;
         const uint8_t *check = decoder->buffer + body;
         const uint32_t crc = (uint32_t)check[0] | (uint32_t)check[1] << 8 |

@@ -683,6 +683,14 @@ int64_t seam_packet_output(seam_packet_end *end, uint8_t *out, size_t space, uin
     return size;
 }
 
+void seam_packet_hurry(seam_packet_end *end, uint64_t now_ms) {
+    if (end->peer_epoch != 0u) {
+        end->ack_now = 1u;
+    }
+    end->open_ms = now_ms;
+    end->open_wait_ms = SEAM_PACKET_OPEN_FIRST;
+}
+
 uint32_t seam_packet_wait(const seam_packet_end *end, uint64_t now_ms) {
     if (end->peer_epoch == 0u) {
         const uint64_t open = end->reply_to != 0u ? now_ms : end->open_ms;

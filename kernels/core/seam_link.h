@@ -23,6 +23,10 @@
 SEAM_MUST_USE int64_t seam_frame_encode(uint8_t *out, size_t space, const uint8_t *packet,
                                         size_t size);
 
+/* The same of a body that brings its own check: COBS and the zero. */
+SEAM_MUST_USE int64_t seam_frame_encode_raw(uint8_t *out, size_t space, const uint8_t *body,
+                                            size_t size);
+
 typedef struct {
     uint8_t *buffer; /* the caller's: the largest packet + SEAM_FRAME_CHECK */
     uint32_t space;
@@ -30,6 +34,7 @@ typedef struct {
     uint8_t left;       /* bytes before the next code */
     uint8_t zero_after; /* the block in progress stands for a zero at its end */
     uint8_t skipping;   /* too long: wait for the next zero */
+    uint8_t raw;        /* 1, set by the caller: bodies come whole, their check is the caller's */
     uint32_t frames, damaged, too_long;
 } seam_frame_decoder;
 
@@ -135,6 +140,8 @@ void seam_packet_input(seam_packet_end *end, const uint8_t *packet, size_t size,
 /* The next packet to send now, at most SEAM_PACKET_MAX bytes: its size, 0 (none), SEAM_E_SPACE. */
 SEAM_MUST_USE int64_t seam_packet_output(seam_packet_end *end, uint8_t *out, size_t space,
                                          uint64_t now_ms);
+/* Say something at once: there is a new way to the peer. */
+void seam_packet_hurry(seam_packet_end *end, uint64_t now_ms);
 /* Milliseconds until output has to be asked again if nothing else happens. */
 uint32_t seam_packet_wait(const seam_packet_end *end, uint64_t now_ms);
 /* The next event, in the order in which things happened: SENT, MESSAGE, LOST, JOINED, MESSAGE. */

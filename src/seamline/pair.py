@@ -18,9 +18,9 @@ from typing import Protocol
 
 from .runtime.config import CLOUD, Job, find_device, find_zone, host_name, is_line
 from .runtime.errors import UserError
+from .runtime.handshake import DEVICE, HOST
 from .runtime.key_folder import add_peer, clash
 from .runtime.keys import check_name, fingerprint, load_keys, make_keys
-from .runtime.pair_handshake import DEVICE, HOST
 from .runtime.pairing import (
     NOT_WRITTEN,
     OTHER_KEY,

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 from seamline.runtime import pairing as module
+from seamline.runtime.handshake import DEVICE, HOST
 from seamline.runtime.keys import load_keys, make_keys
-from seamline.runtime.pair_handshake import DEVICE, HOST
 from seamline.runtime.pairing import NOT_WRITTEN, OTHER_KEY, Pairing
 
 SECRET = bytes(range(16))

@@ -1,10 +1,11 @@
-"""The handshake of a pairing on a byte line (Noise XXpsk3 or XX); bodies and time come in, bodies
-go out.
+"""The handshake of a byte line (Noise KK, or XXpsk3 and XX to pair); bodies and time come in,
+bodies go out.
 """
 
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from .noise import NoiseError, NoiseState
@@ -12,20 +13,30 @@ from .seal import Seal
 
 HANDSHAKE = 0x14  # first byte of a body
 HELLO, FIRST, SECOND, THIRD, REFUSE = 0, 1, 2, 3, 15
-PSK, XX = 1, 2  # patterns; 0 is KK, for who knows the other already
+KK, PSK, XX = 0, 1, 2  # patterns; KK is for ends that know each other's key
 DEVICE, HOST = 0, 1
-OTHER_KEY, OTHER_VERSION, NOT_PAIRING = 2, 3, 5  # codes of a REFUSE
+UNKNOWN, OTHER_KEY, OTHER_VERSION, NOT_PAIRING = 1, 2, 3, 5  # codes of a REFUSE
 
 _VERSION = 1
 _BODY_MAX, _NAME_MAX = 256, 63
 _HELLO_HEAD = 23  # bytes before the name
 _PROLOGUE = b"seamline line 1"
-_NOISE = {PSK: "XXpsk3", XX: "XX"}
+_NOISE = {KK: "KK", PSK: "XXpsk3", XX: "XX"}
 _HELLO_MS, _REPEAT_MS, _SLOWEST_MS = 250, 200, 1000
 _STUCK_MS = 5000
+_AGAIN_MS = 1000  # the least between two new beginnings that others ask for
+_PAIRING = "the other end is pairing: finish or stop `seamline pair` there, then start its host"
 _DIFFERENT = "the secrets differ: both ends need the same --secret-file"
+_WRONG_KEY = (
+    "the key of {peer} in the key folder is not the one it has, or it has another one of ours: "
+    "copy the .public files again, or pair anew"
+)
+_STRANGER = "{peer} is there, but the key folder has no {peer}.public, or another peer belongs here"
 _CHANGED = "the handshake was changed on its way: try again, and look at the cable"
 HINTS = {  # what a REFUSE, of which nothing is proved, lets us say
+    UNKNOWN: "the other end does not know us, or has another one of us on this line: copy our "
+    ".public file into its key folder (or `seamline pair`), and look at the ids",
+    OTHER_KEY: _WRONG_KEY.format(peer="the other end"),
     OTHER_VERSION: "the other end speaks another version of the line: upgrade the older of the two",
     NOT_PAIRING: "the other end runs, but it does not pair: stop it, start `seamline pair` there",
 }
@@ -54,22 +65,39 @@ def read_hello(body: bytes) -> Hello | None:
     return Hello(body, body[4], body[5], name)
 
 
-class PairHandshake:
-    """One end. role: DEVICE, which begins, or HOST. secret: our static key; psk: 32 bytes or None.
+class Handshake:
+    """One end. role: DEVICE, which begins, or HOST. secret: our static key.
+
+    known: the public key of who calls itself so, or None for a name that does not belong here; with
+    it the pattern is KK. Without it two ends pair: by psk (32 bytes), or by a code that users
+    compare. first_number: of sealed frames, for tests.
 
     `established` is (seal, the peer's name, its public key, the handshake's hash) once we have
     nothing more to do; that the peer has come so far is proved by its first sealed frame, of which
-    `confirmed` must be told.
+    `confirmed` must be told. It stays until another handshake is established.
     """
 
-    def __init__(self, role: int, name: str, secret: bytes, psk: bytes | None) -> None:
+    def __init__(
+        self,
+        role: int,
+        name: str,
+        secret: bytes,
+        psk: bytes | None = None,
+        known: Callable[[str], bytes | None] | None = None,
+        first_number: int = 0,
+    ) -> None:
         self.established: tuple[Seal, str, bytes, bytes] | None = None
         self.trouble = ""
         self._role, self._name, self._secret, self._psk = role, name, secret, psk
-        self._pattern = XX if psk is None else PSK
+        self._known, self._first_number = known, first_number
+        self._pattern = KK if known is not None else XX if psk is None else PSK
         self._answers: list[bytes] = []
-        self._repeating, self._at, self._step = b"", 0, _HELLO_MS
+        self._repeating, self._at, self._step, self._called = b"", 0, _HELLO_MS, -_AGAIN_MS
         self._begin(0)
+
+    @property
+    def is_device(self) -> bool:
+        return self._role == DEVICE
 
     @property
     def pattern(self) -> int:
@@ -92,16 +120,32 @@ class PairHandshake:
             else:
                 self._host(body, now_ms)
         except NoiseError:
-            if body[1] == THIRD:  # of other messages it may have been one of another try
-                self.trouble = _CHANGED if self._psk is None else _DIFFERENT
+            # Another message may have been one of another try.
+            if body[1] == THIRD or self._pattern == KK:
+                self.trouble = self._why_wrong()
                 self._answers.append(self._refusal(OTHER_KEY))
             self._begin(now_ms)
+            self._at = now_ms + _SLOWEST_MS
+
+    def restart(self, now_ms: int) -> None:
+        """A device's: the way to the peer is lost, look for a new one. The old keys stay in use
+        until it is found.
+        """
+        self._begin(now_ms)
+
+    def call(self, now_ms: int) -> None:
+        """A host's: somebody speaks under keys we do not have. A device that hears our HELLO begins
+        anew.
+        """
+        if now_ms - self._called >= _AGAIN_MS:
+            self._called = now_ms
+            self._answers.append(self._hello)
 
     def output(self, now_ms: int) -> bytes | None:
         """The next body to be sent now."""
         if self._answers:
             return self._answers.pop(0)
-        if self.established is None and now_ms - self._moved >= _STUCK_MS:
+        if self._open and now_ms - self._moved >= _STUCK_MS:
             self._begin(now_ms)
         if not self._repeating or now_ms < self._at:
             return None
@@ -125,7 +169,7 @@ class PairHandshake:
         self._theirs: Hello | None = None
         self._state: NoiseState | None = None
         self._first = self._second = b""
-        self._moved = now_ms
+        self._moved, self._open = now_ms, True
         self._repeat(self._hello if self._role == DEVICE else b"", now_ms, _HELLO_MS)
 
     def _repeat(self, body: bytes, now_ms: int, step: int) -> None:
@@ -143,12 +187,25 @@ class PairHandshake:
         else:
             self.trouble = HINTS.get(code, self.trouble)
 
-    def _start(self, device: bytes, host: bytes) -> NoiseState:
-        """Both HELLOs are part of what the handshake proves: none can be changed or replayed."""
+    def _why_wrong(self) -> str:
+        if self._pattern == KK:
+            return _WRONG_KEY.format(peer=self._theirs.name if self._theirs else "the other end")
+        return _CHANGED if self._psk is None else _DIFFERENT
+
+    def _start(self, device: bytes, host: bytes) -> NoiseState | None:
+        """Both HELLOs are part of what the handshake proves: none can be changed or replayed. None:
+        there is no key of this peer.
+        """
+        assert self._theirs is not None
+        remote = self._known(self._theirs.name) if self._known is not None else None
+        if self._known is not None and remote is None:
+            self.trouble = _STRANGER.format(peer=self._theirs.name)
+            self._answers.append(self._refusal(UNKNOWN))
+            return None
         prologue = _PROLOGUE + bytes([self._pattern]) + device + host
         initiator = self._role == DEVICE
         pattern = _NOISE[self._pattern]
-        return NoiseState(pattern, initiator, prologue, self._secret, psk=self._psk)
+        return NoiseState(pattern, initiator, prologue, self._secret, remote, self._psk)
 
     def _finish(self) -> None:
         assert self._state is not None and self._theirs is not None
@@ -156,40 +213,64 @@ class PairHandshake:
         assert public is not None
         to_host, to_device = self._state.split()
         keys = (to_host, to_device) if self._role == DEVICE else (to_device, to_host)
-        self.established = (Seal(*keys), self._theirs.name, public, self._state.hash)
-        self.trouble = ""
+        seal = Seal(*keys, self._first_number)
+        self.established = (seal, self._theirs.name, public, self._state.hash)
+        self.trouble, self._open = "", False
 
     def _device(self, body: bytes, now_ms: int) -> None:
-        if self.established is not None:
+        if body[1] == HELLO:
+            self._hear_host(body, now_ms)
+        elif self._open and body[1] == SECOND and self._state is not None:
+            self._state.read(body[2:])
+            self._moved = now_ms
+            if self._state.finished:
+                self._repeating = b""
+            else:
+                third = bytes([HANDSHAKE, THIRD]) + self._state.write()
+                self._repeat(third, now_ms, _REPEAT_MS)
+            self._finish()
+
+    def _hear_host(self, body: bytes, now_ms: int) -> None:
+        hello = read_hello(body)
+        if hello is None or hello.role != HOST:
             return
-        if body[1] == HELLO and self._theirs is None:
-            hello = read_hello(body)
-            if hello is None or hello.role != HOST or not hello.patterns >> self._pattern & 1:
-                return
-            self._theirs, self._moved = hello, now_ms
+        if not hello.patterns >> self._pattern & 1:
+            self.trouble = _PAIRING if self._pattern == KK else self.trouble
+        elif not self._open:
+            again = self._pattern == KK and now_ms - self._moved >= _AGAIN_MS
+            if again and (self._theirs is None or hello.body != self._theirs.body):
+                self._begin(now_ms)  # it has started anew and does not know our keys
+        elif self._theirs is None:
+            self._theirs = hello
             self._state = self._start(self._hello, hello.body)
+            if self._state is None:
+                self._theirs = None
+                return
+            self._moved = now_ms
             first = bytes([HANDSHAKE, FIRST, self._pattern]) + self._state.write()
             self._repeat(first, now_ms, _REPEAT_MS)
-        elif body[1] == SECOND and self._state is not None:
-            self._state.read(body[2:])
-            third = bytes([HANDSHAKE, THIRD]) + self._state.write()
-            self._moved = now_ms
-            self._repeat(third, now_ms, _REPEAT_MS)
-            self._finish()
 
     def _host(self, body: bytes, now_ms: int) -> None:
         if body[1] == HELLO:
             self._answer_hello(body, now_ms)
         elif body[1] == FIRST and self._theirs is not None and body[2:3] == bytes([self._pattern]):
             if not self._first:
-                self._state = self._start(self._theirs.body, self._hello)
-                self._state.read(body[3:])
-                self._second = bytes([HANDSHAKE, SECOND]) + self._state.write()
-                self._first, self._moved = body, now_ms
+                self._hear_first(body, now_ms)
             if body == self._first:
                 self._answers.append(self._second)
         elif body[1] == THIRD and self._second and self._state and not self._state.finished:
             self._state.read(body[2:])
+            self._finish()
+
+    def _hear_first(self, body: bytes, now_ms: int) -> None:
+        assert self._theirs is not None
+        state = self._state = self._start(self._theirs.body, self._hello)
+        if state is None:
+            return
+        state.read(body[3:])
+        self._second = bytes([HANDSHAKE, SECOND]) + state.write()
+        self._first, self._moved = body, now_ms
+        if state.finished:
             self._finish()
 
     def _answer_hello(self, body: bytes, now_ms: int) -> None:

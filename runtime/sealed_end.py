@@ -1,0 +1,176 @@
+"""One end of a sealed byte line: a handshake, sealed frames, and the C packets inside them."""
+
+from __future__ import annotations
+
+import zlib
+
+from ..kernels._link import PACKET_MAX, SILENT, STUCK, FrameDecoder, PacketEnd, encode_body
+from .handshake import DEVICE, HANDSHAKE, HOST, Handshake
+from .key_folder import AllowList
+from .keys import Keys, raw_key
+from .link import host_of
+from .seal import SEALED, Seal
+
+_BODY_MAX = PACKET_MAX + 32
+_CHECK = 4  # bytes of CRC-32 behind a body in clear
+_JOIN_MS = 3000  # for packets to meet under new keys; else the keys are taken for lost
+_CLEAR = (
+    "the other end speaks clear text: start both ends with keys, or both with --insecure "
+    "(if it is seamline at all)"
+)
+_IN_CLEAR = range(0x11, 0x14)  # first bytes of packets
+
+
+def device_handshake(keys: Keys, host: str) -> Handshake:
+    """Of a device, or a zone, with the host that host_of names. Raises LinkError."""
+    name, public = host_of(keys, host)
+    return Handshake(DEVICE, keys.name, raw_key(keys.secret), known={name: raw_key(public)}.get)
+
+
+def host_handshake(own: Keys, allowed: AllowList, device: str) -> Handshake:
+    """Of a host, on the line of this device; its key is the one in the folder at that moment."""
+
+    def known(name: str) -> bytes | None:
+        allowed.look()
+        key = allowed.key_of(name) if name == device else None
+        return raw_key(key) if key is not None else None
+
+    return Handshake(HOST, own.name, raw_key(own.secret), known=known)
+
+
+class SealedEnd:
+    """Like a PacketEnd, which it holds: bytes and time in, bytes and events out.
+
+    The keys in use stay in use until a frame has verified under newer ones: who has not proved his
+    key interrupts nothing. One thread at a time.
+    """
+
+    def __init__(
+        self, boot_id: int, now_ms: int, handshake: Handshake, *, bytes_per_second: int = 0
+    ) -> None:
+        self._packets = PacketEnd(boot_id, now_ms, bytes_per_second=bytes_per_second)
+        self._decoder = FrameDecoder(_BODY_MAX, raw=True)
+        self._handshake = handshake
+        self._seal: Seal | None = None  # in use
+        self._next: Seal | None = None  # a host's: established, but not heard from under it
+        self._since = now_ms  # when the keys in use were established
+        self._dropped = False
+        self._lost = False  # the way to the peer: look for a new one
+        self._counts = dict.fromkeys(
+            ("handshakes", "clear_refused", "frames_damaged", "frames_forged", "replayed"), 0
+        )
+
+    @property
+    def joined(self) -> bool:
+        return self._packets.joined
+
+    @property
+    def busy(self) -> bool:
+        return self._packets.busy
+
+    @property
+    def counters(self) -> dict[str, int]:
+        """A PacketEnd's, and handshakes, clear_refused, frames_forged, replayed."""
+        frames = self._decoder.counters
+        counts = {**self._packets.counters, **self._counts, "frames_too_long": frames["too_long"]}
+        counts["frames_damaged"] += frames["damaged"]
+        for name, count in self._seal.counters.items() if self._seal is not None else ():
+            counts[name] += count
+        return counts
+
+    @property
+    def peer(self) -> str:
+        """Who has proved his key; empty before."""
+        found = self._handshake.established
+        return found[1] if found is not None and self._seal is not None else ""
+
+    @property
+    def trouble(self) -> str:
+        """Why no peer is found, as far as it can be told."""
+        clear = self._counts["clear_refused"] > 0 and self._counts["handshakes"] == 0
+        return self._handshake.trouble or (_CLEAR if clear else "")
+
+    def drop(self) -> None:
+        """Use the keys no longer: the peer has to prove its key anew. Any thread may call it."""
+        self._dropped = True
+
+    def feed(self, data: bytes, now_ms: int) -> None:
+        if self._dropped:
+            self._dropped, self._seal, self._next = False, None, None
+        for body in self._decoder.feed(data):
+            if body[0] == SEALED:
+                self._take_sealed(body, now_ms)
+            elif zlib.crc32(body[:-_CHECK]).to_bytes(_CHECK, "little") != body[-_CHECK:]:
+                self._counts["frames_damaged"] += 1
+            elif body[0] == HANDSHAKE:
+                self._handshake.input(body[:-_CHECK], now_ms)
+                self._adopt(now_ms)
+            elif body[0] in _IN_CLEAR:
+                self._counts["clear_refused"] += 1
+
+    def events(self) -> list[tuple[int, bytes | None]]:
+        found = self._packets.events()
+        if self._handshake.is_device:
+            self._lost |= any(kind in (SILENT, STUCK) for kind, _ in found)
+        return found
+
+    def send(self, message: bytes) -> bool:
+        return self._packets.send(message)
+
+    def output(self, now_ms: int, limit: int = 4096) -> bytes:
+        if self._handshake.is_device:
+            self._look(now_ms)
+        parts = []
+        while (body := self._handshake.output(now_ms)) is not None:
+            parts.append(encode_body(body + zlib.crc32(body).to_bytes(_CHECK, "little")))
+        while self._seal is not None and limit > 0:
+            packet = self._packets.output_packet(now_ms)
+            if not packet:
+                break
+            parts.append(encode_body(self._seal.seal(packet)))
+            limit -= len(parts[-1])
+        return b"".join(parts)
+
+    def wait(self, now_ms: int) -> int:
+        wait = self._handshake.wait(now_ms)
+        if self._seal is None:
+            return wait
+        if self._lost:
+            return 0
+        return min(wait, self._packets.wait(now_ms))
+
+    def _look(self, now_ms: int) -> None:
+        """Does the device need new keys? The host may have lost them, or have found others."""
+        lone = self._seal is not None and not self.joined and now_ms - self._since >= _JOIN_MS
+        if self._lost or lone or (self._seal is not None and self._seal.worn):
+            self._lost, self._since = False, now_ms
+            self._handshake.restart(now_ms)
+
+    def _adopt(self, now_ms: int) -> None:
+        """Keys that the handshake has brought. The device has heard that the host has them, too."""
+        found = self._handshake.established
+        if found is None or found[0] in (self._seal, self._next):
+            return
+        if self._handshake.is_device:
+            self._use(found[0], now_ms)
+        else:
+            self._next = found[0]
+
+    def _use(self, seal: Seal, now_ms: int) -> None:
+        for name, count in self._seal.counters.items() if self._seal is not None else ():
+            self._counts[name] += count
+        self._seal, self._next, self._since = seal, None, now_ms
+        self._counts["handshakes"] += 1
+        self._handshake.confirmed()
+        self._packets.hurry(now_ms)
+
+    def _take_sealed(self, body: bytes, now_ms: int) -> None:
+        packet = self._seal.open(body) if self._seal is not None else None
+        if packet is None and self._next is not None:
+            packet = self._next.open(body)
+            if packet is not None:
+                self._use(self._next, now_ms)
+        if packet is not None:
+            self._packets.input_packet(packet, now_ms)
+        elif self._seal is None and not self._handshake.is_device:
+            self._handshake.call(now_ms)
