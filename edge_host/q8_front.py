@@ -21,8 +21,8 @@ from ..kernels import random_bits
 from ..runtime.calibration import WEIGHTED, Ranges, layer_parameters
 from ..runtime.plan import LayerSpec, Shape
 from ..runtime.q8_parameters import Learned
+from ..runtime.quantise import INT32_MAX, TERM_MAX, learned, quantise
 from ..runtime.quantised import QuantisedFront, QuantisedLayer, fuse
-from .quantise import INT32_MAX, TERM_MAX, learned, quantise
 
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]

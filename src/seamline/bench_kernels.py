@@ -12,7 +12,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from .bench_q8 import Q8Piece, chain_of
+from .bench_q8 import MOMENTUM, RATE, Q8Piece, Q8Training, chain_of
 from .kernels import parcel, variant
 from .kernels.bench import Prepared, Roofline, Timing, Work, interleave, measure_roofline
 from .kernels.front import Front
@@ -25,9 +25,9 @@ from .table import print_table
 
 Row = dict[str, Any]
 DTYPES = ("f32", "q8")
-OWN_PASSES = {"f32": PASSES, "q8": ("forward",)}
 SLOWER = 0.15  # a row this much slower than before, beyond the noise of both, is a regression
-STEP = {"rate": 1e-6, "momentum": 0.9}  # small: a thousand steps must not change the values' size
+STEP = {"rate": RATE, "momentum": MOMENTUM}
+OWN_F32 = "seamline f32"  # the peer of a q8 front that trains
 INSTALL = "not installed: pip install 'seamline[bench]'"
 
 
@@ -49,7 +49,7 @@ def run_bench_kernels(args: argparse.Namespace, job: Job | None) -> int:
         _progress(f"{number}/{len(items)} {item.net} {item.layer} {item.pass_}")
         rows += _measure(item, args.repeat, roofline)
     if job is not None:
-        speed = _training_speed(job, items[-1], args.repeat, rows)
+        speed = _training_speed(job, items, args.repeat, rows)
     _progress("")
     slower = _compare(rows, old["rows"]) if old is not None else []
     command = " ".join(args.command_line)
@@ -98,9 +98,10 @@ def _items(
         net = network(name)
         for dtype in DTYPES:
             for pass_ in PASSES:
-                if dtype in dtypes and pass_ in passes and pass_ in OWN_PASSES[dtype]:
+                if dtype in dtypes and pass_ in passes:
                     for item in _net_items(net, pass_, batch):
-                        yield replace(item, dtype=dtype)
+                        if dtype == "f32" or pass_ == "forward" or item.layer == "front":
+                            yield replace(item, dtype=dtype)
 
 
 def _net_items(net: Network, pass_: str, batch: int | None) -> Iterator[Item]:
@@ -134,7 +135,13 @@ def _job_items(job: Job, passes: Sequence[str], batch: int | None) -> Iterator[I
                 layers, shape = net.part(unit.first, unit.end)
                 piece = make_piece(layers, shape, size, inner=unit.first > 0)
                 yield Item(net.name, unit.name, pass_, piece)
-    yield Item(net.name, "front", "step", make_piece(cut.front, cut.input_shape, size))
+    whole = make_piece(cut.front, cut.input_shape, size)
+    if job.train.arithmetic == "q8":
+        for pass_ in PASSES:
+            if pass_ in passes and pass_ != "step":
+                yield Item(net.name, "front", pass_, whole, "q8")
+        yield Item(net.name, "front", "step", whole, "q8")
+    yield Item(net.name, "front", "step", whole)
 
 
 def _units(layers: Sequence[LayerSpec]) -> list[Unit]:
@@ -159,6 +166,11 @@ def _ours(item: Item) -> Work | Prepared:
     """The pass as a device runs it: a plan in an arena, inputs copied in, the output out. int8: a
     chain with packed weights, inputs copied in."""
     piece, pass_ = item.piece, item.pass_
+    if item.dtype == "q8" and pass_ != "forward":
+        training = Q8Training(piece)
+        if pass_ == "step":
+            return training.step
+        return Prepared(training.forward, training.backward)
     if item.dtype == "q8":
         quantised = Q8Piece(piece)
         chain, x8 = chain_of(quantised), quantised.x
@@ -206,7 +218,7 @@ class Peer:
     needs: tuple[str, ...]
     passes: tuple[str, ...]
     layers: bool
-    make: Callable[[Item], Work]
+    make: Callable[[Item], Work | Prepared]
     dtypes: tuple[str, ...] = DTYPES
 
     def has(self, item: Item) -> bool:
@@ -235,6 +247,20 @@ def _litert(resolver: str) -> Callable[[Item], Work]:
     return make
 
 
+def _own_f32(item: Item) -> Work | Prepared:
+    """The same pass in f32; beside a backward in int8, which updates as well, with the update."""
+    if item.pass_ != "backward":
+        return _ours(replace(item, dtype="f32"))
+    piece = item.piece
+    front = _front(piece.layers, piece)
+
+    def back() -> None:
+        front.backward(piece.dy)
+        front.update(**STEP)
+
+    return Prepared(lambda: front.forward(piece.x), back)
+
+
 LITERT = ("ai_edge_litert", "flatbuffers")
 PEERS = (
     Peer("torch", ("torch",), PASSES, True, _torch, ("f32",)),
@@ -242,10 +268,11 @@ PEERS = (
     Peer("litert-xnnpack", LITERT, ("forward",), True, _litert("xnnpack")),
     Peer("litert-ruy", LITERT, ("forward",), True, _litert("ruy")),
     Peer("litert-reference", LITERT, ("forward",), False, _litert("reference")),
+    Peer(OWN_F32, (), PASSES, False, _own_f32, ("q8",)),
 )
 
 
-def _peer_work(peer: Peer, item: Item) -> Work | str:
+def _peer_work(peer: Peer, item: Item) -> Work | Prepared | str:
     """The peer's work, or why there is none."""
     missing = [name for name in peer.needs if find_spec(name) is None]
     if missing:
@@ -297,31 +324,49 @@ def _own(item: Item, time: Timing, macs: int, least_us: float) -> Row:
     }
 
 
-def _training_speed(job: Job, item: Item, repeat: int, rows: list[Row]) -> str:
-    """One line: how many samples a second of the job this device can train; also in the rows of
-    the step, as samples_per_s. Packing of what crosses the seam is counted, the link is not."""
-    step = _step(item.piece)
-    up = item.piece.dy
-    down = parcel.pack(item.piece.dy, job.codec.down)
+def _training_speed(job: Job, items: Sequence[Item], repeat: int, rows: list[Row]) -> str:
+    """One line: how many samples a second of the job this device can train, in each arithmetic of
+    the steps; also in their rows, as samples_per_s. Packing of what crosses the seam is counted,
+    the link is not."""
+    steps = {item.dtype: item for item in items if item.layer == "front" and item.pass_ == "step"}
+    piece = items[-1].piece
     split = job.mode not in ("federated", "isolated")
+    works = {
+        dtype: _with_packing(job, item) if split else _work(item) for dtype, item in steps.items()
+    }
+    times = interleave(works, repeat)
+    speeds = {dtype: round(piece.batch / time.us * 1e6) for dtype, time in times.items()}
+    for row in rows:
+        if row["layer"] == "front" and row["pass"] == "step":
+            row["samples_per_s"] = speeds[row["dtype"]]
+    crossing = f"{job.codec.up} up and {job.codec.down} down packed" if split else "nothing crosses"
+    each = " or ".join(
+        f"{speeds[dtype]} samples/s in {dtype} ({time.us:.0f} us a step)"
+        for dtype, time in times.items()
+    )
+    return (
+        f"this device can train {each}: {job.model.name}, {len(piece.parameters)} "
+        f"parameters in front, batch {piece.batch} "
+        f"({crossing}, one thread, {variant()} kernels, without the link)"
+    )
+
+
+def _work(item: Item) -> Work:
+    """A step, which needs nothing before it."""
+    return Q8Training(item.piece).step if item.dtype == "q8" else _step(item.piece)
+
+
+def _with_packing(job: Job, item: Item) -> Work:
+    """A step, with packing of what goes up and unpacking of what comes down."""
+    step, up = _work(item), item.piece.dy
+    down = parcel.pack(up, job.codec.down)
 
     def whole() -> None:
         step()
-        if split:
-            parcel.pack(up, job.codec.up)
-            parcel.unpack(down)
+        parcel.pack(up, job.codec.up)
+        parcel.unpack(down)
 
-    time = interleave({"step": whole}, repeat)["step"]
-    speed = round(item.piece.batch / time.us * 1e6)
-    for row in rows:
-        if row["layer"] == "front" and row["pass"] == "step":
-            row["samples_per_s"] = speed
-    crossing = f"{job.codec.up} up and {job.codec.down} down packed" if split else "nothing crosses"
-    return (
-        f"this device can train {speed} samples/s: {job.model.name}, {len(item.piece.parameters)} "
-        f"parameters in front, batch {item.piece.batch}, {time.us:.0f} us a step "
-        f"({crossing}, one thread, {variant()} kernels, without the link)"
-    )
+    return whole
 
 
 # ---- against an older run ----

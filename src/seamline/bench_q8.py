@@ -1,4 +1,4 @@
-"""A network in int8 for benchmarks: ranges from one batch, and our layers run as one chain."""
+"""A network in int8 for benchmarks: ranges from one batch; our layers as one chain, or trained."""
 
 from __future__ import annotations
 
@@ -13,8 +13,16 @@ from numpy.typing import NDArray
 
 from .kernels import f32, q8
 from .kernels._core import Q8Chain
+from .kernels.front import Q8Front
+from .runtime.calibration import calibrate
 from .runtime.networks import WEIGHTED, Piece
 from .runtime.plan import LayerSpec, Shape
+from .runtime.q8_parameters import blob_of
+from .runtime.q8_plan import build_q8_plan
+from .runtime.quantise import quantise
+
+DY_EXPONENT = -12  # the errors that arrive, int8, count 2^-12 each
+RATE, MOMENTUM = 1e-6, 0.9  # as in f32: a thousand steps must not change the values' size
 
 
 class NotInQ8(Exception):
@@ -220,3 +228,31 @@ def _add_sum(chain: Q8Chain, q: Q8Piece, layer: Q8Layer, source: int, second: in
     how = q8.sum_scaling(a.scale, b.scale, y.scale)
     how |= {"a_zero": a.zero, "b_zero": b.zero, "y_zero": y.zero}
     return chain.add(source, second, **how, y_min=layer.y_min, y_max=layer.y_max)
+
+
+class Q8Training:
+    """A q8 front that learns the piece, and what one step of it takes. Raises PlanError for a
+    layer that int8 fronts do not have."""
+
+    def __init__(self, piece: Piece) -> None:
+        layers, shape = piece.layers, piece.input_shape
+        ranges = calibrate(layers, shape, piece.parameters, piece.x)
+        made = quantise(layers, shape, piece.parameters, ranges)
+        specs = [layer.spec for layer in made.layers]
+        self.front = Q8Front(build_q8_plan(specs, shape, piece.batch))
+        self.front.set(blob_of(made))
+        self.x = made.quantise(piece.x)
+        rng = np.random.default_rng(0)
+        size = (piece.batch, *self.front.output_shape)
+        self.dy = rng.integers(-127, 128, size, dtype=np.int8)
+
+    def forward(self) -> NDArray[np.int8]:
+        return self.front.forward(self.x)
+
+    def backward(self) -> None:
+        """With the update, which int8 does layer by layer on the way."""
+        self.front.backward(self.dy, DY_EXPONENT, rate=RATE, momentum=MOMENTUM)
+
+    def step(self) -> None:
+        self.forward()
+        self.backward()

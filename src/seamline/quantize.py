@@ -60,7 +60,7 @@ def run_quantize(args: argparse.Namespace, job: Job, folder: Path) -> int:
     """Quantises what a run of `job` left in `folder`. Returns 1 if the trace differs from that of
     --against. Raises UserError."""
     from .edge_host.finished import load_finished
-    from .edge_host.quantise import quantise
+    from .runtime.quantise import quantise
 
     _check_options(args)
     seam = args.seam if args.seam is None or not args.seam.isdecimal() else int(args.seam)

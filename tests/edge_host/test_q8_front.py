@@ -19,9 +19,9 @@ from seamline.edge_host.q8_front import (
     gradient_exponent,
     quantise_gradient,
 )
-from seamline.edge_host.quantise import learned
 from seamline.edge_host.split import END, Split, float_state, split
 from seamline.runtime.plan import LayerSpec, PlanError
+from seamline.runtime.quantise import learned
 
 NONE = (127, -128)  # least above largest: nothing was seen
 

@@ -12,12 +12,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from seamline.edge_host import fold_batch_norm, load_model, split
 from seamline.edge_host.models import with_input_shape
-from seamline.edge_host.quantise import (
-    TERMS,
-    learned,
-    quantise,
-    real_parameters,
-)
 from seamline.edge_host.split import END, float_state
 from seamline.kernels import q8, reference_q8
 from seamline.runtime.calibration import (
@@ -32,6 +26,12 @@ from seamline.runtime.calibration import (
 )
 from seamline.runtime.networks import make_piece, network
 from seamline.runtime.plan import LayerSpec, PlanError
+from seamline.runtime.quantise import (
+    TERMS,
+    learned,
+    quantise,
+    real_parameters,
+)
 from seamline.runtime.quantised import check, compare, run, run_layers
 from torch import nn
 

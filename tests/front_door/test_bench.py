@@ -16,7 +16,7 @@ from seamline.runtime.plan import build_plan
 
 from seamline import bench_kernels
 from seamline.bench_kernels import Peer
-from seamline.bench_q8 import Q8Piece, chain_of
+from seamline.bench_q8 import Q8Piece, Q8Training, chain_of
 from seamline.cli import main
 
 QUICK = ["bench", "kernels", "--net", "watch", "--repeat", "1"]
@@ -73,8 +73,32 @@ def test_whole_front_and_every_layer_are_measured(capsys):
     measured = {("f32", "forward"): layers, ("f32", "backward"): layers, ("q8", "forward"): layers}
     for (dtype, pass_), wanted in measured.items():
         assert {r["layer"] for r in rows if (r["dtype"], r["pass"]) == (dtype, pass_)} == wanted
-    steps = {(r["layer"], r["batch"]) for r in rows if r["pass"] == "step"}
-    assert steps == {("all", 1), ("all", 16), ("front", 1), ("front", 16)}
+    steps = {(r["dtype"], r["layer"], r["batch"]) for r in rows if r["pass"] == "step"}
+    assert steps == {
+        *(("f32", layer, batch) for layer in ("all", "front") for batch in (1, 16)),
+        *(("q8", "front", batch) for batch in (1, 16)),
+    }
+
+
+def test_a_front_trained_in_int8_stands_beside_ours_in_f32(capsys):
+    rows = document(capsys, "--dtype", "q8")["rows"]
+    for pass_ in ("backward", "step"):
+        found = {(r["layer"], r["batch"], r["peer"]) for r in rows if r["pass"] == pass_}
+        assert found == {("front", 1, "seamline f32"), ("front", 16, "seamline f32")}
+    assert all(r["ratio"] > 0 for r in rows if r["peer"] == "seamline f32")
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_a_step_in_int8_moves_weights(name):
+    net = network(name)
+    layers, shape = net.part(0, net.front)
+    training = Q8Training(make_piece(layers, shape, 2))
+    before = training.front.learned.copy()
+    assert training.front.velocity is not None and not training.front.velocity.any()
+    for _ in range(20):
+        training.step()
+    assert training.front.velocity.any()
+    assert (training.front.learned != before).any()
 
 
 def test_net_pass_and_batch_choose(capsys):
@@ -210,7 +234,7 @@ def test_compare_flags_a_row_that_became_slower(capsys, tmp_path, monkeypatch):
     out, err = capsys.readouterr()
     assert code == 1
     assert {r["layer"] for r in json.loads(out)["rows"] if r["slower"]} == {"front"}
-    assert "slower: watch front step f32 batch 16: " in err and "2 slower by more than 15%" in err
+    assert "slower: watch front step f32 batch 16: " in err and "4 slower by more than 15%" in err
 
 
 def test_compare_is_content_when_nothing_became_slower(capsys, tmp_path):
@@ -291,6 +315,15 @@ def test_a_job_says_what_the_device_can_train_per_second(job, capsys):
     assert {r["net"] for r in rows} == {"watch"}
     steps = [r for r in rows if r["pass"] == "step"]
     assert steps and all(r["samples_per_s"] > 0 for r in steps)
+
+
+def test_a_job_in_int8_names_both_arithmetics(job, capsys):
+    pytest.importorskip("torch")
+    text = job.read_text().replace("{ batch = 4 }", '{ batch = 4, arithmetic = "q8" }')
+    job.write_text(text + 'codec = { up = "int8", down = "int8" }\n')
+    assert main(["bench", "kernels", "--job", str(job), "--repeat", "1"]) == 0
+    last = capsys.readouterr().out
+    assert "samples/s in q8" in last and "samples/s in f32" in last
 
 
 def test_a_job_without_torch_says_which_extra(job, capsys, monkeypatch):

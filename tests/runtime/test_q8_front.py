@@ -5,13 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from q8_reference import ReferenceFront
-from seamline.edge_host.quantise import quantise
 from seamline.kernels import SeamError, choose_variant, variant, variants
 from seamline.kernels.front import Q8Front
 from seamline.runtime.calibration import calibrate
 from seamline.runtime.plan import LayerSpec, PlanError
 from seamline.runtime.q8_parameters import blob_of, learned_bytes, read_learned
 from seamline.runtime.q8_plan import build_q8_plan
+from seamline.runtime.quantise import quantise
 from seamline.runtime.quantised import QuantisedFront
 
 SAME = ((1, 1), (1, 1))

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from seamline.edge_host.quantise import quantise
 from seamline.kernels import SeamError, parcel
 from seamline.kernels.front import NOTHING, SEND, TEST, TRAIN, Session
 from seamline.runtime import message as wire
@@ -17,6 +16,7 @@ from seamline.runtime.message import Flag, Kind, Message
 from seamline.runtime.plan import LayerSpec, build_plan
 from seamline.runtime.q8_parameters import blob_of, learned_bytes
 from seamline.runtime.q8_plan import build_q8_plan
+from seamline.runtime.quantise import quantise
 from seamline.runtime.quantised import QuantisedFront, fuse
 
 CHAIN = [

@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from seamline.edge_host.quantise import quantise
 from seamline.kernels import choose_variant, q8, reference_q8, variant, variants
 from seamline.runtime.calibration import calibrate, float_tensors
 from seamline.runtime.files import npz_bytes
 from seamline.runtime.float_front import FileError
 from seamline.runtime.networks import NETWORKS, make_piece, network
 from seamline.runtime.plan import LayerSpec, PlanError
+from seamline.runtime.quantise import quantise
 from seamline.runtime.quantised import (
     QuantisedFront,
     compare,

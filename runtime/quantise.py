@@ -11,10 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..kernels import q8
-from ..runtime.calibration import F32, WEIGHTED, Ranges, affine, layer_parameters
-from ..runtime.plan import LayerSpec, PlanError, Shape
-from ..runtime.q8_parameters import Learned
-from ..runtime.quantised import SAME_SCALE, QuantisedFront, QuantisedLayer, fuse
+from .calibration import F32, WEIGHTED, Ranges, affine, layer_parameters
+from .plan import LayerSpec, PlanError, Shape
+from .q8_parameters import Learned
+from .quantised import SAME_SCALE, QuantisedFront, QuantisedLayer, fuse
 
 Wide = NDArray[np.float64]
 Span = tuple[float, float]
