@@ -172,13 +172,14 @@ def _weights_message(codec: str, count: int) -> int:
 
 
 def _session_bytes(front: Front, codec: str, weights: int) -> int:
-    """What a session asks for beside the arena: the plan, labels, the longest answer, and for an
-    int8 front a batch of samples as they come, in f32.
+    """What a session asks for beside the arena: the plan, labels, and in f32 the longest answer (an
+    int8 front has room for it).
     """
-    shape = (front.batch, *front.shapes[-1])
-    act = MESSAGE + ACT_HEAD + LABEL * front.batch + _parcel(codec, shape)
-    samples = 4 * front.batch * math.prod(front.shapes[0]) * isinstance(front, Q8Sizes)
-    parts = _table_bytes(front), 4 * front.batch, max(act, weights) + 16, samples
+    parts = [_table_bytes(front), 4 * front.batch]
+    if not isinstance(front, Q8Sizes):
+        shape = (front.batch, *front.shapes[-1])
+        act = MESSAGE + ACT_HEAD + LABEL * front.batch + _parcel(codec, shape)
+        parts.append(max(act, weights) + 16)
     return sum(map(round16, parts))
 
 

@@ -16,8 +16,8 @@ NEEDS_INPUT = frozenset({"conv2d", "depthwise", "dense", "max_pool", "group_norm
 NEEDS_OUTPUT = frozenset({"relu"})
 IN_PLACE = frozenset({"relu", "flatten", "add"})  # may write over what they read
 
-# "forward" or "backward" of a layer; "mask": its backward looks at what it made; "output": the last
-# tensor is taken, or its gradient given
+# "forward" or "backward" of a layer; "mask": its backward looks at what it made; "answer": a message
+# takes the last tensor; "output": it is taken, or its gradient given
 Step = tuple[str, int]
 
 
@@ -31,6 +31,7 @@ class Lifetimes:
     in_place: kinds that may write over what they read; passes_gradient: kinds whose input's
     gradient may start where the output's lies; needs_output: kinds whose backward looks at what
     they made; masks: those of them that do so first, with nothing but the output's gradient beside.
+    answer_bytes: of the message that takes the last tensor away, until its gradient comes.
     Arrays that share a place are one Buffer.
     """
 
@@ -44,13 +45,21 @@ class Lifetimes:
     passes_gradient: Collection[str] = IN_PLACE
     needs_output: Collection[str] = NEEDS_OUTPUT
     masks: Collection[str] = ()
+    answer_bytes: int = 0
+    answer: Buffer | None = field(init=False, default=None)
     values: list[Buffer] = field(init=False, default_factory=list)
     gradients: list[Buffer | None] = field(init=False, default_factory=list)
     saved: dict[int, Buffer] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
         masks = [i for i, layer in enumerate(self.layers) if layer.kind in self.masks]
-        self.steps = schedule(len(self.layers), self.again, masks, training=self.training)
+        self.steps = schedule(
+            len(self.layers),
+            self.again,
+            masks,
+            training=self.training,
+            answers=self.answer_bytes > 0,
+        )
         self._live()
         for i, layer in enumerate(self.layers):
             if layer.kind in self.in_place:
@@ -65,7 +74,8 @@ class Lifetimes:
     def buffers(self) -> list[Buffer]:
         """Every array once."""
         gradients = [g for g in self.gradients if g is not None]
-        return list(dict.fromkeys([*self.values, *gradients, *self.saved.values()]))
+        answer = [] if self.answer is None else [self.answer]
+        return list(dict.fromkeys([*self.values, *gradients, *self.saved.values(), *answer]))
 
     def scratch(
         self, forward: Callable[[int], int], backward: Callable[[int], int] | None = None
@@ -87,6 +97,9 @@ class Lifetimes:
             for t in range(1, len(sizes)):
                 first = self._gradient_from(t)
                 self.gradients[t] = Buffer(sizes[t], [(first, self._backward(t - 1))])
+        if self.answer_bytes:
+            at = self.steps.index(("answer", len(self.layers)))
+            self.answer = Buffer(round16(self.answer_bytes), [(at, at)])
         for i, layer in enumerate(self.layers):
             if layer.kind == "group_norm":
                 made = [t for t, step in enumerate(self.steps) if step == ("forward", i)]
@@ -100,7 +113,7 @@ class Lifetimes:
         reads: list[list[int]] = [[] for _ in self.shapes]
         writes[0].append(0)
         for t, (what, i) in enumerate(self.steps):
-            if what == "output":
+            if what in ("answer", "output"):
                 reads[i].append(t)
                 continue
             layer = self.layers[i]
@@ -173,11 +186,14 @@ def schedule(
     masks: Collection[int] = (),
     *,
     training: bool = True,
+    answers: bool = False,
 ) -> list[Step]:
     """What happens at moments 0, 1, 2...: forward, the output is taken, backward. masks: layers
-    that begin backward with a mask.
+    that begin backward with a mask. answers: does a message take the output first?
     """
     steps: list[Step] = [("forward", i) for i in range(layers)]
+    if answers:
+        steps.append(("answer", layers))
     steps.append(("output", layers))
     for i in reversed(range(layers if training else 0)):
         first = i

@@ -221,7 +221,18 @@ class Front:
     def bound(self, *, again: Collection[int] = (), training: bool = True) -> int:
         """Bytes below which no placement gets."""
         lives = self.lives(again=again, training=training)
-        return bound(lives.buffers(), self.base(training=training), self.busy(lives))
+        least = bound(lives.buffers(), self.base(training=training), self.busy(lives))
+        return max(least, self.least(training=training))
+
+    def least(self, *, training: bool = True) -> int:
+        """Bytes of the arena that are wanted outside of a step."""
+        return self.base(training=training)
+
+    def end(self, lives: Lifetimes, arena: int) -> int:
+        """Where an arena ends in which everything has its place; `arena`: where a step's arrays
+        do.
+        """
+        return max(arena, self.least(training=lives.training))
 
 
 @dataclass(frozen=True)
@@ -270,7 +281,8 @@ def lay_out(front: Front, *, again: Collection[int] = (), training: bool = True)
     buffers, busy = lives.buffers(), front.busy(lives)
     arena = place(buffers, at, busy)
     scratch = max((b.size for b in busy), default=0)
-    return Layout(front, lives, max(arena, at + scratch), at, scratch, bound(buffers, at, busy))
+    least = max(bound(buffers, at, busy), front.least(training=training))
+    return Layout(front, lives, front.end(lives, max(arena, at + scratch)), at, scratch, least)
 
 
 def build_plan(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import struct
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
@@ -37,6 +38,7 @@ CLAMPS = frozenset({*WEIGHTED, "add", "relu"})
 THROUGH = ("relu", "flatten")  # gradients go through
 WEIGHT_TERMS_MAX = 66311  # products in the sum of one weight's gradient (seam.h)
 INPUT_TERMS_MAX = 133144  # of one input's
+ANSWER, PARCEL = 24 + 16, 16  # bytes beside an answer's body, and in front of a parcel's shape
 CLAMP, SUM_NUMBERS, TENSOR_NUMBERS = 4, 32, 8  # bytes of a layer, of an add, of a tensor
 
 
@@ -103,7 +105,28 @@ class Q8Sizes(Front):
             passes_gradient=THROUGH,
             needs_output=CLAMPS,
             masks=CLAMPS,
+            answer_bytes=self.answer if training else 0,
         )
+
+    @property
+    def answer(self) -> int:
+        """Bytes a session keeps for an answer with an activation."""
+        return ANSWER + 4 + 2 * self.batch + PARCEL + 16 + self.batch * math.prod(self.shapes[-1])
+
+    def least(self, *, training: bool = True) -> int:
+        """The answer with all that is learned lies where a step's arrays are."""
+        learned = PARCEL + 4 + self.learned if self.learned else 0
+        weights = ANSWER + 8 + learned + 2 * len(self.shapes)
+        return self.base(training=training) + (round16(weights) if training else 0)
+
+    def end(self, lives: Lifetimes, arena: int) -> int:
+        """Samples come in f32, behind the input or, where there is room, in front of it."""
+        arena = max(arena, self.least(training=lives.training))
+        first, samples = lives.values[0], round16(4 * self.batch * math.prod(self.shapes[0]))
+        behind = first.offset + first.size
+        if not lives.training or self.base() + samples <= first.offset:
+            return arena
+        return max(arena, behind + samples)
 
     def busy(self, lives: Lifetimes) -> list[Buffer]:
         needs = self.needs(training=lives.training)
@@ -202,7 +225,8 @@ def build_q8_plan(
     flags = INFERENCE * (not training) + MOMENTUM_FLAGS[momentum]
     count = len(layers)
     head = (MAGIC, WIRE_VERSION, Q8, flags, count, count + 1, batch, 0, count, 0)
-    sizes = (front.learned, it.arena_bytes, it.scratch_at, it.scratch_bytes, front.blob, 0, 0)
+    answer = it.lives.answer.offset if it.lives.answer else 0
+    sizes = (front.learned, it.arena_bytes, it.scratch_at, it.scratch_bytes, front.blob, answer, 0)
     try:
         header = HEADER.pack(*head, *sizes)
         records = [*tensor_records(it.lives), *layer_records(it.lives, [*front.learned_offsets()])]

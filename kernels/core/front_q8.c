@@ -2,6 +2,8 @@
  */
 #include "front_q8.h"
 
+#define SPARE (SEAM_MESSAGE_HEADER + 16u) /* of an answer, beside its body */
+
 static uint64_t state_size(const seam_plan *plan) {
     return seam_round16(8u * (uint64_t)plan->layers + 6u * (uint64_t)plan->tensors) +
            seam_q8_front_loss_size(plan);
@@ -10,6 +12,24 @@ static uint64_t state_size(const seam_plan *plan) {
 uint64_t seam_q8_base(const seam_plan *plan) {
     return seam_round16(plan->blob_size) + seam_round16(plan->velocity_size) +
            seam_round16(state_size(plan));
+}
+
+seam_q8_room seam_q8_session_room(const seam_plan *plan) {
+    seam_tensor in, out;
+    seam_plan_tensor(&in, plan, 0);
+    seam_plan_tensor(&out, plan, plan->output);
+    const uint32_t shape[4] = {plan->batch, out.h, out.w, out.c}, flat = plan->parameters;
+    const uint64_t learned = flat > 0 ? seam_parcel_size(SEAM_CODEC_INT8, 1, &flat) : 0u;
+    const uint64_t values = (uint64_t)plan->batch * in.values, size = seam_round16(4u * values);
+    const uint64_t begin = in.value_offset, end = begin + seam_round16(values);
+    seam_q8_room room = {.answer = SPARE + 4u + 2u * (uint64_t)plan->batch +
+                                   seam_parcel_size(SEAM_CODEC_INT8, 4, shape),
+                         .weights = SPARE + 8u + learned + 2u * (uint64_t)plan->tensors};
+    if (end + size <= plan->arena_size)
+        room.samples_at = end;
+    else if (seam_q8_base(plan) + size <= begin)
+        room.samples_at = seam_q8_base(plan);
+    return room;
 }
 
 static uint64_t more(uint64_t a, uint64_t b) {

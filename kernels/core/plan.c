@@ -398,6 +398,22 @@ static int check_crc(const uint8_t *bytes, size_t size) {
     return crc == seam_get32(bytes + CRC_AT) ? SEAM_OK : SEAM_E_CHECK;
 }
 
+static int trains_q8(const seam_plan *plan) {
+    return plan->dtype == SEAM_DTYPE_Q8 && !plan->inference;
+}
+
+/* A session's answers and samples lie in the arena of an int8 front. */
+static int check_room(const seam_plan *plan) {
+    if (!trains_q8(plan))
+        return SEAM_OK;
+    const seam_q8_room room = seam_q8_session_room(plan);
+    const uint64_t behind = seam_q8_base(plan) + room.weights;
+    return room.samples_at != 0 && behind <= plan->arena_size &&
+                   in_arena(plan, plan->answer_offset, room.answer)
+               ? SEAM_OK
+               : SEAM_E_LIMIT;
+}
+
 /* The flags of the header, and the room that momentum takes with them. */
 static int take_flags(seam_plan *plan) {
     const uint32_t flags = plan->bytes[7];
@@ -437,7 +453,8 @@ int seam_plan_open(seam_plan *plan, const uint8_t *bytes, size_t size) {
                         .arena_size = seam_get32(bytes + 24),
                         .scratch_offset = seam_get32(bytes + 28),
                         .scratch_size = seam_get32(bytes + 32),
-                        .blob_size = seam_get32(bytes + 36)};
+                        .blob_size = seam_get32(bytes + 36),
+                        .answer_offset = seam_get32(bytes + 40)};
     if (plan->layers == 0 || plan->layers > SEAM_PLAN_LAYERS_MAX)
         return SEAM_E_LIMIT;
     if (plan->tensors != plan->layers + 1u)
@@ -459,7 +476,7 @@ int seam_plan_open(seam_plan *plan, const uint8_t *bytes, size_t size) {
         return SEAM_E_ARGUMENT;
     if ((status = take_flags(plan)) != SEAM_OK)
         return status;
-    if (!all_zero(bytes + 18, 2) || !all_zero(bytes + 40, 4))
+    if (!all_zero(bytes + 18, 2) || (plan->answer_offset != 0 && !trains_q8(plan)))
         return SEAM_E_ARGUMENT;
     if (plan->dtype == SEAM_DTYPE_F32 ? plan->blob_size != 0
                                       : plan->blob_size > SEAM_PARCEL_VALUES_MAX)
@@ -475,6 +492,8 @@ int seam_plan_open(seam_plan *plan, const uint8_t *bytes, size_t size) {
         if ((status = check_layer(plan, i)) != SEAM_OK)
             return status;
     if (plan->dtype == SEAM_DTYPE_Q8 && (status = check_q8_learned(plan)) != SEAM_OK)
+        return status;
+    if ((status = check_room(plan)) != SEAM_OK)
         return status;
     return check_readers(plan);
 }

@@ -84,6 +84,7 @@ typedef struct {
     uint32_t arena_size, scratch_offset, scratch_size;
     uint32_t blob_size;     /* q8: bytes of all parameters */
     uint32_t velocity_size; /* q8: bytes of what keeps its momentum */
+    uint32_t answer_offset; /* q8 that trains: where a session puts its answers */
 } seam_plan;
 
 typedef struct {
@@ -122,6 +123,14 @@ static inline uint64_t seam_round16(uint64_t size) {
 /* Bytes of the blob, and of everything at the start of the arena: blob, velocities, state. */
 uint64_t seam_q8_blob_size(const seam_plan *plan);
 uint64_t seam_q8_base(const seam_plan *plan);
+/* What a session keeps in the arena of a front that trains, where nothing lives meanwhile: bytes of
+ * its longest answer with an activation (at the plan's answer_offset) and of that with all that is
+ * learned (right behind the base), and where the samples of a batch lie as they come, in f32; 0:
+ * there is no room for them. */
+typedef struct {
+    uint64_t answer, weights, samples_at;
+} seam_q8_room;
+seam_q8_room seam_q8_session_room(const seam_plan *plan);
 /* Scratch bytes of a layer, forward and backward, in front of its int32 sums; and of these sums as
  * a whole, and of the least piece they can be made in. */
 typedef struct {
@@ -256,8 +265,8 @@ typedef struct {
     const uint8_t *failed_text; /* inside the message given last */
     /* memory */
     const uint8_t *pending_plan; /* inside the message given last, until seam_session_memory */
-    uint8_t *out;
-    uint32_t out_space;
+    uint8_t *out, *all, *kept;   /* for answers; for one with all weights; the one given last */
+    uint32_t out_space, all_space;
     uint8_t small[SEAM_MESSAGE_HEADER + 8u + SEAM_TEXT_MAX];
 } seam_session;
 

@@ -68,10 +68,10 @@ static int error(seam_session *s, int status, uint8_t kind) {
     return answer(s, s->small, SEAM_ERROR, (uint32_t)(6u + size));
 }
 
-/* The answer kept is always the one in `out`; its own header says how long it is. */
+/* The header of the answer kept says how long it is. */
 static int again(seam_session *s) {
-    s->answer = s->out;
-    s->answer_size = H + seam_get32(s->out + 20);
+    s->answer = s->kept;
+    s->answer_size = H + seam_get32(s->kept + 20);
     return SEAM_DO_SEND;
 }
 
@@ -93,10 +93,11 @@ static int diverged(seam_session *s, int status) {
     return error(s, status, s->kind);
 }
 
-static int answered(seam_session *s, uint8_t kind, uint32_t body_size) {
+static int answered(seam_session *s, uint8_t *bytes, uint8_t kind, uint32_t body_size) {
     s->answered = 1;
     s->state = STATE_READY;
-    return answer(s, s->out, kind, body_size);
+    s->kept = bytes;
+    return answer(s, bytes, kind, body_size);
 }
 
 static int ready(seam_session *s) {
@@ -106,10 +107,10 @@ static int ready(seam_session *s) {
     seam_put32(body + 4, s->facts.saved_round);
     body[8] = s->facts.has_checkpoint;
     if (!s->q8)
-        return answered(s, SEAM_READY, 12);
+        return answered(s, s->out, SEAM_READY, 12);
     seam_put_float(body + 12, s->facts.least);
     seam_put_float(body + 16, s->facts.most);
-    return answered(s, SEAM_READY, 20);
+    return answered(s, s->out, SEAM_READY, 20);
 }
 
 /* What was learned as raw bytes, then the least and the largest value of each tensor. */
@@ -125,19 +126,19 @@ static int64_t q8_weights(const seam_session *s, uint8_t *out, size_t space) {
 }
 
 static int weights(seam_session *s) {
-    uint8_t *body = s->out + H;
+    uint8_t *body = s->all + H;
     uint32_t count = plan_of(s)->parameters;
     seam_put32(body, s->facts.training_samples);
     seam_put_float(body + 4, s->local_done ? s->loss_sum / (float)s->local_done : 0.0f);
     if (count == 0)
         return error(s, SEAM_E_SHAPE, s->kind);
-    const size_t space = s->out_space - H - WEIGHTS_BODY;
+    const size_t space = s->all_space - H - WEIGHTS_BODY;
     int64_t size = s->q8 ? q8_weights(s, body + WEIGHTS_BODY, space)
                          : seam_parcel_pack(body + WEIGHTS_BODY, space, s->front.parameters,
                                             SEAM_CODEC_F32, SEAM_ROUND_NEAREST, 0, 1, &count);
     if (size < 0)
         return diverged(s, (int)size);
-    return answered(s, SEAM_WEIGHTS, WEIGHTS_BODY + (uint32_t)size);
+    return answered(s, s->all, SEAM_WEIGHTS, WEIGHTS_BODY + (uint32_t)size);
 }
 
 /* Count, labels and the packed output of the last forward: the body of ACT and of RESULT. */
@@ -165,7 +166,7 @@ static int activation(seam_session *s, uint8_t kind) {
                                  s->codec_up, s->rounding, seed, 4, shape);
     if (size < 0)
         return diverged(s, (int)size);
-    return answered(s, kind, head + (uint32_t)size);
+    return answered(s, s->out, kind, head + (uint32_t)size);
 }
 
 /* ---- Requests ---- */
@@ -248,11 +249,34 @@ static int welcome(seam_session *s, const seam_message *m) {
     return SEAM_DO_NOTHING;
 }
 
-/* Samples as floats, from which an int8 front makes its input. */
-static uint64_t staging_size(const seam_plan *plan) {
-    seam_tensor in;
-    seam_plan_tensor(&in, plan, 0);
-    return plan->dtype == SEAM_DTYPE_Q8 ? seam_round16(4u * (uint64_t)plan->batch * in.values) : 0u;
+/* Bytes of the answers, and of the memory for them beside the arena: an int8 front's has room. */
+static uint64_t size_answers(seam_session *s, const seam_plan *plan) {
+    if (s->q8) {
+        const seam_q8_room room = seam_q8_session_room(plan);
+        s->out_space = (uint32_t)room.answer;
+        s->all_space = (uint32_t)room.weights;
+        return 0;
+    }
+    seam_tensor out;
+    seam_plan_tensor(&out, plan, plan->output);
+    const uint32_t shape[4] = {plan->batch, out.h, out.w, out.c}, flat = plan->parameters;
+    const uint64_t act = 4u + 2u * (uint64_t)plan->batch + seam_parcel_size(s->codec_up, 4, shape);
+    const uint64_t all = WEIGHTS_BODY + (flat ? seam_parcel_size(SEAM_CODEC_F32, 1, &flat) : 0u);
+    s->out_space = s->all_space = (uint32_t)(H + (act > all ? act : all) + 16u);
+    return seam_round16(s->out_space);
+}
+
+/* Where the answers and samples go; next: behind the labels. */
+static void place_answers(seam_session *s, const seam_plan *plan, uint8_t *arena, uint8_t *next) {
+    if (s->q8) {
+        const seam_q8_room room = seam_q8_session_room(plan);
+        s->out = arena + plan->answer_offset;
+        s->all = arena + seam_q8_base(plan);
+        s->inputs = (float *)(void *)(arena + room.samples_at);
+    } else {
+        s->out = s->all = next;
+        s->inputs = seam_front_input(&s->front);
+    }
 }
 
 static int plan(seam_session *s, const seam_message *m) {
@@ -286,18 +310,8 @@ static int plan(seam_session *s, const seam_message *m) {
         status = SEAM_E_ARGUMENT;
     if (status != SEAM_OK)
         return error(s, status, m->kind);
-    seam_tensor out;
-    seam_plan_tensor(&out, &opened, opened.output);
-    uint32_t shape[4] = {opened.batch, out.h, out.w, out.c};
-    uint64_t act = 4u + 2u * (uint64_t)opened.batch + seam_parcel_size(s->codec_up, 4, shape);
-    uint32_t flat = opened.parameters;
-    const int codec = s->q8 ? SEAM_CODEC_INT8 : SEAM_CODEC_F32;
-    uint64_t all = WEIGHTS_BODY + (flat ? seam_parcel_size(codec, 1, &flat) : 0u) +
-                   (s->q8 ? 2u * (uint64_t)opened.tensors : 0u);
-    s->out_space = (uint32_t)(H + (act > all ? act : all) + 16u);
     s->need_bytes = seam_round16(opened.arena_size) + seam_round16(s->plan_size) +
-                    seam_round16((uint64_t)opened.batch * 4u) + seam_round16(s->out_space) +
-                    staging_size(&opened);
+                    seam_round16((uint64_t)opened.batch * 4u) + size_answers(s, &opened);
     s->pending_plan = b + PLAN_BODY;
     s->state = STATE_MEMORY;
     return SEAM_DO_MEMORY;
@@ -321,13 +335,11 @@ int seam_session_memory(seam_session *s, void *memory) {
     next += seam_round16(s->plan_size);
     s->labels = (int32_t *)(void *)next;
     next += seam_round16((uint64_t)opened.batch * 4u);
-    s->out = next;
-    next += seam_round16(s->out_space);
     status = s->q8 ? seam_q8_front_init(&s->q8_front, &opened, arena, opened.arena_size)
                    : seam_front_init(&s->front, &opened, arena, opened.arena_size);
     if (status != SEAM_OK)
         return status;
-    s->inputs = s->q8 ? (float *)(void *)next : seam_front_input(&s->front);
+    place_answers(s, &opened, arena, next);
     s->local_done = 0;
     s->kind = SEAM_PLAN;
     return ready(s);
@@ -461,6 +473,7 @@ static int request(seam_session *s, const seam_message *m) {
         s->act_open = 0;
         return set_weights(s, m);
     case SEAM_WEIGHTS_GET:
+        s->act_open = 0; /* in int8 the weights go where activations are */
         s->local_done = 0;
         return weights(s);
     default:
@@ -470,7 +483,8 @@ static int request(seam_session *s, const seam_message *m) {
 
 static int probe(seam_session *s, const seam_message *m) {
     int large = m->body_size > sizeof s->small - H;
-    if (large && (s->state < STATE_READY || m->body_size > s->out_space - H))
+    const int busy = s->q8 ? s->state != STATE_READY : s->state < STATE_READY;
+    if (large && (busy || m->body_size > s->out_space - H))
         return error(s, SEAM_E_SPACE, m->kind);
     uint8_t *bytes = large ? s->out : s->small;
     memcpy(bytes + H, m->body, m->body_size);
@@ -580,7 +594,7 @@ static int batch_test(seam_session *s) {
     seam_put32(body, correct);
     seam_put32(body + 4, batch_of(s));
     seam_put_float(body + 8, loss);
-    return answered(s, SEAM_RESULT, 12);
+    return answered(s, s->out, SEAM_RESULT, 12);
 }
 
 int seam_session_batch(seam_session *s) {

@@ -112,6 +112,7 @@ def answers(said: list[bytes]) -> list[Message]:
     for message in said:
         action = session.receive(message)
         while action in (TRAIN, TEST):
+            session.inputs[:] = 0
             action = session.batch()
         if action == SEND:
             found.append(Message.decode(session.answer()))
@@ -159,6 +160,7 @@ def test_a_layer_is_not_read_before_its_tensors_are_known(
     ) == (1, 0)
 
 
+ARENA = struct.unpack_from("<I", PLANS[0], 24)[0]
 LEARNED = struct.unpack_from("<I", PLANS[0], 20)[0]
 
 
@@ -177,6 +179,10 @@ LEARNED = struct.unpack_from("<I", PLANS[0], 20)[0]
         ("a flag without a meaning", 7, "<B", 8, -1),
         ("momentum in float32 and none at once", 7, "<B", 6, -1),
         ("momentum in float32 without its room", 7, "<B", 4, -7),
+        ("answers where the parameters are", 40, "<I", 16, -7),
+        ("answers that leave the arena", 40, "<I", 1 << 16, -7),
+        ("no room for answers", 40, "<I", 0, -7),
+        ("an arena without room for the samples", 24, "<I", ARENA - 16, -7),
         ("another arithmetic", 6, "<B", 2, -8),
         ("a group norm", layer_at(3), "<B", 8, -7),
         ("scratch that holds no row", 32, "<I", 16, -7),

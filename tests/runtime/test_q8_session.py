@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import struct
 from collections.abc import Callable
 from typing import Any
 
@@ -13,7 +14,7 @@ from seamline.kernels.front import NOTHING, SEND, TEST, TRAIN, Session
 from seamline.runtime import message as wire
 from seamline.runtime.calibration import calibrate
 from seamline.runtime.message import Flag, Kind, Message
-from seamline.runtime.plan import LayerSpec, build_plan
+from seamline.runtime.plan import LayerSpec, build_plan, read_plan
 from seamline.runtime.q8_parameters import blob_of, learned_bytes
 from seamline.runtime.q8_plan import build_q8_plan
 from seamline.runtime.quantise import quantise
@@ -88,6 +89,39 @@ def test_a_round_from_step_to_weights(chain: QuantisedFront) -> None:
     assert (answer.kind, loss) == (Kind.WEIGHTS, 0.5)
     assert len(learned) == len(learned_bytes(chain)) and learned != learned_bytes(chain)
     assert extremes.shape == (3, 2) and (extremes[:, 0] < extremes[:, 1]).all()
+
+
+def test_the_answer_with_an_activation_is_kept_until_its_gradient_comes(
+    chain: QuantisedFront,
+) -> None:
+    device = Device()
+    device.step(1, chain)
+    act = device.session.answer()
+    assert device.say(Kind.PROBE, bytes(4)) == SEND
+    assert device.step(1, chain) == SEND and device.session.answer() == act
+    device.gradient(1, flags=0)  # and the next batch is asked for
+    following = device.heard()
+    assert (following.kind, following.step) == (Kind.ACT, 1) and following.body != act[24:]
+
+
+def test_a_look_at_the_weights_takes_the_place_of_the_activation(chain: QuantisedFront) -> None:
+    device = Device()
+    device.step(1, chain)
+    assert device.say(Kind.WEIGHTS_GET, b"", 1) == SEND
+    _, learned, _ = wire.read_q8_weights(device.heard().body)
+    assert learned == learned_bytes(chain)
+    device.gradient(1)
+    assert "state of the session" in wire.read_error(device.heard().body).text
+    assert device.step(2, chain) == SEND and device.heard().kind == Kind.ACT
+
+
+def test_samples_lie_in_the_arena_and_not_over_the_input(chain: QuantisedFront) -> None:
+    session = Device().session
+    arena, tensor = read_plan(PLAN).arena_bytes, struct.unpack_from("<I", PLAN, 48 + 8)[0]
+    first = session.inputs.ctypes.data - session.learned.ctypes.data
+    assert first > 0 and first + session.inputs.nbytes <= arena
+    input_end = tensor + BATCH * int(np.prod(CHAIN_SHAPE))
+    assert first >= input_end or first + session.inputs.nbytes <= tensor
 
 
 def test_an_update_is_applied_once_however_often_it_is_asked_for(chain: QuantisedFront) -> None:
