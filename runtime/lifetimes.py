@@ -16,8 +16,8 @@ NEEDS_INPUT = frozenset({"conv2d", "depthwise", "dense", "max_pool", "group_norm
 NEEDS_OUTPUT = frozenset({"relu"})
 IN_PLACE = frozenset({"relu", "flatten", "add"})  # may write over what they read
 
-# "forward" or "backward" of a layer; "mask": its backward looks at what it made; "answer": a message
-# takes the last tensor; "output": it is taken, or its gradient given
+# "forward" or "backward" of a layer; "mask": its backward looks at what it made; "answer": a
+# message takes the last tensor; "output": it is taken, or its gradient given
 Step = tuple[str, int]
 
 
