@@ -15,7 +15,7 @@ HANDSHAKE = 0x14  # first byte of a body
 HELLO, FIRST, SECOND, THIRD, REFUSE = 0, 1, 2, 3, 15
 KK, PSK, XX = 0, 1, 2  # patterns; KK is for ends that know each other's key
 DEVICE, HOST = 0, 1
-UNKNOWN, OTHER_KEY, OTHER_VERSION, NOT_PAIRING = 1, 2, 3, 5  # codes of a REFUSE
+UNKNOWN, OTHER_KEY, OTHER_VERSION, NOT_PAIRING, IN_CLEAR = 1, 2, 3, 5, 6  # codes of a REFUSE
 
 _VERSION = 1
 _BODY_MAX, _NAME_MAX = 256, 63
@@ -137,9 +137,16 @@ class Handshake:
         """A host's: somebody speaks under keys we do not have. A device that hears our HELLO begins
         anew.
         """
+        self._say_sometimes(self._hello, now_ms)
+
+    def refuse_clear(self, now_ms: int) -> None:
+        """Somebody speaks in clear."""
+        self._say_sometimes(self._refusal(IN_CLEAR), now_ms)
+
+    def _say_sometimes(self, body: bytes, now_ms: int) -> None:
         if now_ms - self._called >= _AGAIN_MS:
             self._called = now_ms
-            self._answers.append(self._hello)
+            self._answers.append(body)
 
     def output(self, now_ms: int) -> bytes | None:
         """The next body to be sent now."""

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
-import hmac
-
 from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives import hashes, hmac
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
 from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 
@@ -21,13 +19,29 @@ class NoiseError(Exception):
     """A message that this handshake cannot take: cut, changed, or made with another key."""
 
 
+# The library's own hashes: hashlib would bring a second OpenSSL, 4 MB of a device's memory.
+_BLAKE2B = hashes.BLAKE2b(64)
+
+
+def _hash(data: bytes) -> bytes:
+    digest = hashes.Hash(_BLAKE2B)
+    digest.update(data)
+    return digest.finalize()
+
+
+def _hmac(key: bytes, data: bytes) -> bytes:
+    digest = hmac.HMAC(key, _BLAKE2B)
+    digest.update(data)
+    return digest.finalize()
+
+
 def _derive(chaining: bytes, material: bytes, count: int) -> list[bytes]:
     """HKDF of the specification, section 4.3."""
-    key = hmac.new(chaining, material, hashlib.blake2b).digest()
+    key = _hmac(chaining, material)
     outputs: list[bytes] = []
     for number in range(1, count + 1):
         before = outputs[-1] if outputs else b""
-        outputs.append(hmac.new(key, before + bytes([number]), hashlib.blake2b).digest())
+        outputs.append(_hmac(key, before + bytes([number])))
     return outputs
 
 
@@ -121,7 +135,7 @@ class NoiseState:
         return message[:size], message[size:]
 
     def _mix_hash(self, data: bytes) -> None:
-        self._hash = hashlib.blake2b(self._hash + data).digest()
+        self._hash = _hash(self._hash + data)
 
     def _mix_key(self, material: bytes) -> None:
         self._chaining, key = _derive(self._chaining, material, 2)

@@ -107,6 +107,7 @@ class SealedEnd:
                 self._adopt(now_ms)
             elif body[0] in _IN_CLEAR:
                 self._counts["clear_refused"] += 1
+                self._handshake.refuse_clear(now_ms)
 
     def events(self) -> list[tuple[int, bytes | None]]:
         found = self._packets.events()

@@ -8,7 +8,6 @@ import contextlib
 import errno
 import os
 import queue
-import secrets
 import select
 import socket
 import threading
@@ -173,7 +172,7 @@ class SerialLine:
         self._closing: float | None = None
         self._moved = time.monotonic()  # when the line last took bytes, or had none to take
         self._wake = Bell()
-        boot_id = secrets.randbits(63) | 1 << 63
+        boot_id = int.from_bytes(os.urandom(8), "little") | 1 << 63
         self._end: PacketEnd | SealedEnd
         if handshake is None:
             self._end = PacketEnd(boot_id, self._now(), bytes_per_second=self._baud // 10)
