@@ -180,6 +180,13 @@ class Pairing:
             self._answer, self._reason, self._say_at = NO, reason, 0
             self._farewells = _FAREWELLS if self._seal is not None else 0
 
+    def hung_up(self) -> None:
+        """The line is gone for good. Whoever has stored has heard that the other end wants it."""
+        if not self._ended and self.stored:
+            self._done = True
+        self.stop("the line hung up: is the cable still there?", exit_code=4)
+        self._farewells = 0
+
     def feed(self, data: bytes, now_ms: int) -> None:
         for body in self._decoder.feed(data):
             self._take(body, now_ms)

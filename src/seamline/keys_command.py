@@ -151,9 +151,14 @@ def _rotate(args: argparse.Namespace, folder: Path, job: Job | None) -> int:
     return 0
 
 
+def has_terminal() -> bool:
+    """Is there somebody who can answer?"""
+    return sys.stdin is not None and sys.stdin.isatty()
+
+
 def confirm(question: str, otherwise: str) -> None:
     """Asks a person on the terminal. Raises UserError when there is none, or the answer is no."""
-    if not sys.stdin.isatty():
+    if not has_terminal():
         raise UserError(f"{question} nobody can answer, standard input is no terminal; {otherwise}")
     sys.stderr.write(f"{question} Type yes or no: ")
     sys.stderr.flush()

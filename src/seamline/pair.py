@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import errno
 import json
 import os
 import select
@@ -16,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from .keys_command import has_terminal
 from .runtime.config import CLOUD, Job, find_device, find_zone, host_name, is_line
 from .runtime.errors import UserError
 from .runtime.handshake import DEVICE, HOST
@@ -74,7 +76,7 @@ def run_pair(args: argparse.Namespace, job: Job | None) -> int:
             "--yes without --secret-file would trust whoever answers: compare the codes, or make a "
             "secret with `seamline pair --new-secret FILE`"
         )
-    if secret is None and not sys.stdin.isatty():
+    if secret is None and not has_terminal():
         raise UserError(
             "somebody has to compare two codes, and standard input is no terminal: pair with "
             "--secret-file FILE instead"
@@ -175,15 +177,20 @@ def _talk(pairing: Pairing, port: Line, plan: Plan) -> None:
         if pairing.asking and not asked:
             _show(pairing, plan)
             asked = True
-        inputs = [port.fd, *([sys.stdin.fileno()] if pairing.asking else [])]
+        keyboard = sys.stdin.fileno() if pairing.asking else -1
+        inputs = [port.fd, *([keyboard] if pairing.asking else [])]
         wait = pairing.wait(_now()) / 1000
         readable, writable, _ = select.select(inputs, [port.fd] if pending else [], [], wait)
-        if port.fd in readable:
-            pairing.feed(_read(port), _now())
-        if writable:
-            pending = pending[_write(port, pending) :]
-        if sys.stdin.fileno() in readable:
-            words = os.read(sys.stdin.fileno(), _CHUNK)
+        try:
+            if port.fd in readable:
+                pairing.feed(_read(port), _now())
+            if writable:
+                pending = pending[_write(port, pending) :]
+        except OSError:
+            pairing.hung_up()
+            return
+        if keyboard in readable:
+            words = os.read(keyboard, _CHUNK)
             pairing.answer(words.strip().lower() in (b"yes", b"y"))
         if pairing.may_store:
             _store(pairing, plan)
@@ -198,14 +205,13 @@ def _say_goodbye(pairing: Pairing, port: Line) -> None:
 
 
 def _read(port: Line) -> bytes:
+    """Raises OSError: the line hung up."""
     try:
         data = os.read(port.fd, _CHUNK)
     except BlockingIOError:
         return b""
-    except OSError:
-        data = b""
     if not data:
-        raise UserError("the line hung up: is the cable still there?", 4)
+        raise OSError(errno.EIO, "the line hung up")
     return data
 
 
@@ -214,16 +220,15 @@ def _write(port: Line, data: bytes) -> int:
         return os.write(port.fd, data)
     except BlockingIOError:
         return 0
-    except OSError as error:
-        raise UserError(f"the line takes no bytes ({error.strerror})", 4) from error
 
 
 def _flush(port: Line, data: bytes) -> None:
     """What a line that moves takes in half a second."""
     until = time.monotonic() + 0.5
-    while data and time.monotonic() < until:
-        if select.select([], [port.fd], [], 0.1)[1]:
-            data = data[_write(port, data) :]
+    with contextlib.suppress(OSError):  # gone: nobody hears it
+        while data and time.monotonic() < until:
+            if select.select([], [port.fd], [], 0.1)[1]:
+                data = data[_write(port, data) :]
 
 
 def _show(pairing: Pairing, plan: Plan) -> None:

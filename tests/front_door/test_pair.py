@@ -8,7 +8,10 @@ import json
 import os
 import pty
 import re
+import select
+import shutil
 import signal
+import socket
 import stat
 import subprocess
 import sys
@@ -58,7 +61,7 @@ class Place:
             assert main(["pair", "--new-secret", str(path)]) == 0
         return path
 
-    def start(self, end: str, *options: str, own: str = "", stdin: int = subprocess.DEVNULL):
+    def start(self, end: str, options: list[str], own: str = "", stdin: int = subprocess.DEVNULL):
         """end: whose folder and line; own: the name it says, when that is another."""
         arguments = ["pair", str(self.keys[end]), "--as", own or end, "--line", self.lines[end]]
         process = subprocess.Popen(
@@ -75,7 +78,7 @@ class Place:
         """Both ends with a secret each, to their end: exit code, output, errors."""
         default = None if secrets else self.secret()
         started = {
-            end: self.start(end, "--secret-file", str(secrets.get(side, default)), *options)
+            end: self.start(end, ["--secret-file", str(secrets.get(side, default)), *options])
             for end, side in (("host-A", "host"), ("watch-1", "device"))
         }
         return {end: ended(process) for end, process in started.items()}
@@ -181,8 +184,8 @@ def test_a_changed_key_is_refused_and_says_how_to_forget_the_old_one(place):
 
 def test_another_name_than_the_expected_one_is_refused(place):
     secret = str(place.secret())
-    host = place.start("host-A", "--secret-file", secret, "--with", "watch-2")
-    device = place.start("watch-1", "--secret-file", secret)
+    host = place.start("host-A", ["--secret-file", secret, "--with", "watch-2"])
+    device = place.start("watch-1", ["--secret-file", secret])
     code, _, err = ended(host)
     assert code == 6 and "the other end is watch-1, and host-A expects watch-2" in errors(err)[0]
     code, _, err = ended(device)
@@ -193,7 +196,7 @@ def test_another_name_than_the_expected_one_is_refused(place):
 def test_two_devices_say_so(place):
     secret = str(place.secret())
     ends = [
-        place.start(end, "--secret-file", secret, own=own)
+        place.start(end, ["--secret-file", secret], own=own)
         for end, own in (("host-A", "watch-2"), ("watch-1", "watch-1"))
     ]
     for code, _, err in (ended(end) for end in ends):
@@ -204,7 +207,7 @@ def test_two_hosts_find_nobody(place):
     """A host only answers, so each of two can but say that no device has called."""
     secret = str(place.secret())
     ends = [
-        place.start(end, "--secret-file", secret, "--wait", "1", own=own)
+        place.start(end, ["--secret-file", secret, "--wait", "1"], own=own)
         for end, own in (("host-A", "host-A"), ("watch-1", "host-B"))
     ]
     for code, _, err in (ended(end) for end in ends):
@@ -212,11 +215,67 @@ def test_two_hosts_find_nobody(place):
 
 
 def test_a_secret_at_one_end_only_is_told(place, stack):
-    host = Person(place, "host-A", stack)
-    device = place.start("watch-1", "--secret-file", str(place.secret()))
+    host = Person(place.start, "host-A", [], stack)
+    device = place.start("watch-1", ["--secret-file", str(place.secret())])
     for process in (host.process, device):
         code, _, err = ended(process)
         assert code == 6 and "one end has --secret-file" in errors(err)[0], err
+
+
+@pytest.mark.parametrize("end", ["host-A", "watch-1"])
+def test_a_program_that_speaks_clear_text_on_the_line_is_told(place, stack, end):
+    other = "watch-1" if end == "host-A" else "host-A"
+    link = open_link(place.lines[other], name=other, keys=None)
+    stack.callback(link.close)
+    code, _, err = ended(place.start(end, ["--secret-file", str(place.secret())]))
+    assert code == 6 and "speaks clear text: stop it there" in errors(err)[0]
+
+
+def test_two_ends_pair_over_sockets(place, stack):
+    """As behind terminal servers: both connect, something between them passes bytes on."""
+    servers = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(2)]
+    place.lines = {
+        name: f"socket://127.0.0.1:{server.getsockname()[1]}"
+        for name, server in zip(place.lines, servers, strict=True)
+    }
+
+    def carry():
+        ends = [server.accept()[0] for server in servers]
+        both = dict(zip(ends, ends[::-1], strict=True))
+        while both:
+            for one in select.select(list(both), [], [])[0]:
+                data = one.recv(4096)
+                if not data:
+                    both.clear()
+                    break
+                both[one].sendall(data)
+        for one in ends:
+            one.close()
+
+    relay = threading.Thread(target=carry, daemon=True)
+    relay.start()
+    assert [code for code, _, _ in place.run().values()] == [0, 0]
+    assert_paired(place)
+    relay.join(SECONDS)
+    assert not relay.is_alive()
+
+
+def test_a_cable_that_is_pulled_out_is_told(tmp_path, stack):
+    server = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
+    secret = tmp_path / "secret"
+    assert main(["pair", "--new-secret", str(secret)]) == 0
+    arguments = [str(tmp_path / "keys"), "--as", "watch-1", "--secret-file", str(secret)]
+    line = f"socket://127.0.0.1:{server.getsockname()[1]}"
+    process = subprocess.Popen(
+        [sys.executable, "-m", "seamline", "pair", *arguments, "--line", line],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    stack.callback(end_of, process)
+    server.accept()[0].close()
+    code, out, err = ended(process)
+    assert (code, out) == (4, "") and "the line hung up" in errors(err)[0]
 
 
 # ---- by comparing codes ----
@@ -225,10 +284,11 @@ def test_a_secret_at_one_end_only_is_told(place, stack):
 class Person:
     """Somebody at a terminal of one end."""
 
-    def __init__(self, place: Place, end: str, stack: ExitStack) -> None:
+    def __init__(self, start, end: str, arguments: list[str], stack: ExitStack) -> None:
+        """start: of Place, or alike."""
         self._ours, terminal = pty.openpty()
         stack.callback(os.close, self._ours)
-        self.process = place.start(end, stdin=terminal)
+        self.process = start(end, arguments, stdin=terminal)
         os.close(terminal)
         self.seen = ""
 
@@ -248,7 +308,7 @@ class Person:
 
 
 def test_two_people_compare_codes_and_pair(place, stack):
-    people = [Person(place, end, stack) for end in ("host-A", "watch-1")]
+    people = [Person(place.start, end, [], stack) for end in ("host-A", "watch-1")]
     codes = [person.reads_the_code() for person in people]
     assert codes[0] == codes[1]
     for person, end in zip(people, ("host-A", "watch-1"), strict=True):
@@ -264,7 +324,7 @@ def test_two_people_compare_codes_and_pair(place, stack):
 
 @pytest.mark.parametrize("answer", ["no", "", "N6WQ"])
 def test_one_no_is_enough(place, stack, answer):
-    host, device = (Person(place, end, stack) for end in ("host-A", "watch-1"))
+    host, device = (Person(place.start, end, [], stack) for end in ("host-A", "watch-1"))
     for person in (host, device):
         person.reads_the_code()
     device.types("yes")
@@ -277,7 +337,7 @@ def test_one_no_is_enough(place, stack, answer):
 
 
 def test_ctrl_c_at_the_question_ends_both_ends(place, stack):
-    host, device = (Person(place, end, stack) for end in ("host-A", "watch-1"))
+    host, device = (Person(place.start, end, [], stack) for end in ("host-A", "watch-1"))
     for person in (host, device):
         person.reads_the_code()
     host.process.send_signal(signal.SIGINT)
@@ -289,7 +349,7 @@ def test_ctrl_c_at_the_question_ends_both_ends(place, stack):
 
 
 def test_a_killed_end_is_noticed(place, stack):
-    host, device = (Person(place, end, stack) for end in ("host-A", "watch-1"))
+    host, device = (Person(place.start, end, [], stack) for end in ("host-A", "watch-1"))
     for person in (host, device):
         person.reads_the_code()
     host.process.kill()
@@ -298,18 +358,70 @@ def test_a_killed_end_is_noticed(place, stack):
     assert_nothing_written(place)
 
 
+# ---- the page ----
+
+
+def commands(page: str) -> list[list[str]]:
+    """What the page tells a reader to type, in order."""
+    blocks = re.findall(r"```\n(.*?)```", page, re.DOTALL)
+    lines = [line for block in blocks for line in block.splitlines()]
+    return [re.split(r"  +", line)[0].split()[1:] for line in lines if line.startswith("seamline ")]
+
+
+def test_the_page_can_be_followed_to_the_letter(place, stack, tmp_path):
+    """With a person at both ends, then a new secret and both ends with it, then the list."""
+    page = (Path(__file__).parents[2] / "docs" / "pairing.md").read_text(encoding="utf-8")
+    machines = {"host-A": tmp_path / "at-host", "watch-3": tmp_path / "at-device"}
+    for machine in machines.values():
+        machine.mkdir()
+    job = machines["host-A"] / "job.toml"
+    job.write_text(JOB.replace('"watch-1"', '"watch-3"'))
+    ports = {
+        "serial:/dev/ttyACM0:921600": place.lines["host-A"],
+        "serial:/dev/ttyAMA0:921600": place.lines["watch-1"],
+    }
+
+    def type_in(where: str, arguments: list[str], stdin: int = subprocess.DEVNULL):
+        process = subprocess.Popen(
+            [sys.executable, "-m", "seamline", *(ports.get(one, one) for one in arguments)],
+            cwd=machines[where],
+            stdin=stdin,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        stack.callback(end_of, process)
+        return process
+
+    told = commands(page)
+    by_hand = [Person(type_in, where, told[at], stack) for at, where in enumerate(machines)]
+    assert len({person.reads_the_code() for person in by_hand}) == 1
+    for person in by_hand:
+        person.types("yes")
+    assert [ended(person.process)[0] for person in by_hand] == [0, 0]
+
+    assert ended(type_in("host-A", told[2]))[0] == 0
+    name = told[2][-1]
+    shutil.copy(machines["host-A"] / name, machines["watch-3"] / name)
+    pair = [type_in(where, told[3 + at]) for at, where in enumerate(machines)]
+    assert [ended(process)[0] for process in pair] == [0, 0]
+    code, out, _ = ended(type_in("host-A", told[5]))
+    assert code == 0 and re.search(r"^watch-3 .* join host-A as watch-3, by network", out, re.M)
+    assert told[6] == ["device", "job.toml", "--id", "watch-3"] and len(told) == 7
+
+
 # ---- alone, and mistakes ----
 
 
 @pytest.mark.parametrize("end", ["host-A", "watch-1"])
 def test_nobody_there_is_told_when_the_wait_is_over(place, end):
-    process = place.start(end, "--secret-file", str(place.secret()), "--wait", "1")
+    process = place.start(end, ["--secret-file", str(place.secret()), "--wait", "1"])
     code, out, err = ended(process)
     assert (code, out) == (6, "") and "nobody answered" in errors(err)[0]
 
 
 def test_ctrl_c_while_waiting_is_one_line(place):
-    process = place.start("host-A", "--secret-file", str(place.secret()))
+    process = place.start("host-A", ["--secret-file", str(place.secret())])
     assert process.stderr is not None and "waiting for" in process.stderr.readline()
     process.send_signal(signal.SIGINT)
     code, out, err = ended(process)
