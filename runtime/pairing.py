@@ -245,10 +245,9 @@ class Pairing:
         found = self._handshake.established
         if found is None or found[0] is self._seal:
             return
+        self._seal, self._say_at = found[0], 0
         if self.peer is not None:
             self.stop(f"{self.peer.name} has started again: start here again, too")
-        else:
-            self._seal, self._say_at = found[0], 0
 
     def _look_at(self, hello: Hello) -> str:
         """What in a HELLO of the other end will let us pair with nobody; empty: nothing. It is not

@@ -5,6 +5,7 @@ alike.
 from __future__ import annotations
 
 import random
+import zlib
 from pathlib import Path
 
 import pytest
@@ -121,6 +122,57 @@ def test_a_no_ends_both(folders, refuser):
     assert "you did not confirm" in ends.troubles()[refuser]
     assert "did not confirm: start again" in ends.troubles()[other]
     assert [end.exit_code for end in ends.ends.values()] == [6, 6]
+
+
+def test_an_end_that_starts_again_at_the_question_ends_the_other(folders):
+    """The code it showed was of the handshake before."""
+    ends = Ends(folders, secret=(None, None))
+    ends.answers = {"device": None, "host": None}
+    ends.run(3000)
+    assert all(end.asking for end in ends.ends.values())
+    ends.ends["device"] = Ends(folders, secret=(None, None)).ends["device"]
+    ends.answers["device"] = True
+    ends.run()
+    assert ends.written == {}
+    assert "watch-1 has started again" in ends.troubles()["host"]
+    assert "host-A did not confirm" in ends.troubles()["device"]
+
+
+@pytest.mark.parametrize("end", ["device", "host"])
+def test_a_changed_hello_pairs_nobody(folders, end):
+    """Somebody on the line who rewrites what was offered: here it is only the random bytes."""
+    ends = Ends(folders)
+    carry = ends._carry
+
+    def change(data, other):
+        if other is not ends.ends[end]:
+            body = module.BodyDecoder(600).feed(data)
+            data = b"".join(module.encode_body(rewrite(one)) for one in body)
+        carry(data, other)
+
+    def rewrite(body):
+        if body[:2] != b"\x14\0":
+            return body
+        body = body[:10] + b"\x55" + body[11:-4]
+        return body + zlib.crc32(body).to_bytes(4, "little")
+
+    ends._carry = change
+    ends.run()
+    assert ends.written == {} and all(end.exit_code == 6 for end in ends.ends.values())
+
+
+def test_somebody_in_the_middle_makes_the_codes_differ(folders, tmp_path):
+    """She finishes a handshake with each end, with a key of her own under the other's name."""
+    for role, name in (("device", "watch-1"), ("host", "host-A")):
+        make_keys(tmp_path / f"her-{role}", [name])
+    left = Ends({"device": folders["device"], "host": tmp_path / "her-host"}, secret=(None, None))
+    right = Ends({"device": tmp_path / "her-device", "host": folders["host"]}, secret=(None, None))
+    for ends in (left, right):
+        ends.answers = {"device": None, "host": None}
+        ends.run(3000)
+    peers = left.ends["device"].peer, right.ends["host"].peer
+    assert peers[0].code != peers[1].code
+    assert [peer.name for peer in peers] == ["host-A", "watch-1"]
 
 
 def test_secrets_that_differ_are_told_at_both_ends_and_soon(folders):
