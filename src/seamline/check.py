@@ -121,7 +121,7 @@ def _check_keys(job: Job, roles: Roles, report: Report) -> None:
             if missing and not roles.whole:
                 raise UserError(
                     f"{folder} lacks {', '.join(f'{peer}.public' for peer in missing)}: {name} "
-                    "lets nobody in without it; copy it there, or run `seamline keys new`",
+                    "lets nobody in without it; copy it there, run `seamline keys new`, or pair",
                     3,
                 )
         except UserError as error:

@@ -45,6 +45,12 @@ def test_any_bytes_are_borne_and_what_follows_is_heard(noise):
     assert decoder.feed(b"\0" + encode_body(b"body"))[-1] == b"body"
 
 
+def test_a_body_that_is_too_long_is_skipped_whole():
+    decoder = BodyDecoder(LIMIT)
+    wire = encode_body(b"\1" * LIMIT) + encode_body(b"\1" * (LIMIT + 4)) + encode_body(b"next")
+    assert decoder.feed(wire) == [b"\1" * LIMIT, b"next"]
+
+
 def test_a_flood_without_an_end_takes_no_memory():
     decoder, rng = raw_decoder(), random.Random(1)
     for _ in range(1000):

@@ -444,6 +444,21 @@ def test_a_running_host_takes_added_forgotten_and_replaced_keys(
     assert listener.poll(0.2) == []
 
 
+def test_a_connection_that_was_silent_until_its_key_was_forgotten_is_not_heard(
+    cleanup: ExitStack, tmp_path: Path
+) -> None:
+    make_keys(tmp_path, ["host-A", "watch-1"])
+    listener = listen(cleanup, load_keys(tmp_path, "host-A"))
+    link = dial(cleanup, listener.address(), "watch-1", load_keys(tmp_path, "watch-1"))
+    assert link.receive(0.5) is None  # it has come in
+    rotate_key(tmp_path, "watch-1")
+    assert listener.poll(1.5) == []
+    link.send(b"with the old key")
+    until = time.monotonic() + WITHIN_S
+    while listener.counters[""]["dropped"] == 0:
+        assert listener.poll(0.05) == [] and time.monotonic() < until
+
+
 def test_a_missing_host_key_says_which(folder: Path, tmp_path: Path) -> None:
     make_keys(tmp_path, ["watch-1"])
     with pytest.raises(UserError, match=r"0 keys host-\*\.public"):
