@@ -240,7 +240,10 @@ class Pairing:
             return
         hello = read_hello(body)
         if hello is not None:
-            self._suspect(self._look_at(hello), now_ms)
+            wrong = self._look_at(hello)
+            self._suspect(wrong, now_ms)
+            if not wrong and self._hint != self._handshake.trouble:
+                self._hint = ""
         self._handshake.input(body, now_ms)
         found = self._handshake.established
         if found is None or found[0] is self._seal:
@@ -272,8 +275,11 @@ class Pairing:
         if text != self._hint or now_ms - self._hint_at > _HINT_MS:
             self._hint, self._hint_since = text, now_ms
         self._hint_at = now_ms
-        if now_ms - self._hint_since >= _HINT_MS:
-            self._until = now_ms
+
+    def _is_vain(self, now_ms: int) -> bool:
+        """Has it looked wrong for long? The other end may have seen it earlier, and be gone."""
+        seen = self._hint_at - self._hint_since
+        return seen >= _HINT_MS // 3 and now_ms - self._hint_since >= _HINT_MS
 
     def _meet(self) -> None:
         """A sealed frame has proved that the other end has finished the same handshake: only now it
@@ -310,6 +316,8 @@ class Pairing:
             self._give_up()
         elif self.peer is None:
             self._suspect(self._handshake.trouble, now_ms)
+            if self._is_vain(now_ms):
+                self._give_up()
 
     def _give_up(self) -> None:
         if self.peer is not None:

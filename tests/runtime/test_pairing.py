@@ -258,6 +258,22 @@ def test_clear_text_is_told_if_it_goes_on_and_not_if_it_was_in_a_buffer(folders)
     assert "speaks clear text" in lonely.trouble and now < 5_000
 
 
+@pytest.mark.parametrize("later", range(0, 3000, 300))
+def test_two_devices_both_end_soon_though_one_sees_it_first(folders, later):
+    first, second = (Ends(folders, seed=seed).ends["device"] for seed in range(2))
+    for now in range(0, 20_000, 10):
+        for end, other in ((first, second), (second, first)):
+            if end.over or (end is second and now < later):
+                continue
+            data = end.output(now)
+            if not other.over and now >= later:
+                other.feed(data, now)
+        if first.over and second.over:
+            break
+    assert now < 6000
+    assert all("the other end is a device, too" in end.trouble for end in (first, second))
+
+
 def test_bytes_of_any_kind_pair_nobody_and_break_nothing(folders):
     ends, rng = Ends(folders), random.Random(3)
     for end in ends.ends.values():
