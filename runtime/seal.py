@@ -26,7 +26,9 @@ class Seal:
         return self._number >= NUMBERS
 
     def seal(self, packet: bytes) -> bytes:
-        """0x18 | u16 number | ciphertext | tag"""
+        """0x18 | u16 number | ciphertext | tag. OverflowError once the seal is `worn`."""
+        if self.worn:
+            raise OverflowError("every number of this key is used: a new handshake is due")
         head = bytes([SEALED]) + (self._number & 0xFFFF).to_bytes(2, "little")
         nonce = _nonce(self._number)
         self._number += 1
@@ -40,7 +42,7 @@ class Seal:
         head = body[:_HEAD]
         number = self._whole_number(int.from_bytes(head[1:], "little"))
         age = self._largest - number
-        if number < 0 or age >= _WINDOW or (age >= 0 and self._seen >> age & 1):
+        if not 0 <= number < NUMBERS or age >= _WINDOW or (age >= 0 and self._seen >> age & 1):
             self.counters["replayed"] += 1
             return None
         try:
