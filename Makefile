@@ -21,12 +21,13 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 INSTALL = $(PIP) install --constraint constraints.txt $(PIP_FLAGS)
 
 CORE := $(wildcard kernels/core/*.[ch] kernels/core/arch/*.[ch])
+SEALING := $(wildcard kernels/core/seal/*.[ch])
 FIRMWARE := $(wildcard firmware_bridge/*.[ch] firmware_bridge/*/*.[ch])
 FACES := $(wildcard kernels/*.pyx kernels/*.pxd kernels/*.pxi)
 # An install is repeated when one of these is younger than its stamp; a wheel also when a Python file is.
 SOURCES := pyproject.toml setup.py constraints.txt $(CORE) $(FACES)
 PARTS := src/seamline kernels runtime edge_host cloud firmware_bridge
-PACKAGE := $(SOURCES) $(FIRMWARE) MANIFEST.in README.md $(wildcard src/seamline/* $(PARTS:=/*.py) kernels/*.pyi)
+PACKAGE := $(SOURCES) $(SEALING) $(FIRMWARE) MANIFEST.in README.md $(wildcard src/seamline/* $(PARTS:=/*.py) kernels/*.pyi)
 
 # A tier does its work in one thread; threads of BLAS only get in each other's way.
 export OMP_NUM_THREADS ?= 1
@@ -97,7 +98,7 @@ cython-lint: $(VENV)/tested
 	PATH="$(CURDIR)/$(BIN):$$PATH" cython-lint $(FACES)
 
 c-format: $(VENV)/tested
-	$(BIN)/clang-format --dry-run --Werror $(CORE) $(FIRMWARE)
+	$(BIN)/clang-format --dry-run --Werror $(CORE) $(SEALING) $(FIRMWARE)
 
 spelling: $(VENV)/tested
 	$(BIN)/codespell
@@ -107,9 +108,9 @@ STRICT := -std=c99 -Wall -Wextra -Wpedantic -Wconversion -Wmissing-prototypes -W
 
 strict-c:
 	@sh .ci/tools $(PYTHON)
-	@for file in $(filter %.c,$(CORE)); do \
+	@for file in $(filter %.c,$(CORE) $(SEALING)); do \
 		$(CC) $(STRICT) -Ikernels/core -c $$file -o /dev/null || exit 1; \
-	done; echo "strict C: $(words $(filter %.c,$(CORE))) files without a warning"
+	done; echo "strict C: $(words $(filter %.c,$(CORE) $(SEALING))) files without a warning"
 
 # mypy and import-linter read what a user gets: the wheel, laid out flat. An editable install keeps the parts in folders
 # of their own, which neither of them follows.

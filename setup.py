@@ -54,7 +54,7 @@ setup(
     include_package_data=False,
     package_data={
         "seamline": ["py.typed", "*.html", "*.toml"],
-        "seamline.kernels": ["*.pyi", "*.pxd", "core/*.[ch]", "core/arch/*.[ch]"],
+        "seamline.kernels": ["*.pyi", "*.pxd", "core/*.[ch]", "core/*/*.[ch]"],
         "seamline.firmware_bridge": ["*.[ch]", "*.ld", "boards/*", "include/*"],
     },
     ext_modules=cythonize(

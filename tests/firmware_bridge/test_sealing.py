@@ -36,8 +36,9 @@ class Config(ctypes.Structure):
 def library(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
     folder = monocypher()
     out = tmp_path_factory.mktemp("seal") / "seal.so"
-    ours = [CORE / "noise.c", CORE / "seal.c", CORE.parents[1] / "firmware_bridge" / "crypto.c"]
-    command = [shutil.which("gcc") or "cc", *FLAGS, f"-I{CORE}", "-isystem", str(folder), "-o"]
+    seal = CORE / "seal"
+    ours = [seal / "noise.c", seal / "seal.c", CORE.parents[1] / "firmware_bridge" / "crypto.c"]
+    command = [shutil.which("gcc") or "cc", *FLAGS, f"-I{seal}", "-isystem", str(folder), "-o"]
     command += [str(out), *map(str, ours), "-Wno-conversion", str(folder / "monocypher.c")]
     subprocess.run(command, check=True)
     found = ctypes.CDLL(str(out))

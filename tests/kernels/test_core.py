@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 CORE = Path(__file__).parents[2] / "kernels" / "core"
-SOURCES = sorted([*CORE.glob("*.c"), *CORE.glob("arch/*.c")])
+SOURCES = sorted([*CORE.glob("*.c"), *CORE.glob("*/*.c")])
 WARNINGS = "-Wall -Wextra -Wpedantic -Wconversion -Wmissing-prototypes -Werror"
 STRICT = f"-std=c99 {WARNINGS} -ffp-contract=off -fno-strict-aliasing -fwrapv".split()
 COMPILER = shutil.which("cc") or "cc"

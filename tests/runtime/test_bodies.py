@@ -46,7 +46,7 @@ def test_any_bytes_are_borne_and_what_follows_is_heard(noise):
 
 
 def test_a_body_that_is_too_long_is_skipped_whole():
-    decoder = BodyDecoder(LIMIT)
+    decoder = raw_decoder()
     wire = encode_body(b"\1" * LIMIT) + encode_body(b"\1" * (LIMIT + 4)) + encode_body(b"next")
     assert decoder.feed(wire) == [b"\1" * LIMIT, b"next"]
 

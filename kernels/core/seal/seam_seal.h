@@ -3,7 +3,7 @@
 #ifndef SEAM_SEAL_H
 #define SEAM_SEAL_H
 
-#include "seam.h"
+#include "../seam.h"
 #include "seam_crypto.h"
 
 /* ---- Noise (revision 34) with 25519, ChaChaPoly, BLAKE2b; payloads are empty ---- */

@@ -1,7 +1,7 @@
 /* Sealed frames: ChaCha20-Poly1305 under a number that is never used twice, replays dropped. */
 #include <string.h>
 
-#include "bytes.h"
+#include "../bytes.h"
 #include "seam_seal.h"
 
 void seam_seal_start(seam_seal *seal, const uint8_t *send_key, const uint8_t *receive_key,
