@@ -29,9 +29,7 @@ void seam_q8_weigh(int8_t *out, const int8_t *dy, const uint16_t *ratios, int32_
 
 void seam_q8_bias_sums(int32_t *sums, const int8_t *dy, int32_t channels, size_t pixels) {
     memset(sums, 0, (size_t)channels * sizeof *sums);
-    for (size_t p = 0; p < pixels; p++, dy += channels)
-        for (int32_t c = 0; c < channels; c++)
-            sums[c] += dy[c];
+    kernels()->bias(sums, dy, channels, pixels);
 }
 
 int32_t seam_q8_add_sums(int32_t *sums, const int8_t *dy, float ratio, size_t count) {

@@ -45,6 +45,8 @@ typedef struct {
                         const seam_q8_tap_line *line);
     void (*weigh)(int8_t *out, const int8_t *dy, const uint16_t *ratios, int32_t channels,
                   size_t pixels, uint32_t key, int mode);
+    /* sums[c] += dy of each pixel. */
+    void (*bias)(int32_t *sums, const int8_t *dy, int32_t channels, size_t pixels);
     uint32_t (*peak)(const int32_t *sums, size_t count);
     void (*settle)(int8_t *g, const int32_t *sums, int32_t multiplier, int32_t bits, uint32_t key,
                    uint32_t first, size_t count, int mode);

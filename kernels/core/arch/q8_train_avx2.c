@@ -77,6 +77,7 @@ const seam_q8_train_kernels seam_q8_train_avx2 = {
     .tap_inputs = tap_inputs,
     .tap_weights = tap_weights,
     .weigh = weigh,
+    .bias = bias,
     .peak = peak,
     .settle = settle,
     .update = update_vectors,

@@ -6,6 +6,7 @@
 
 #define FRACTION 16  /* bits behind the point in an update */
 #define TAP_BLOCK 16 /* channels of a depthwise layer at a time */
+#define FLAT 64      /* elements of a group of pixels of few channels */
 
 /* round(a / 2^bits), ties up; bits of 1 to 31. */
 static inline int32_t half_up(int32_t a, int32_t bits) {
@@ -46,12 +47,59 @@ static inline void weigh_all(int8_t *out, const int8_t *dy, const uint16_t *rati
         }
 }
 
-static void weigh(int8_t *out, const int8_t *dy, const uint16_t *ratios, int32_t channels,
-                  size_t pixels, uint32_t key, int mode) {
+/* Pixels of so few channels that a group of them side by side, which reads its factors again for
+ * each pixel, fills vectors better than one; 1 if there are none. */
+static inline int32_t group_of(int32_t channels, int32_t most) {
+    return channels > 0 && channels <= most / 2 ? most / channels : 1;
+}
+
+static inline void weigh_pixels(int8_t *out, const int8_t *dy, const uint16_t *ratios,
+                                int32_t channels, size_t pixels, uint32_t key, int mode) {
     if (mode == SEAM_ROUND_STOCHASTIC)
         weigh_all(out, dy, ratios, channels, pixels, key, SEAM_ROUND_STOCHASTIC);
     else
         weigh_all(out, dy, ratios, channels, pixels, key, mode);
+}
+
+static void weigh(int8_t *out, const int8_t *dy, const uint16_t *ratios, int32_t channels,
+                  size_t pixels, uint32_t key, int mode) {
+    const int32_t group = group_of(channels, FLAT), width = group * channels;
+    const size_t groups = pixels / (size_t)group, done = groups * (size_t)width;
+    if (group > 1) {
+        uint16_t again[FLAT];
+        for (int32_t i = 0; i < width; i++)
+            again[i] = ratios[i % channels];
+        if (width == FLAT)
+            weigh_pixels(out, dy, again, FLAT, groups, key, mode);
+        else
+            weigh_pixels(out, dy, again, width, groups, key, mode);
+        out += done, dy += done, pixels -= groups * (size_t)group;
+        key += (uint32_t)done * SEAM_RANDOM_STEP;
+    }
+    weigh_pixels(out, dy, ratios, channels, pixels, key, mode);
+}
+
+static inline void bias_of(int32_t *sums, const int8_t *dy, int32_t channels, size_t pixels) {
+    for (size_t p = 0; p < pixels; p++, dy += channels)
+        for (int32_t c = 0; c < channels; c++)
+            sums[c] += dy[c];
+}
+
+/* sums[c] += dy of each pixel. */
+static void bias(int32_t *sums, const int8_t *dy, int32_t channels, size_t pixels) {
+    const int32_t group = group_of(channels, FLAT), width = group * channels;
+    const size_t groups = pixels / (size_t)group;
+    if (group > 1) {
+        int32_t wide[FLAT] = {0};
+        if (width == FLAT)
+            bias_of(wide, dy, FLAT, groups);
+        else
+            bias_of(wide, dy, width, groups);
+        for (int32_t i = 0; i < width; i++)
+            sums[i % channels] += wide[i];
+        dy += groups * (size_t)width, pixels -= groups * (size_t)group;
+    }
+    bias_of(sums, dy, channels, pixels);
 }
 
 static uint32_t peak(const int32_t *sums, size_t count) {
@@ -146,10 +194,38 @@ static inline void weights_of(int32_t *sums, const int8_t *dy, const int8_t *x,
         sums[c] = own[c];
 }
 
+/* How many pixels of the line fill a block, where both sides lie without a gap. */
+static inline int32_t group_of_line(const seam_q8_tap_line *line) {
+    const int32_t c = line->channels;
+    const int flat = line->x_step == c && line->y_step == c && c > 0 && TAP_BLOCK % c == 0;
+    return flat ? group_of(c, TAP_BLOCK) : 1;
+}
+
+/* The pixels of the line that make whole groups, taken as one pixel of a block of channels each. */
+static inline seam_q8_tap_line groups_of(const seam_q8_tap_line *line, int32_t group) {
+    return (seam_q8_tap_line){.y_step = TAP_BLOCK,
+                              .x_step = TAP_BLOCK,
+                              .pixels = line->pixels / group,
+                              .channels = TAP_BLOCK,
+                              .x_zero = line->x_zero};
+}
+
 static void tap_inputs(int32_t *sums, const int8_t *dy, const int8_t *w,
                        const seam_q8_tap_line *line) {
-    const int32_t channels = line->channels;
+    const int32_t channels = line->channels, group = group_of_line(line);
     int32_t c = 0;
+    if (group > 1) {
+        const seam_q8_tap_line groups = groups_of(line, group);
+        const ptrdiff_t done = (ptrdiff_t)groups.pixels * TAP_BLOCK;
+        seam_q8_tap_line rest = *line;
+        rest.pixels -= groups.pixels * group;
+        int8_t again[TAP_BLOCK];
+        for (int32_t i = 0; i < TAP_BLOCK; i++)
+            again[i] = w[i % channels];
+        inputs_of(sums, dy, again, &groups, TAP_BLOCK);
+        inputs_of(sums + done, dy + done, w, &rest, channels);
+        return;
+    }
     for (; c + TAP_BLOCK <= channels; c += TAP_BLOCK)
         inputs_of(sums + c, dy + c, w + c, line, TAP_BLOCK);
     for (; c + TAP_BLOCK / 2 <= channels; c += TAP_BLOCK / 2)
@@ -160,8 +236,20 @@ static void tap_inputs(int32_t *sums, const int8_t *dy, const int8_t *w,
 
 static void tap_weights(int32_t *sums, const int8_t *dy, const int8_t *x,
                         const seam_q8_tap_line *line) {
-    const int32_t channels = line->channels;
+    const int32_t channels = line->channels, group = group_of_line(line);
     int32_t c = 0;
+    if (group > 1) {
+        const seam_q8_tap_line groups = groups_of(line, group);
+        const ptrdiff_t done = (ptrdiff_t)groups.pixels * TAP_BLOCK;
+        seam_q8_tap_line rest = *line;
+        rest.pixels -= groups.pixels * group;
+        int32_t wide[TAP_BLOCK] = {0};
+        weights_of(wide, dy, x, &groups, TAP_BLOCK);
+        for (int32_t i = 0; i < TAP_BLOCK; i++)
+            sums[i % channels] += wide[i];
+        weights_of(sums, dy + done, x + done, &rest, channels);
+        return;
+    }
     for (; c + TAP_BLOCK <= channels; c += TAP_BLOCK)
         weights_of(sums + c, dy + c, x + c, line, TAP_BLOCK);
     for (; c + TAP_BLOCK / 2 <= channels; c += TAP_BLOCK / 2)
