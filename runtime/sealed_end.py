@@ -54,6 +54,7 @@ class SealedEnd:
         self._seal: Seal | None = None  # in use
         self._next: Seal | None = None  # a host's: established, but not heard from under it
         self._since = now_ms  # when the keys in use were established
+        self._adopted: Seal | None = None  # the last that a handshake brought
         self._dropped = False
         self._lost = False  # the way to the peer: look for a new one
         self._counts = dict.fromkeys(
@@ -124,6 +125,8 @@ class SealedEnd:
         parts = []
         while (body := self._handshake.output(now_ms)) is not None:
             parts.append(encode_body(body + zlib.crc32(body).to_bytes(_CHECK, "little")))
+        if self._seal is None and self.joined:
+            self._packets.output_packet(now_ms)  # nowhere to go; but time goes on, and it is lost
         while self._seal is not None and limit > 0:
             packet = self._packets.output_packet(now_ms)
             if not packet:
@@ -134,7 +137,7 @@ class SealedEnd:
 
     def wait(self, now_ms: int) -> int:
         wait = self._handshake.wait(now_ms)
-        if self._seal is None:
+        if self._seal is None and not self.joined:
             return wait
         if self._lost:
             return 0
@@ -150,8 +153,9 @@ class SealedEnd:
     def _adopt(self, now_ms: int) -> None:
         """Keys that the handshake has brought. The device has heard that the host has them, too."""
         found = self._handshake.established
-        if found is None or found[0] in (self._seal, self._next):
+        if found is None or found[0] is self._adopted:
             return
+        self._adopted = found[0]
         if self._handshake.is_device:
             self._use(found[0], now_ms)
         else:

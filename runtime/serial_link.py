@@ -227,7 +227,7 @@ class SerialLine:
         if isinstance(self._end, SealedEnd):
             return self._end.trouble
         counters = self._end.counters
-        sealed = counters["malformed"] > 0 and counters["joins"] == 0
+        sealed = counters["strays"] > 0 and counters["joins"] == 0
         return _SEALED if sealed else ""
 
     def drop(self) -> None:
