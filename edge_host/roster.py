@@ -50,19 +50,29 @@ class _Request:
 @dataclass
 class _Journal:
     """What a device was asked. at: number of the request it works on; told: of the first whose
-    answer the caller has not had. lost_at: when a device was lost that has not caught up yet;
-    failed: what was told when it failed last.
+    answer the caller has not had. begin: of the first since `begin`; what is before is there while
+    a device that came back still does it again. lost_at: when a device was lost that has not
+    caught up yet; failed: what was told when it failed last.
     """
 
     requests: list[_Request] = field(default_factory=list)
     at: int = 0
     told: int = 0
+    begin: int = 0
     lost_at: float | None = None
     failed: int | None = None
 
     @property
     def current(self) -> _Request | None:
         return self.requests[self.at] if self.at < len(self.requests) else None
+
+    def cut(self) -> None:
+        """Forgets what was before `begin`; a device in a new session needs none of it."""
+        if self.begin == 0:
+            return
+        del self.requests[: self.begin]
+        self.at, self.told = max(0, self.at - self.begin), max(0, self.told - self.begin)
+        self.begin, self.failed = 0, None
 
 
 class Roster:
@@ -107,6 +117,8 @@ class Roster:
         old = self.present.get(device)
         self.left(device)
         journal = self._journals.get(device)
+        if journal is not None:
+            journal.cut()
         if journal is None or not journal.requests or old is None:
             self.present[device] = Present(samples, tests, needs_front)
             return
@@ -147,10 +159,12 @@ class Roster:
 
     def _first_time(self, device: str, journal: _Journal) -> bool:
         """The request at hand is answered: goes on to the next. False: it was answered before."""
-        new = journal.at == journal.told
+        new = journal.at == journal.told and journal.at >= journal.begin
         journal.at += 1
         journal.told = max(journal.told, journal.at)
         self._catch_up(device, journal)
+        if journal.begin and journal.at == journal.begin:
+            journal.cut()
         if journal.current is not None:
             self._send(device, journal.current)
         return new
@@ -205,9 +219,10 @@ class Roster:
         """What devices are asked from here on is what one that comes back is asked again; it goes
         back to where it is now by itself.
         """
-        self._journals = {device: _Journal() for device in self._journals}
-        if self.wait_all:
-            self._open.clear()
+        for device, journal in self._journals.items():
+            journal.begin = len(journal.requests)
+            if device not in self._open:  # else it is doing things again, and then goes on
+                journal.cut()
 
     def gather(self) -> Generator[None, None, list[str]]:
         """Waits for all devices until the joining time is over, then for the quorum. Those found
@@ -266,7 +281,8 @@ class Roster:
 
     def stop(self) -> None:
         """Nothing is asked for any more."""
-        self.begin()
         self.active.clear()
-        self._open.clear()
+        if not self.wait_all:
+            self._open.clear()
+        self.begin()
         self._answers.clear()

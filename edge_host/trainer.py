@@ -332,6 +332,7 @@ class Trainer:
             self.rounds_done += 1
             self._send_anew(self.wire_fronts.round_done(self._front_of))
         self.wire_fronts.end()
+        self.roster.begin()
         metrics["loss"] = _mean([tally.mean for tally in self._losses.values()])
         self._finish(cloud_round, metrics)
 

@@ -117,6 +117,7 @@ class Cloud:
     updates: list[tuple[int, int, dict[str, Any]]] = field(default_factory=list)
     report: dict[str, Any] | None = None
     accepts: bool = True
+    hears: bool = True  # what a zone says at the end
 
     def receive(self, data: bytes) -> list[bytes]:
         message = Message.decode(data)
@@ -125,8 +126,11 @@ class Cloud:
             body = wire.zone_body({"round": self.round, "done": self.done}, {})
             return [Message(Kind.ZONE_WELCOME, body=body).encode(), self.order()]
         if message.kind == Kind.ZONE_REPORT:
+            if not self.hears:
+                return []
             self.report = meta
-            return []
+            body = wire.zone_body({"round": message.round}, {})
+            return [Message(Kind.ZONE_ACCEPTED, round=message.round, body=body).encode()]
         assert message.kind == Kind.ZONE_UPDATE
         if not self.accepts:
             return []
