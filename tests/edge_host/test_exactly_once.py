@@ -36,7 +36,7 @@ def answers(world: Any, device: str, count: int) -> Callable[[Any], bool]:
 
 
 @pytest.mark.parametrize("mode", ["split-v1", "split-v2", "federated"])
-@pytest.mark.parametrize("when", [1, 3, 8, 22])
+@pytest.mark.parametrize("when", [1, 3, 8, 20])
 def test_a_lost_device_is_waited_for_and_changes_nothing(
     zone: Callable[..., Any], mode: str, when: int
 ) -> None:

@@ -306,3 +306,84 @@ def test_a_device_process_that_trains_is_small_and_loads_nothing_heavy(tmp_path)
     assert found["steps"] == 21
     assert found["heavy"] == []
     assert found["vmhwm_mb"] <= 45
+
+
+# ---- rounds that the host asked to keep ----
+
+
+def keeping(round_: int) -> Message:
+    last = gradient(round_)
+    return Message(Kind.GRAD, 7, round_, 0, last.flags | Flag.KEEP, last.body)
+
+
+def kept(run) -> list[str]:
+    return sorted(path.name for path in run.checkpoint.parent.glob("d@*.npz"))
+
+
+def test_a_round_is_on_disk_before_the_host_hears_that_it_is_over(run, monkeypatch):
+    found = []
+
+    def send(self, data):
+        self.sent.append(Message.decode(data))
+        found.append((self.sent[-1].kind, kept(run)))
+
+    monkeypatch.setattr(ScriptedLink, "send", send)
+    run(WELCOME, GIVE_PLAN, step(1), gradient(1), step(2), keeping(2), BYE)
+    weights = [files for kind, files in found if kind == Kind.WEIGHTS]
+    assert weights == [[], ["d@2.npz"]]
+    assert kept(run) == [], "the job is done"
+
+
+def test_it_goes_back_to_the_round_before_the_one_it_is_asked_for(run):
+    rounds = [m for r in (2, 3, 4) for m in (step(r), keeping(r))]
+    through = weights_after(run, WELCOME, GIVE_PLAN, *rounds, step(5), gradient(5), BYE)
+    for lost in ([], [step(5)], [step(5), gradient(5)]):
+        with pytest.raises(KeyboardInterrupt):
+            run(WELCOME, GIVE_PLAN, *rounds, *lost, KeyboardInterrupt())
+        assert kept(run) == ["d@3.npz", "d@4.npz"]
+        again = weights_after(run, WELCOME, GIVE_PLAN, step(5), gradient(5), BYE)
+        assert again.tobytes() == through.tobytes()
+
+
+def test_it_goes_back_too_when_only_the_host_was_lost(run):
+    rounds = [m for r in (2, 3, 4) for m in (step(r), keeping(r))]
+    through = weights_after(run, WELCOME, GIVE_PLAN, *rounds, BYE)
+    lost = LinkLost("gone"), WELCOME, GIVE_PLAN
+    again = weights_after(
+        run, WELCOME, GIVE_PLAN, *rounds, step(5), gradient(5), *lost, step(4), keeping(4), BYE
+    )
+    assert again.tobytes() == through.tobytes()
+
+
+def test_the_first_round_has_no_momentum_also_when_it_is_done_again(run):
+    through = weights_after(run, WELCOME, GIVE_PLAN, step(1), gradient(1), BYE)
+    lost = LinkLost("gone"), WELCOME, GIVE_PLAN
+    again = weights_after(
+        run, WELCOME, GIVE_PLAN, step(1), gradient(1), *lost, step(1), gradient(1), BYE
+    )
+    assert again.tobytes() == through.tobytes()
+
+
+def test_its_own_front_goes_back_where_the_host_sends_none(run):
+    def bare(round_: int) -> Message:
+        return Message(Kind.STEP, 7, round_, 0, 0, wire.step_body(0.1, 0, 1, None))
+
+    begin = WELCOME, GIVE_PLAN, step(1), keeping(1), bare(2), keeping(2)
+    second = WELCOME, GIVE_PLAN, bare(2), gradient(2)
+    through = weights_after(run, *begin[:-1], gradient(2), BYE)
+    with pytest.raises(KeyboardInterrupt):
+        run(*begin, KeyboardInterrupt())
+    assert weights_after(run, *second, BYE).tobytes() == through.tobytes()
+    again = weights_after(run, *begin, LinkLost("gone"), *second, BYE)
+    assert again.tobytes() == through.tobytes()
+
+
+def test_a_round_that_cannot_be_kept_is_told_and_training_goes_on(run, monkeypatch):
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(program.Kept, "keep", full)
+    link, events = run(WELCOME, GIVE_PLAN, step(1), keeping(1), BYE)
+    assert kinds(link)[-1] == Kind.WEIGHTS
+    assert [e["event"] for e in events][:2] == ["joined", "error"]
+    assert "No space left" in events[1]["reason"]
