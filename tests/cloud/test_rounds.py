@@ -355,3 +355,31 @@ def test_presence_is_told_once(make_job):
     assert hello(rounds, "A")[0] == Present("A", True)
     assert not [e for e in hello(rounds, "A") if isinstance(e, Present)]
     assert rounds.lost("A", "cut", 1.0) == [Present("A", False, "cut")]
+
+
+# ---- a job that waits for all ----
+
+
+def test_where_all_are_waited_for_a_round_stays_open_until_the_last_update(make_job):
+    rounds = Rounds(make_job("AB", rounds=1, wait="all", quorum=0.5), State(), 0.0)
+    hello(rounds, "A")
+    update(rounds, "A", 0, 1.0)
+    assert closes(rounds.tick(100000.0)) == []
+    hello(rounds, "B", 100000.0)
+    rounds.lost("B", "gone", 100001.0)
+    assert closes(rounds.tick(200000.0)) == []
+    assert len(closes(update(rounds, "B", 0, 200000.0))) == 1
+
+
+def test_where_all_are_waited_for_a_report_is_accepted_and_missed(make_job):
+    rounds = Rounds(make_job("AB", wait="all"), State(3, arrays_of("A", 0)), 0.0)
+    said = {"round": 3, "metrics": {}}
+    for zone in "AB":
+        hello(rounds, zone)
+    first = rounds.receive("A", Kind.ZONE_REPORT, said, {}, 1.0)
+    assert names(first) == ["Report", ("ACCEPTED", "A")]
+    assert names(rounds.receive("A", Kind.ZONE_REPORT, said, {}, 2.0)) == [("ACCEPTED", "A")]
+    rounds.lost("B", "gone", 3.0)
+    assert not rounds.finished(100000.0)
+    rounds.receive("B", Kind.ZONE_REPORT, said, {}, 100001.0)
+    assert rounds.finished(100001.0)
