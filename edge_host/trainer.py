@@ -40,7 +40,6 @@ Work = Generator[None, None, None]
 TURN_STREAM = 0x5455524E  # "TURN": the order of devices in a step
 DEVICE_STREAM = 0x44455649  # "DEVI": a device's seed
 DOWN_STREAM = 0x444F574E  # "DOWN": the rounding seed of what goes down to a device
-BACK_STREAM = 0x4241434B  # "BACK": what a back draws from PyTorch's generator, say dropout
 EVAL_STEPS = 1 << 24  # steps of an evaluation start here
 ROUND_FACTOR = 2654435761  # SPEC.md, seed of a parcel
 
@@ -451,8 +450,8 @@ class Trainer:
         if batch is None:
             return
         rate, round_ = self._decay(step), self.rounds_done + 1
-        drawn = _random(self._down_seed[device] ^ BACK_STREAM, round_, step)
-        torch.default_generator.manual_seed(drawn)
+        place = (round_ << 16 | step) & 0xFFFFFFFF  # what a back draws, say dropout, depends on it
+        torch.default_generator.manual_seed(self._down_seed[device] << 32 | place)
         gradient, loss = back.step(*batch, train.back_rate * rate, not train.freeze_front)
         if not np.isfinite(loss):
             self._not_finite(device, batch[0], loss)

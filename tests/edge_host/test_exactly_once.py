@@ -10,11 +10,13 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from seamline.edge_host import host
 from seamline.edge_host.checkpoint import load_zone
 from seamline.edge_host.roster import Roster
 from seamline.runtime import message as wire
 from seamline.runtime.errors import UserError
 from seamline.runtime.message import Flag, Kind, Message
+from torch import nn
 
 ALL = {"wait": "all"}
 
@@ -101,8 +103,17 @@ def test_the_request_that_ends_a_cloud_round_and_no_other_says_keep(
 
 @pytest.mark.parametrize("mode", ["split-v2", "federated"])
 def test_a_host_that_starts_again_begins_its_cloud_round_again(
-    zone: Callable[..., Any], mode: str
+    zone: Callable[..., Any], mode: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    if mode == "split-v2":
+        load = host.load_model
+
+        def with_dropout(*arguments: Any) -> Any:
+            model = load(*arguments)
+            model.insert(len(model) - 1, nn.Dropout(0.5))
+            return model
+
+        monkeypatch.setattr(host, "load_model", with_dropout)
     plain = zone(mode, name="plain")
     plain.run()
     here = zone(mode, name="killed")
