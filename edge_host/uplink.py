@@ -1,10 +1,10 @@
 """The zone's side of the cloud protocol (SPEC.md, Zone and cloud): a state machine, fed messages
 and time. No I/O.
 
-HELLO is repeated until WELCOME; a ROUND is an order to train; its update is repeated until
-ACCEPTED; DONE is answered by a REPORT. A zone that comes back with an update not yet accepted
-sends that instead of training the round again. A REPORT is repeated like an update where the cloud
-is to accept it.
+HELLO is repeated until WELCOME, and while there is nothing to do; a ROUND is an order to train; its
+update is repeated until ACCEPTED; DONE is answered by a REPORT. A zone that comes back with an
+update not yet accepted sends that instead of training the round again. A REPORT is repeated like an
+update where the cloud is to accept it.
 """
 
 from __future__ import annotations
@@ -91,7 +91,8 @@ class Uplink:
         if now - self._said < REPEAT_S:
             return
         self._said = now
-        if not self.welcomed:
+        idle = self.training is None and not self._finishing  # or an order was lost
+        if not self.welcomed or (idle and self._pending is None and self._report is None):
             body = wire.zone_body({"zone": self.zone, "job": self.job}, {})
             self.outbox.append(Message(Kind.ZONE_HELLO, body=body).encode())
         elif self._pending is not None:

@@ -407,13 +407,16 @@ NAMES = ("cloud", *(f"host-{zone}" for zone in ZONES), *DEVICES)
 
 def draw(dice: random.Random, counts: Counter[Way]) -> tuple[Fault, ...]:
     """Faults at random messages that an undisturbed run of these counts has: mostly one tier
-    killed, or two; sometimes all of a machine at once, or messages that arrive twice as well.
+    killed, or two; sometimes many at once, or messages that arrive twice or never as well.
     """
-    sort = dice.choices(("one", "two", "many", "twice"), (50, 20, 15, 15))[0]
+    sort = dice.choices(("one", "two", "many", "twice", "never"), (45, 20, 15, 15, 5))[0]
     faults = [_kill(dice, counts, sort == "many") for _ in range(2 if sort == "two" else 1)]
     for _ in range(3 if sort == "twice" else 0):
         way = dice.choice(sorted(counts))
         faults.append(Fault(way, dice.randint(1, counts[way]), 2))
+    if sort == "never":
+        way = dice.choice(sorted(counts))
+        faults.append(Fault(way, dice.randint(1, counts[way]), 0))
     return tuple(faults)
 
 
