@@ -48,6 +48,7 @@ class Kind:
     mode: str = "split-v2"
     arithmetic: str = "f32"
     serial: str = ""
+    q8_momentum: str = "int8"
 
 
 KINDS = (
@@ -60,19 +61,22 @@ KINDS = (
     Kind("split-v3", "q8"),
     Kind(serial="d1"),
     Kind("split-v3", "q8", serial="d0"),
+    Kind(arithmetic="q8", serial="d2", q8_momentum="float"),
 )
 
 
 @dataclass(frozen=True)
 class Fault:
     """When message `number` (from 1) passes from way[0] to way[1], it arrives `copies` times (0: it
-    is lost), and before that the victims are killed. away_s: until they are started again."""
+    is lost), and before that the victims are killed. away_s: until they are started again. cut: the
+    cable is pulled, and put back at once."""
 
     way: Way
     number: int
     copies: int
     victims: tuple[str, ...] = ()
     away_s: float = 0.0
+    cut: bool = False
 
 
 def write_waves(path: Path, seed: int, samples: int = 96) -> None:
@@ -200,7 +204,12 @@ class Cables:
         self.passing = passing
         self.servers: list[asyncio.Server] = []
         self.tasks: set[asyncio.Task[None]] = set()
-        self.writers: set[asyncio.StreamWriter] = set()
+        self.writers: dict[asyncio.StreamWriter, frozenset[str]] = {}  # and whom they join
+
+    def cut(self, way: Way) -> None:
+        for writer, ends in self.writers.items():
+            if ends == frozenset(way):
+                writer.transport.abort()
 
     async def network(self, client: str, server: str, port: int) -> int:
         """Carries what connects to the port returned on to `port`."""
@@ -211,13 +220,13 @@ class Cables:
             except ConnectionError:
                 writer.transport.abort()
                 return
-            self.writers |= {writer, other}
+            self.writers |= dict.fromkeys((writer, other), frozenset((client, server)))
             up = self._carry(_zmtp_frames(reader), (client, server), other.write)
             down = self._carry(_zmtp_frames(there), (server, client), writer.write)
             await asyncio.wait({up, down}, return_when=asyncio.FIRST_COMPLETED)
             for end in (writer, other):
                 end.transport.abort()
-                self.writers.discard(end)
+                self.writers.pop(end, None)
 
         return await self._serve(joined)
 
@@ -232,10 +241,10 @@ class Cables:
 
             async def joined(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
                 ends[mine] = writer
-                self.writers.add(writer)
+                self.writers[writer] = frozenset((mine, other))
                 await asyncio.wait({self._carry(_line_frames(reader), (mine, other), onward)})
                 writer.transport.abort()
-                self.writers.discard(writer)
+                self.writers.pop(writer, None)
 
             return joined
 
@@ -279,12 +288,13 @@ class Run:
     fell: list[Fault] = field(default_factory=list)  # those that happened
     again: set[asyncio.Task[None]] = field(default_factory=set)
     over: bool = False
+    cables: Cables | None = None
     links: dict[str, str] = field(default_factory=dict)
     uplinks: dict[str, str] = field(default_factory=dict)
 
     async def go(self) -> Outcome:
         """Trains to the end. Raises AssertionError."""
-        cables = Cables(self.passing)
+        cables = self.cables = Cables(self.passing)
         try:
             await self._lay(cables)
             for name in ("cloud", *(f"host-{zone}" for zone in ZONES), *DEVICES):
@@ -316,7 +326,8 @@ class Run:
         lines += ["[model]", 'name = "watch"', "[train]", f"edge_rounds = {self.rounds[0]}"]
         lines += [f"cloud_rounds = {self.rounds[1]}"]
         lines += ["device_steps = 2", "evaluate_every = 2", "batch = 8"]
-        lines += [f'arithmetic = "{self.kind.arithmetic}"', "[round]", *ROUND]
+        lines += [f'arithmetic = "{self.kind.arithmetic}"']
+        lines += [f'q8_momentum = "{self.kind.q8_momentum}"', "[round]", *ROUND]
         lines += ["[data]", f'source = "{self.folder.parent}/{{id}}.npz"']
         lines += ["[cloud]", f'address = "tcp://127.0.0.1:{cloud}"']
         for zone in ZONES:
@@ -360,6 +371,8 @@ class Run:
                 for victim in (v for v in fault.victims if v in self.pids):
                     await self.nursery.kill(self.pids[victim])
                     self.again.add(asyncio.create_task(self._restart(victim, fault.away_s)))
+                if fault.cut and self.cables is not None:
+                    self.cables.cut(way)
                 return fault.copies
         return 1
 
@@ -407,16 +420,18 @@ NAMES = ("cloud", *(f"host-{zone}" for zone in ZONES), *DEVICES)
 
 def draw(dice: random.Random, counts: Counter[Way]) -> tuple[Fault, ...]:
     """Faults at random messages that an undisturbed run of these counts has: mostly one tier
-    killed, or two; sometimes many at once, or messages that arrive twice or never as well.
+    killed, or two; sometimes many at once, or a cable is cut as well, or messages arrive twice or
+    never.
     """
-    sort = dice.choices(("one", "two", "many", "twice", "never"), (45, 20, 15, 15, 5))[0]
+    sorts = {"one": 35, "two": 20, "many": 15, "twice": 15, "cut": 10, "never": 5}
+    (sort,) = dice.choices(list(sorts), list(sorts.values()))
     faults = [_kill(dice, counts, sort == "many") for _ in range(2 if sort == "two" else 1)]
     for _ in range(3 if sort == "twice" else 0):
         way = dice.choice(sorted(counts))
         faults.append(Fault(way, dice.randint(1, counts[way]), 2))
-    if sort == "never":
+    if sort in ("never", "cut"):
         way = dice.choice(sorted(counts))
-        faults.append(Fault(way, dice.randint(1, counts[way]), 0))
+        faults.append(Fault(way, dice.randint(1, counts[way]), 0, cut=sort == "cut"))
     return tuple(faults)
 
 
