@@ -199,7 +199,9 @@ def test_a_goodbye_or_an_error_of_the_device_says_why_it_left(
     fleet: Fleet, message: Message, reason: str
 ) -> None:
     message = replace(message, session=join(fleet))
-    assert fleet.receive("d0", message.encode(), 1.0) == [Left("d0", reason)]
+    assert fleet.receive("d0", message.encode(), 1.0) == [
+        Left("d0", reason, message.kind == Kind.ERROR)
+    ]
     assert fleet.lost("d0", "later") == []
 
 
