@@ -31,7 +31,7 @@ cdef extern from "seam_link.h" nogil:
         uint8_t window
     ctypedef struct seam_packet_counters:
         uint32_t packets_sent, packets_received, retransmits, timeouts, duplicates, strays
-        uint32_t malformed, other_version, credit_stalls, joins, losses, rtt_ms
+        uint32_t malformed, other_version, credit_stalls, joins, losses, rtt_ms, mtu
     ctypedef struct seam_packet_end:
         seam_packet_counters counters
         uint64_t peer_epoch
@@ -269,7 +269,7 @@ cdef class PacketEnd:
     @property
     def counters(self):
         """Packets, retransmits, damaged frames and the like since the start; rtt_ms is the smoothed
-        round trip.
+        round trip, mtu the payload of a packet that the line's errors allow now.
         """
         cdef dict found = self.end.counters
         found["frames_damaged"] = self.decoder.damaged

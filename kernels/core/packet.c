@@ -12,6 +12,9 @@ enum { SLOT_FREE = 0, SLOT_FLIGHT = 1, SLOT_AGAIN = 2 };
 #define TYPE_BYTE(type) ((uint8_t)((SEAM_PACKET_VERSION << 4) | (type)))
 #define MAP_UNITS (SEAM_PACKET_SPAN / SEAM_PACKET_UNIT)
 #define NEVER UINT64_MAX
+/* The line's errors are measured over so many bytes, losses in 16ths so that they can be halved. */
+enum { MEASURE_BYTES = 65536, LOSS = 16, FLIGHT_SMALL = 24 };
+#define FRAME_COST (SEAM_PACKET_DATA_HEADER + SEAM_FRAME_CHECK + 2u)
 
 /* ---- Bytes ---- */
 
@@ -51,6 +54,30 @@ static uint32_t connection_tag(uint64_t a, uint64_t b) {
     put(bytes, a < b ? a : b, 8u);
     put(bytes + 8, a < b ? b : a, 8u);
     return seam_crc32(0u, bytes, sizeof bytes);
+}
+
+/* The payload that carries most over a line that spoils a frame every `bytes / lost` bytes: with h
+ * bytes of cost a frame and q losses a byte, p / (p + h) * exp(-q (p + h)) is largest at
+ * p (p + h) = h / q. */
+static void mtu_choose(seam_packet_end *end) {
+    uint32_t size = end->peer_mtu;
+    const uint64_t most = (uint64_t)FRAME_COST * end->line_bytes * LOSS;
+    while (size > SEAM_PACKET_UNIT &&
+           (uint64_t)size * (size + FRAME_COST) * end->line_lost > most) {
+        size -= SEAM_PACKET_UNIT;
+    }
+    end->counters.mtu = size;
+}
+
+/* One piece has arrived or is lost. What is old counts less and less. */
+static void mtu_learn(seam_packet_end *end, uint32_t size, int lost) {
+    end->line_bytes += size + FRAME_COST;
+    end->line_lost += lost ? LOSS : 0u;
+    if (end->line_bytes >= MEASURE_BYTES) {
+        end->line_bytes /= 2u;
+        end->line_lost /= 2u;
+    }
+    mtu_choose(end);
 }
 
 static void sender_reset(seam_packet_end *end) {
@@ -115,6 +142,7 @@ static void connection_open(seam_packet_end *end, const uint8_t *packet, uint64_
     end->peer_mtu = mtu < end->config.mtu ? mtu : end->config.mtu;
     end->peer_space = (uint32_t)get(packet + 24, 4u);
     end->tx_limit = end->peer_space;
+    mtu_choose(end);
 }
 
 /* OPEN names its sender's epoch and the epoch it takes for ours (0: knows none). One that names the
@@ -349,10 +377,12 @@ static void slots_acked(seam_packet_end *end, uint16_t largest, uint32_t bitmap,
                 const uint64_t now_us = now_ms * 1000u;
                 rtt_sample(end, now_us > slot->left_us ? now_us - slot->left_us : 0u);
             }
+            mtu_learn(end, slot->size, 0);
             slot->state = SLOT_FREE;
             end->backoff = 0u;
             end->progress_ms = now_ms;
         } else if (slot->state == SLOT_FLIGHT && behind > 0) {
+            mtu_learn(end, slot->size, 1);
             slot->state = SLOT_AGAIN;
         }
     }
@@ -410,7 +440,7 @@ static int64_t piece_next(const seam_packet_end *end) {
         return -1;
     }
     uint32_t size = limit - end->tx_next;
-    size = size < end->peer_mtu ? size : end->peer_mtu;
+    size = size < end->counters.mtu ? size : end->counters.mtu;
     if (end->tx_next + size < end->tx_size) {
         size -= size % SEAM_PACKET_UNIT;
     }
@@ -425,9 +455,29 @@ static int slot_allowed(const seam_packet_end *end, const seam_packet_slot *slot
            slot->offset + slot->size <= end->tx_limit;
 }
 
+/* The window is meant in full packets: on a bad line, where they are small, there are more. Not
+ * too many, so that a few lost acknowledgements leave all of them in the next one's bitmap. */
+static unsigned window_now(const seam_packet_end *end) {
+    const unsigned count = end->config.window * end->peer_mtu / end->counters.mtu;
+    const unsigned most = end->config.window > FLIGHT_SMALL ? end->config.window : FLIGHT_SMALL;
+    return count < most ? count : most;
+}
+
+/* A lost piece goes in parts if the line has become worse since, as far as slots are free. */
+static void slot_split(seam_packet_end *end, seam_packet_slot *slot, seam_packet_slot *empty) {
+    if (empty == NULL || slot->size <= end->counters.mtu) {
+        return;
+    }
+    empty->state = SLOT_AGAIN;
+    empty->number = slot->number; /* should it turn out to have arrived, both parts have */
+    empty->offset = slot->offset + end->counters.mtu;
+    empty->size = (uint16_t)(slot->size - end->counters.mtu);
+    slot->size = (uint16_t)end->counters.mtu;
+}
+
 /* The slot to send next: a lost piece, the lowest first; else a free one with a new piece. */
 static seam_packet_slot *slot_next(seam_packet_end *end) {
-    if (!end->tx_busy || slots_in(end, SLOT_FLIGHT) >= end->config.window) {
+    if (!end->tx_busy || slots_in(end, SLOT_FLIGHT) >= window_now(end)) {
         return NULL;
     }
     seam_packet_slot *found = NULL, *empty = NULL;
@@ -440,6 +490,7 @@ static seam_packet_slot *slot_next(seam_packet_end *end) {
         }
     }
     if (found != NULL) {
+        slot_split(end, found, empty);
         return found;
     }
     const int64_t size = piece_next(end);
@@ -510,6 +561,9 @@ static void timers_run(seam_packet_end *end, uint64_t now_ms) {
         return;
     }
     end->counters.timeouts++;
+    if (end->backoff < BACKOFF_HEARD) { /* later ones tell of a silence, not of bad bytes */
+        mtu_learn(end, due->size, 1);
+    }
     end->backoff = (uint8_t)(end->backoff < BACKOFF_MOST ? end->backoff + 1u : BACKOFF_MOST);
     due->state = SLOT_AGAIN;
     for (unsigned i = 0; i < SEAM_PACKET_SLOTS; i++) {
@@ -559,6 +613,8 @@ int seam_packet_start(seam_packet_end *end, const seam_packet_config *config, ui
     end->epoch = config->boot_id & ~UINT64_C(0xFFFF);
     end->open_ms = now_ms;
     end->open_wait_ms = SEAM_PACKET_OPEN_FIRST;
+    end->line_bytes = MEASURE_BYTES / 2u; /* a line is taken for clean */
+    end->counters.mtu = end->config.mtu;
     sender_reset(end);
     receiver_reset(end, 1u);
     return SEAM_OK;
@@ -707,7 +763,7 @@ uint32_t seam_packet_wait(const seam_packet_end *end, uint64_t now_ms) {
     next = ping_due(end) < next ? ping_due(end) : next;
     next = end->ack_ms < next ? end->ack_ms : next;
     next = end->probe_ms < next ? end->probe_ms : next;
-    const int can_send = slots_in(end, SLOT_FLIGHT) < end->config.window;
+    const int can_send = slots_in(end, SLOT_FLIGHT) < window_now(end);
     for (unsigned i = 0; i < SEAM_PACKET_SLOTS; i++) {
         const seam_packet_slot *slot = &end->slots[i];
         if (slot->state == SLOT_FLIGHT && (slot->deadline_us + 999u) / 1000u < next) {

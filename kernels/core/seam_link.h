@@ -98,7 +98,8 @@ typedef struct {
 
 typedef struct {
     uint32_t packets_sent, packets_received, retransmits, timeouts, duplicates, strays, malformed,
-        other_version, credit_stalls, joins, losses, rtt_ms;
+        other_version, credit_stalls, joins, losses, rtt_ms,
+        mtu; /* payload bytes of a packet now, by the errors of the line */
 } seam_packet_counters;
 
 /* One end of a line. The fields are packet.c's own, but for the counters. */
@@ -111,6 +112,7 @@ typedef struct {
     uint64_t heard_ms, said_ms, open_ms, line_us;
     uint32_t connection, open_wait_ms;
     uint32_t peer_space;
+    uint32_t line_bytes, line_lost; /* how bad the line is: outlives a connection */
     uint16_t peer_mtu;
     uint8_t confirmed, lost_due, joined_due, sent_due;
     /* sender: one message at a time */
