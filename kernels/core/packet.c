@@ -463,9 +463,9 @@ static unsigned window_now(const seam_packet_end *end) {
     return count < most ? count : most;
 }
 
-/* A lost piece goes in parts if the line has become worse since, as far as slots are free. */
+/* A lost piece goes in parts if the line has become much worse since, as far as slots are free. */
 static void slot_split(seam_packet_end *end, seam_packet_slot *slot, seam_packet_slot *empty) {
-    if (empty == NULL || slot->size <= end->counters.mtu) {
+    if (empty == NULL || slot->size < 2u * end->counters.mtu) {
         return;
     }
     empty->state = SLOT_AGAIN;

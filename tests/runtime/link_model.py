@@ -68,6 +68,7 @@ class World:
         self.ends: list[End | None] = [None, None]
         self.events: list[list[Event]] = [[], []]
         self.boots = 0
+        self.told = [False, False]  # a loss, noted by the owner
         self.frozen = [False, False]  # a stopped process: the line is there, nobody reads
         self.owner: Callable[[], None] = lambda: None  # looks at events and sends, at each moment
         self.wire = [0, 0]  # bytes that went towards each end
