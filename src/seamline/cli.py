@@ -138,8 +138,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_calibrate(
         add("calibrate", _calibrate, "ranges of a float front on a device's own data, for int8")
     )
-    proxy = add("link-proxy", _link_proxy, "a cable between pairs of pseudo-terminals")
-    proxy.add_argument("--line", nargs=2, action="append", required=True, metavar=("PATH", "PATH"))
+    _add_link_proxy(add("link-proxy", _link_proxy, "a cable between two ends, good or bad"))
     add("info", _info, "versions, kernels and extras of this installation")
     return parser
 
@@ -175,6 +174,58 @@ def _rate(text: str) -> float:
     if not 0 < value < 2**20:
         raise argparse.ArgumentTypeError(f"a number above 0 is needed, found {text!r}")
     return value
+
+
+_FAULTS = {
+    "baud": (int, "pace: 10 bits a byte"),
+    "bandwidth": (int, "pace: bytes a second"),
+    "fifo": (int, "bytes a paced line holds; more is lost (default: the sender waits)"),
+    "ber": (float, "bit flips, share of bits"),
+    "burst": (float, "starts of noise, share of bytes"),
+    "burst_bytes": (int, "length of a burst (default 16)"),
+    "drop": (float, "lost bytes, share"),
+    "insert": (float, "added bytes, share"),
+    "duplicate": (float, "frames that come twice, share of bytes"),
+    "truncate": (float, "frames that lose their end, share of bytes"),
+    "garbage": (int, "bytes of noise before the first"),
+    "delay_ms": (float, "later by so much"),
+    "jitter_ms": (float, "and by up to so much more, in order"),
+    "loss": (float, "segments TCP must repeat: a stall of 200 ms or two delays, share"),
+}
+
+
+def _silence(text: str) -> tuple[str, float, float]:
+    to, _, times = text.rpartition(":")
+    start, _, stop = times.partition("-")
+    try:
+        return to, float(start), float(stop or "inf")
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"FROM-UNTIL in seconds is needed, for example 5-8, a:5-8 or 5-, found {text!r}"
+        ) from None
+
+
+def _add_link_proxy(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument(
+        "--line",
+        nargs=2,
+        action="append",
+        required=True,
+        metavar=("A", "B"),
+        help="two ends: PATH (a pseudo-terminal is made), serial:PATH:BAUD, listen://HOST:PORT, "
+        "socket://HOST:PORT or unix:PATH",
+    )
+    sub.add_argument("--seed", type=_seed, default=0, help="of all faults")
+    for name, (kind, text) in _FAULTS.items():
+        sub.add_argument("--" + name.replace("_", "-"), type=kind, metavar="N", help=text)
+    sub.add_argument(
+        "--silence",
+        type=_silence,
+        action="append",
+        default=[],
+        metavar="[a:|b:]FROM-UNTIL",
+        help="seconds in which nothing reaches end A, end B or both",
+    )
 
 
 def _add_demo(sub: argparse.ArgumentParser) -> None:
@@ -437,9 +488,26 @@ def _device(args: argparse.Namespace) -> int:
 
 def _link_proxy(args: argparse.Namespace) -> int:
     from .events import emitter
+    from .runtime.faults import Faults, Silence
     from .runtime.link_proxy import run_link_proxy
 
-    return run_link_proxy([(a, b) for a, b in args.line], emit=emitter(args.format))
+    given = {name: getattr(args, name) for name in _FAULTS if getattr(args, name) is not None}
+    quiet = tuple(Silence(start, stop, to) for to, start, stop in args.silence)
+    try:
+        faults = Faults(**given, silence=quiet)
+    except ValueError as error:
+        raise UserError(f"link-proxy: {error}", 2) from None
+    emit = emitter(args.format)
+
+    def tell(event: dict[str, Any]) -> None:
+        emit(event)
+        if args.format != "json" and "counters" in event:
+            from .table import print_table
+
+            lines = event["counters"]
+            print_table(list(lines[0]), [[str(v) for v in line.values()] for line in lines], 1)
+
+    return run_link_proxy([(a, b) for a, b in args.line], emit=tell, faults=faults, seed=args.seed)
 
 
 # ---- whole jobs ----

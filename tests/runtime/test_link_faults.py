@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import pytest
-from link_model import CLEAR, Kind, World
+from link_model import CLEAN, CLEAR, Kind, World
 from seamline.kernels._link import encode_frame
 from seamline.runtime.faults import Faults, Silence
 from seamline.runtime.link import LinkError
@@ -24,7 +24,7 @@ Act = Callable[[World, random.Random], None]
 class Case:
     """A line that harms bytes for `seconds`, and what is done to it meanwhile."""
 
-    faults: Faults = Faults()
+    faults: Faults = CLEAN
     act: Act | None = None
     seconds: float = 6.0
     loses: bool = False  # the connection must fall, and both ends that live are told
