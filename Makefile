@@ -6,8 +6,10 @@
 # EXTRAS     what tests are installed with; dev,bench has the bench's peers    make test EXTRAS=dev,bench
 # RUNS, SEED    runs in which a tier is killed, and the seed of the first      make kill-test RUNS=1000 SEED=5000
 # FUZZ_SECONDS  how long each fuzzer searches                                   make fuzz FUZZ_SECONDS=3600
+# LINK_RUNS  random histories of two ends on a bad line                         make nightly LINK_RUNS=100000
 
 PYTHON ?= python3
+LINK_RUNS ?= 10000
 PIP_FLAGS ?=
 ARGS ?=
 EXTRAS ?= dev
@@ -33,7 +35,7 @@ PACKAGE := $(SOURCES) $(SEALING) $(FIRMWARE) MANIFEST.in README.md $(wildcard sr
 export OMP_NUM_THREADS ?= 1
 export OPENBLAS_NUM_THREADS ?= 1
 
-.PHONY: help install demo test kill-test check format lint cython-lint c-format spelling strict-c types imports sizes fuzz \
+.PHONY: help install demo test kill-test check format lint cython-lint c-format spelling strict-c types imports sizes fuzz nightly \
 	boards wheel wheel-demo clean
 .DELETE_ON_ERROR:
 
@@ -44,6 +46,7 @@ help:
 	@echo "make check       format, lint, types, import direction, strict C, what the wheel holds"
 	@echo "make boards      count the int8 layers' instructions on emulated Cortex-M boards (ARGS=an386 for one)"
 	@echo "make fuzz        search bytes that break the parsers (clang; FUZZ_SECONDS=... each)"
+	@echo "make nightly     long random searches for a fault that hangs the link (LINK_RUNS=...)"
 	@echo "make wheel-demo  the wheel in an empty environment runs a small demo"
 	@echo "make clean       remove .venv and everything built"
 
@@ -58,6 +61,9 @@ test: $(VENV)/tested
 
 kill-test: $(VENV)/tested
 	$(BIN)/python tests/fleet/kills.py --runs $(RUNS) --seed $(SEED)
+
+nightly: $(VENV)/tested
+	SEAMLINE_LINK_RUNS=$(LINK_RUNS) $(BIN)/pytest --timeout=0 tests/runtime/test_link_machine.py $(ARGS)
 
 boards: $(VENV)/installed
 	$(BIN)/python -m seamline.firmware_bridge.layers $(ARGS)

@@ -239,8 +239,8 @@ def run_link_proxy(
     "listening", "lines": [..]}` when all of them are there. Bytes for an end nobody reads wait (64
     KiB), then are dropped, as on a real line. An end may also be listen://HOST:PORT,
     socket://HOST:PORT, unix:PATH or serial:PATH:BAUD (a port that is there); the cable ends when
-    one of these hangs up. faults: of every line, both ways, drawn by the seed. Returns 0. Raises LinkError: a path that is taken or in no
-    folder, a socket that cannot be opened.
+    one of these hangs up. faults: of every line, both ways, drawn by the seed. Returns 0.
+    Raises LinkError: a path that is taken or in no folder, a socket that cannot be opened.
     """
     made: list[tuple[_Plug, _Plug]] = []
     with contextlib.ExitStack() as stack:
