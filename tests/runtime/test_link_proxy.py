@@ -5,6 +5,7 @@ behind.
 import os
 import select
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -14,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from seamline.runtime.faults import Faults
 from seamline.runtime.link import LinkError
 from seamline.runtime.link_proxy import run_link_proxy
 
@@ -141,3 +143,43 @@ def test_a_signal_ends_it_and_removes_its_links(tmp_path: Path, kind: signal.Sig
         process.send_signal(kind)
         assert process.wait(5) == 0
     assert not a.is_symlink() and not b.is_symlink()
+
+
+def test_sockets_and_a_terminal_are_ends_too_and_the_counters_tell_what_was_done(
+    tmp_path: Path,
+) -> None:
+    """A unix socket on one side, a terminal on the other, a tenth of all bytes lost."""
+    events: list[dict] = []
+    ready, stop = threading.Event(), threading.Event()
+
+    def emit(event: dict) -> None:
+        events.append(event)
+        ready.set()
+
+    door = socket.socket(socket.AF_UNIX)
+    door.bind(str(tmp_path / "door"))
+    door.listen()
+    pair = (f"unix:{tmp_path / 'door'}", str(tmp_path / "b"))
+    thread = threading.Thread(
+        target=run_link_proxy, args=([pair], emit, stop), kwargs={"faults": Faults(drop=0.1)}
+    )
+    thread.start()
+    try:
+        peer, _ = door.accept()
+        assert ready.wait(5)
+        end = open_end(tmp_path / "b")
+        peer.sendall(b"x" * 1000)
+        got = b""
+        while select.select([end], [], [], 0.3)[0]:
+            got += os.read(end, 4096)
+        os.close(end)
+        peer.close()  # a socket that hangs up ends the cable
+        thread.join(5)
+        assert not thread.is_alive()
+    finally:
+        stop.set()
+        thread.join(5)
+        door.close()
+    there = events[-1]["counters"][0]
+    assert 0 < there["dropped"] == 1000 - len(got) and there["bytes_in"] == 1000
+    assert len(got) == there["bytes_out"]
