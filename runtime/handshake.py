@@ -134,9 +134,11 @@ class Handshake:
         self._begin(now_ms)
 
     def call(self, now_ms: int) -> None:
-        """A host's: somebody speaks under keys we do not have. A device that hears our HELLO begins
-        anew.
+        """A host's: somebody speaks under keys we do not have, or ours are used up. A device that
+        hears a HELLO it does not know begins anew.
         """
+        if not self._open:
+            self._begin(now_ms)
         self._say_sometimes(self._hello, now_ms)
 
     def refuse_clear(self, now_ms: int) -> None:
@@ -220,7 +222,7 @@ class Handshake:
         assert public is not None
         to_host, to_device = self._state.split()
         keys = (to_host, to_device) if self._role == DEVICE else (to_device, to_host)
-        seal = Seal(*keys, self._first_number)
+        seal, self._first_number = Seal(*keys, self._first_number), 0
         self.established = (seal, self._theirs.name, public, self._state.hash)
         self.trouble, self._open = "", False
 

@@ -14,10 +14,12 @@ from .seal import SEALED, Seal
 _BODY_MAX = PACKET_MAX + 32
 _CHECK = 4  # bytes of CRC-32 behind a body in clear
 _JOIN_MS = 3000  # for packets to meet under new keys; else the keys are taken for lost
+_WORN_MS = 500  # for new keys to come, once those in use are used up
 _CLEAR = (
     "the other end speaks clear text: start both ends with keys, or both with --insecure "
     "(if it is seamline at all)"
 )
+_VERSION = 1  # high half of a body's first byte
 _IN_CLEAR = range(0x11, 0x14)  # first bytes of packets
 
 
@@ -42,13 +44,11 @@ class SealedEnd:
     """Like a PacketEnd, which it holds: bytes and time in, bytes and events out.
 
     The keys in use stay in use until a frame has verified under newer ones: who has not proved his
-    key interrupts nothing. One thread at a time.
+    key interrupts nothing. figures: a PacketEnd's. One thread at a time.
     """
 
-    def __init__(
-        self, boot_id: int, now_ms: int, handshake: Handshake, *, bytes_per_second: int = 0
-    ) -> None:
-        self._packets = PacketEnd(boot_id, now_ms, bytes_per_second=bytes_per_second)
+    def __init__(self, boot_id: int, now_ms: int, handshake: Handshake, **figures: int) -> None:
+        self._packets = PacketEnd(boot_id, now_ms, **figures)
         self._decoder = FrameDecoder(_BODY_MAX, raw=True)
         self._handshake = handshake
         self._seal: Seal | None = None  # in use
@@ -58,7 +58,15 @@ class SealedEnd:
         self._dropped = False
         self._lost = False  # the way to the peer: look for a new one
         self._counts = dict.fromkeys(
-            ("handshakes", "clear_refused", "frames_damaged", "frames_forged", "replayed"), 0
+            (
+                "handshakes",
+                "clear_refused",
+                "other_version",
+                "frames_damaged",
+                "frames_forged",
+                "replayed",
+            ),
+            0,
         )
 
     @property
@@ -103,6 +111,8 @@ class SealedEnd:
                 self._take_sealed(body, now_ms)
             elif zlib.crc32(body[:-_CHECK]).to_bytes(_CHECK, "little") != body[-_CHECK:]:
                 self._counts["frames_damaged"] += 1
+            elif body[0] >> 4 != _VERSION:
+                self._counts["other_version"] += 1
             elif body[0] == HANDSHAKE:
                 self._handshake.input(body[:-_CHECK], now_ms)
                 self._adopt(now_ms)
@@ -127,7 +137,9 @@ class SealedEnd:
             parts.append(encode_body(body + zlib.crc32(body).to_bytes(_CHECK, "little")))
         if self._seal is None and self.joined:
             self._packets.output_packet(now_ms)  # nowhere to go; but time goes on, and it is lost
-        while self._seal is not None and limit > 0:
+        elif self._seal is not None and self._seal.worn and not self._handshake.is_device:
+            self._handshake.call(now_ms)
+        while self._seal is not None and not self._seal.worn and limit > 0:
             packet = self._packets.output_packet(now_ms)
             if not packet:
                 break
@@ -146,7 +158,8 @@ class SealedEnd:
     def _look(self, now_ms: int) -> None:
         """Does the device need new keys? The host may have lost them, or have found others."""
         lone = self._seal is not None and not self.joined and now_ms - self._since >= _JOIN_MS
-        if self._lost or lone or (self._seal is not None and self._seal.worn):
+        worn = self._seal is not None and self._seal.worn and now_ms - self._since >= _WORN_MS
+        if self._lost or lone or worn:
             self._lost, self._since = False, now_ms
             self._handshake.restart(now_ms)
 

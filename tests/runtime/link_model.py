@@ -11,6 +11,9 @@ from typing import Protocol
 
 from seamline.kernels._link import JOINED, MESSAGE, RESTARTED, SENT, SILENT, STUCK, PacketEnd
 from seamline.runtime.faults import FaultLine, Faults
+from seamline.runtime.handshake import DEVICE, HOST, Handshake
+from seamline.runtime.keys import new_secret, public_of, raw_key
+from seamline.runtime.sealed_end import SealedEnd
 
 LOST = (SILENT, RESTARTED, STUCK)
 CLEAN = Faults()
@@ -49,7 +52,23 @@ def _clear(side: int, boot_id: int, now_ms: int, **config: int) -> End:
     return PacketEnd(boot_id, now_ms, **config)
 
 
+NAMES = ("host-A", "watch-1")  # of end 0 and end 1
+SECRETS = [new_secret() for _ in NAMES]
+
+
+def _sealed(
+    side: int, boot_id: int, now_ms: int, first_number: int = 0, **config: int
+) -> SealedEnd:
+    peer = raw_key(public_of(SECRETS[1 - side]))
+    handshake = Handshake(
+        HOST if side == 0 else DEVICE, NAMES[side], raw_key(SECRETS[side]),
+        known={NAMES[1 - side]: peer}.get, first_number=first_number,
+    )  # fmt: skip
+    return SealedEnd(boot_id, now_ms, handshake, **config)
+
+
 CLEAR = Kind("clear", _clear)
+SEALED = Kind("sealed", _sealed, number_bits=48)
 
 
 class World:

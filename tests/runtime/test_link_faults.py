@@ -7,14 +7,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import pytest
-from link_model import CLEAN, CLEAR, Kind, World
+from link_model import CLEAN, CLEAR, SEALED, Kind, World
 from seamline.kernels._link import encode_frame
 from seamline.runtime.faults import Faults, Silence
 from seamline.runtime.link import LinkError
 from seamline.runtime.link_proxy import _plug, _unplug
 from seamline.runtime.serial_link import SerialLine
 
-KINDS = [CLEAR]  # another kind of end joins the table here
+KINDS = [CLEAR, SEALED]  # another kind of end joins the table here
 LOSS_S = 3.0  # a dead peer is known in this time
 SETTLE_S = 30.0  # after the fault is over, a message each way is through
 Act = Callable[[World, random.Random], None]
@@ -236,10 +236,10 @@ def test_credit_stuck_at_zero_is_asked_for_and_never_flooded(kind: Kind) -> None
 def test_two_hosts_on_one_port_is_a_clear_error(tmp_path) -> None:
     plug = _plug(str(tmp_path / "port"))
     try:
-        first = SerialLine(f"serial:{plug.path}", lambda: None)
+        first = SerialLine(f"serial:{plug.path}", lambda: None, None)
         try:
             with pytest.raises(LinkError, match="in use by another program"):
-                SerialLine(f"serial:{plug.path}", lambda: None)
+                SerialLine(f"serial:{plug.path}", lambda: None, None)
         finally:
             first.close()
     finally:
