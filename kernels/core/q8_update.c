@@ -41,12 +41,19 @@ void seam_q8_bound_take(seam_q8_bound *bound, const int32_t *dw, const seam_q8_o
     }
 }
 
-static seam_number reach_of(const int8_t *values, size_t count, float factor) {
-    uint32_t most = 0;
-    for (size_t i = 0; values != NULL && i < count; i++) {
-        const uint32_t size = (uint32_t)(values[i] < 0 ? -values[i] : values[i]);
+/* Bytes throughout, for then it is made of vectors. */
+static uint8_t most_of(const int8_t *values, size_t count) {
+    uint8_t most = 0;
+    for (size_t i = 0; i < count; i++) {
+        const uint8_t size = (uint8_t)(values[i] < 0 ? -values[i] : values[i]);
         most = size > most ? size : most;
     }
+    return most;
+}
+
+static seam_number reach_of(const int8_t *values, size_t count, float factor) {
+    const int counts = values != NULL && seam_number_of(factor).mantissa != 0;
+    const uint32_t most = counts ? most_of(values, count) : 0u;
     return seam_number_product_up(seam_number_up(most, 31), seam_number_of(factor));
 }
 
