@@ -46,7 +46,7 @@ help:
 	@echo "make check       format, lint, types, import direction, strict C, what the wheel holds"
 	@echo "make boards      count the int8 layers' instructions on emulated Cortex-M boards (ARGS=an386 for one)"
 	@echo "make fuzz        search bytes that break the parsers (clang; FUZZ_SECONDS=... each)"
-	@echo "make nightly     long random searches for a fault that hangs the link (LINK_RUNS=...)"
+	@echo "make nightly     long random searches: a fault that hangs the link (LINK_RUNS=...), and make kill-test"
 	@echo "make wheel-demo  the wheel in an empty environment runs a small demo"
 	@echo "make clean       remove .venv and everything built"
 
@@ -62,7 +62,7 @@ test: $(VENV)/tested
 kill-test: $(VENV)/tested
 	$(BIN)/python tests/fleet/kills.py --runs $(RUNS) --seed $(SEED)
 
-nightly: $(VENV)/tested
+nightly: $(VENV)/tested kill-test
 	SEAMLINE_LINK_RUNS=$(LINK_RUNS) $(BIN)/pytest --timeout=0 tests/runtime/test_link_machine.py $(ARGS)
 
 boards: $(VENV)/installed
