@@ -166,6 +166,23 @@ def _share(text: str) -> float:
     return value
 
 
+def _baud(text: str) -> int:
+    value = int(text) if text.isdecimal() else 0
+    if not 300 <= value <= 20_000_000:
+        raise argparse.ArgumentTypeError(f"300 to 20000000 is needed, found {text!r}")
+    return value
+
+
+def _wrong_bits(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value <= 1e-3:
+        raise argparse.ArgumentTypeError(f"0 to 0.001 is needed, found {text!r}")
+    return value
+
+
 def _rate(text: str) -> float:
     try:
         value = float(text)
@@ -371,6 +388,18 @@ def _add_bench(commands: Any, common: argparse.ArgumentParser) -> None:
     sub.add_argument("--repeat", type=_count, default=30, metavar="N", help="samples of each time")
     sub.add_argument("--compare", metavar="OLD.json", help="flag what is slower than in this run")
     _add_bench_accuracy(group, common)
+    _add_bench_link(group, common)
+
+
+def _add_bench_link(group: Any, common: argparse.ArgumentParser) -> None:
+    text = "use of a serial line, latency and recovery at several rates and error rates"
+    sub = group.add_parser("link", parents=[common], help=text, description=text, epilog=EXITS)
+    sub.formatter_class = argparse.RawDescriptionHelpFormatter
+    sub.set_defaults(command=_bench_link)
+    sub.add_argument("--baud", nargs="+", type=_baud, metavar="N", help="line rates")
+    sub.add_argument("--ber", nargs="+", type=_wrong_bits, metavar="X", help="shares of wrong bits")
+    sub.add_argument("--ends", choices=("clear", "sealed", "both"), default="both")
+    sub.add_argument("--seed", type=int, default=0, metavar="N")
 
 
 def _add_bench_accuracy(group: Any, common: argparse.ArgumentParser) -> None:
@@ -594,6 +623,12 @@ def _bench_accuracy(args: argparse.Namespace) -> int:
     from .bench_accuracy import run_bench_accuracy
 
     return run_bench_accuracy(args)
+
+
+def _bench_link(args: argparse.Namespace) -> int:
+    from .bench_link import run_bench_link
+
+    return run_bench_link(args)
 
 
 # ---- files ----

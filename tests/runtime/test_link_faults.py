@@ -7,9 +7,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import pytest
-from link_model import CLEAN, CLEAR, SEALED, Kind, World
 from seamline.kernels._link import encode_frame
 from seamline.runtime.faults import Faults, Silence
+from seamline.runtime.line_model import CLEAN, CLEAR, SEALED, Kind, World
 from seamline.runtime.link import LinkError
 from seamline.runtime.link_proxy import _plug, _unplug
 from seamline.runtime.serial_link import SerialLine

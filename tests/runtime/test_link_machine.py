@@ -10,8 +10,8 @@ import random
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
-from link_model import CLEAR, World
 from seamline.runtime.faults import Faults, Silence
+from seamline.runtime.line_model import CLEAR, World
 
 RUNS = int(os.environ.get("SEAMLINE_LINK_RUNS", "500"))
 SIDES = st.integers(0, 1)

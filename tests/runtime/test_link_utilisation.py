@@ -3,8 +3,8 @@ size follows the line.
 """
 
 import pytest
-from link_model import World, utilisation
 from seamline.runtime.faults import Faults
+from seamline.runtime.line_model import World, utilisation
 
 BARS = {0.0: 0.95, 1e-6: 0.94, 1e-5: 0.85, 1e-4: 0.70}
 

@@ -1,19 +1,21 @@
-"""Two ends on a bad line in virtual time, for tests: a thousand seconds of line take moments.
+"""Two ends on a bad line in virtual time: a thousand seconds of line take moments.
 
 An end is whatever has PacketEnd's methods (feed, events, send, output, wait, joined, busy,
 counters), so that each kind of end meets the same faults.
 """
+
+from __future__ import annotations
 
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-from seamline.kernels._link import JOINED, MESSAGE, RESTARTED, SENT, SILENT, STUCK, PacketEnd
-from seamline.runtime.faults import FaultLine, Faults
-from seamline.runtime.handshake import DEVICE, HOST, Handshake
-from seamline.runtime.keys import new_secret, public_of, raw_key
-from seamline.runtime.sealed_end import SealedEnd
+from ..kernels._link import JOINED, MESSAGE, RESTARTED, SENT, SILENT, STUCK, PacketEnd
+from .faults import FaultLine, Faults
+from .handshake import DEVICE, HOST, Handshake
+from .keys import new_secret, public_of, raw_key
+from .sealed_end import SealedEnd
 
 LOST = (SILENT, RESTARTED, STUCK)
 CLEAN = Faults()
@@ -80,7 +82,7 @@ class World:
         faults: tuple[Faults, Faults] = (CLEAN, CLEAN),
         seed: int = 0,
         **config: int,
-    ):
+    ) -> None:
         self.kind, self.config = kind, config
         self.now_us = 0
         self.lines = [FaultLine(f, seed, to) for f, to in zip(faults, "ab", strict=True)]
@@ -189,7 +191,7 @@ class World:
         while self.now_us < stop:
             self.turn(stop - self.now_us)
 
-    def join(self) -> "World":
+    def join(self) -> World:
         self.until(lambda: all(end is not None and end.joined for end in self.ends))
         return self
 
