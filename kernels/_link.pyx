@@ -28,7 +28,7 @@ cdef extern from "seam_link.h" nogil:
         uint8_t *rx
         uint32_t rx_space, bytes_per_second
         uint16_t mtu, first_number
-        uint8_t window
+        uint8_t window, more
     ctypedef struct seam_packet_counters:
         uint32_t packets_sent, packets_received, retransmits, timeouts, duplicates, strays
         uint32_t malformed, other_version, credit_stalls, joins, losses, rtt_ms, mtu
@@ -133,8 +133,9 @@ cdef class PacketEnd:
     boot_id: 64 random bits, others at every start. rx_space: bytes of the longest message the peer
     may send (memory is touched only as far as messages fill it). bytes_per_second: of the line, for
     the timers; 0 if not known. mtu: payload bytes of a packet, a multiple of 64 up to 1024. window:
-    packets in flight, 1..32. now_ms: a time that never goes back. One thread at a time. ValueError
-    when a figure is out of range.
+    packets in flight, 1..32. more: bytes the owner's frames have beside those of a clear one.
+    now_ms: a time that never goes back. One thread at a time. ValueError when a figure is out of
+    range.
     """
 
     cdef seam_packet_end end
@@ -145,7 +146,7 @@ cdef class PacketEnd:
 
     def __cinit__(self, uint64_t boot_id, uint64_t now_ms, *, uint32_t rx_space=SEAM_MESSAGE_MAX,
                   uint32_t bytes_per_second=0, uint16_t mtu=1024, uint8_t window=8,
-                  uint16_t first_number=1):
+                  uint16_t first_number=1, uint8_t more=0):
         cdef seam_packet_config config
         self.frame = <uint8_t *>calloc(SEAM_PACKET_MAX + SEAM_FRAME_CHECK, 1)
         self.rx = <uint8_t *>calloc(rx_space if rx_space else 1, 1)
@@ -159,6 +160,7 @@ cdef class PacketEnd:
         config.mtu = mtu
         config.window = window
         config.first_number = first_number
+        config.more = more
         if mtu == 0 or window == 0 or seam_packet_start(&self.end, &config, now_ms) != SEAM_OK:
             raise ValueError(
                 f"boot_id {boot_id:#x} (expected 2^16 or more), rx_space {rx_space} (64 to "

@@ -12,6 +12,7 @@ from .link import host_of
 from .seal import SEALED, Seal
 
 _BODY_MAX = PACKET_MAX + 32
+_MORE = 15  # bytes of a sealed frame beside those of a clear one
 _CHECK = 4  # bytes of CRC-32 behind a body in clear
 _JOIN_MS = 3000  # for packets to meet under new keys; else the keys are taken for lost
 _WORN_MS = 500  # for new keys to come, once those in use are used up
@@ -48,7 +49,7 @@ class SealedEnd:
     """
 
     def __init__(self, boot_id: int, now_ms: int, handshake: Handshake, **figures: int) -> None:
-        self._packets = PacketEnd(boot_id, now_ms, **figures)
+        self._packets = PacketEnd(boot_id, now_ms, more=_MORE, **figures)
         self._decoder = FrameDecoder(_BODY_MAX, raw=True)
         self._handshake = handshake
         self._seal: Seal | None = None  # in use

@@ -61,9 +61,9 @@ static uint32_t connection_tag(uint64_t a, uint64_t b) {
  * p (p + h) = h / q. */
 static void mtu_choose(seam_packet_end *end) {
     uint32_t size = end->peer_mtu;
-    const uint64_t most = (uint64_t)FRAME_COST * end->line_bytes * LOSS;
-    while (size > SEAM_PACKET_UNIT &&
-           (uint64_t)size * (size + FRAME_COST) * end->line_lost > most) {
+    const uint32_t cost = FRAME_COST + end->config.more;
+    const uint64_t most = (uint64_t)cost * end->line_bytes * LOSS;
+    while (size > SEAM_PACKET_UNIT && (uint64_t)size * (size + cost) * end->line_lost > most) {
         size -= SEAM_PACKET_UNIT;
     }
     end->counters.mtu = size;
@@ -71,7 +71,7 @@ static void mtu_choose(seam_packet_end *end) {
 
 /* One piece has arrived or is lost. What is old counts less and less. */
 static void mtu_learn(seam_packet_end *end, uint32_t size, int lost) {
-    end->line_bytes += size + FRAME_COST;
+    end->line_bytes += size + FRAME_COST + end->config.more;
     end->line_lost += lost ? LOSS : 0u;
     if (end->line_bytes >= MEASURE_BYTES) {
         end->line_bytes /= 2u;
@@ -525,7 +525,8 @@ static int64_t data_output(seam_packet_end *end, uint8_t *out, seam_packet_slot 
     end->stalled = 0u;
     slot->left_us = now_ms * 1000u > end->line_us ? now_ms * 1000u : end->line_us;
     if (end->config.bytes_per_second != 0u) {
-        slot->left_us += (uint64_t)SEAM_FRAME_WIRE(size) * 1000000u / end->config.bytes_per_second;
+        slot->left_us += (uint64_t)SEAM_FRAME_WIRE(size + end->config.more) * 1000000u /
+                         end->config.bytes_per_second;
     }
     slot->deadline_us = slot->left_us + rto_us(end);
     return (int64_t)size;
@@ -732,8 +733,8 @@ int64_t seam_packet_output(seam_packet_end *end, uint8_t *out, size_t space, uin
         end->said_ms = now_ms;
         end->line_us = end->line_us > now_us ? end->line_us : now_us;
         if (end->config.bytes_per_second != 0u) {
-            end->line_us +=
-                SEAM_FRAME_WIRE((uint64_t)size) * 1000000u / end->config.bytes_per_second;
+            end->line_us += SEAM_FRAME_WIRE((uint64_t)size + end->config.more) * 1000000u /
+                            end->config.bytes_per_second;
         }
     }
     return size;

@@ -85,6 +85,7 @@ typedef struct {
     uint32_t bytes_per_second; /* of the line, for the timers; 0: fast or not known */
     uint16_t mtu;              /* 64..1024, a multiple of 64; 0: 1024 */
     uint16_t first_number;     /* of the first packet of a connection; 1 unless a test says so */
+    uint8_t more;              /* bytes a frame has beside those of a clear one: a seal's */
     uint8_t window;            /* packets in flight, 1..32; 0: 8 */
 } seam_packet_config;
 
