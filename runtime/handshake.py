@@ -24,6 +24,7 @@ _PROLOGUE = b"seamline line 1"
 _NOISE = {KK: "KK", PSK: "XXpsk3", XX: "XX"}
 _HELLO_MS, _REPEAT_MS, _SLOWEST_MS = 250, 200, 1000
 _STUCK_MS = 5000
+_ANSWERS_MOST = 4  # that wait to be sent
 _AGAIN_MS = 1000  # the least between two new beginnings that others ask for
 _PAIRING = "the other end is pairing: finish or stop `seamline pair` there, then start its host"
 _DIFFERENT = "the secrets differ: both ends need the same --secret-file"
@@ -50,6 +51,10 @@ class Hello:
     role: int
     patterns: int
     name: str
+
+
+def _is_other_version(body: bytes) -> bool:
+    return len(body) > _HELLO_HEAD and not body[2] <= _VERSION <= body[3]
 
 
 def read_hello(body: bytes) -> Hello | None:
@@ -115,6 +120,9 @@ class Handshake:
         try:
             if body[1] == REFUSE:
                 self._hear_refusal(body)
+            elif body[1] == HELLO and _is_other_version(body):
+                self.trouble = HINTS[OTHER_VERSION]
+                self._answer(self._refusal(OTHER_VERSION))
             elif self._role == DEVICE:
                 self._device(body, now_ms)
             else:
@@ -123,7 +131,7 @@ class Handshake:
             # Another message may have been one of another try.
             if body[1] == THIRD or self._pattern == KK:
                 self.trouble = self._why_wrong()
-                self._answers.append(self._refusal(OTHER_KEY))
+                self._answer(self._refusal(OTHER_KEY))
             self._begin(now_ms)
             self._at = now_ms + _SLOWEST_MS
 
@@ -148,7 +156,7 @@ class Handshake:
     def _say_sometimes(self, body: bytes, now_ms: int) -> None:
         if now_ms - self._called >= _AGAIN_MS:
             self._called = now_ms
-            self._answers.append(body)
+            self._answer(body)
 
     def output(self, now_ms: int) -> bytes | None:
         """The next body to be sent now."""
@@ -166,6 +174,11 @@ class Handshake:
         if self._answers:
             return 0
         return max(0, self._at - now_ms) if self._repeating else _SLOWEST_MS
+
+    def _answer(self, body: bytes) -> None:
+        """Soon; a peer that asks faster than it reads is not answered every time."""
+        if len(self._answers) < _ANSWERS_MOST:
+            self._answers.append(body)
 
     def confirmed(self) -> None:
         """A sealed frame of the peer has verified: nothing needs to be repeated."""
@@ -209,7 +222,7 @@ class Handshake:
         remote = self._known(self._theirs.name) if self._known is not None else None
         if self._known is not None and remote is None:
             self.trouble = _STRANGER.format(peer=self._theirs.name)
-            self._answers.append(self._refusal(UNKNOWN))
+            self._answer(self._refusal(UNKNOWN))
             return None
         prologue = _PROLOGUE + bytes([self._pattern]) + device + host
         initiator = self._role == DEVICE
@@ -266,7 +279,7 @@ class Handshake:
             if not self._first:
                 self._hear_first(body, now_ms)
             if body == self._first:
-                self._answers.append(self._second)
+                self._answer(self._second)
         elif body[1] == THIRD and self._second and self._state and not self._state.finished:
             self._state.read(body[2:])
             self._finish()
@@ -287,9 +300,11 @@ class Handshake:
         if hello is None or hello.role != DEVICE:
             return
         if not hello.patterns >> self._pattern & 1:
-            self._answers.append(self._hello)  # it says what we would do
+            self._answer(self._hello)  # it says what we would do
+            if self._pattern == KK:
+                self._answer(self._refusal(NOT_PAIRING))
             return
         if self._theirs is None or self._theirs.body != body:
             self._begin(now_ms)
             self._theirs = hello
-        self._answers.append(self._hello)
+        self._answer(self._hello)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import stat
+import struct
 import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -158,13 +159,22 @@ def make_keys(folder: str | Path, names: list[str]) -> list[str]:
     return made
 
 
+def _is_key(text: str) -> bool:
+    if len(text) != _SIZE or not _Z85.issuperset(text):
+        return False
+    try:
+        return len(raw_key(text)) == 32
+    except (ValueError, struct.error):  # five characters of Z85 may say more than four bytes hold
+        return False
+
+
 def read_key(path: Path) -> str:
     try:
         lines = path.read_text().splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise key_error(f"cannot read the key file {path}: {error}") from error
     keys = [line.strip() for line in lines if line.strip() and not line.startswith("# ")]
-    if len(keys) != 1 or len(keys[0]) != _SIZE or not _Z85.issuperset(keys[0]):
+    if len(keys) != 1 or not _is_key(keys[0]):
         raise key_error(
             f"{path} is no key file: expected one line of {_SIZE} characters after the comment; "
             "restore it, or delete it and make the key anew with `seamline keys new JOB`"

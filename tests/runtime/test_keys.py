@@ -53,7 +53,8 @@ def test_a_secret_others_can_read_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "# only a comment\n", "short\n", "x" * 39 + "~\n", "x" * 40 + "\n" + "y" * 40]
+    "text",
+    ["", "# only a comment\n", "short\n", "x" * 39 + "~\n", "x" * 40 + "\n" + "y" * 40, "#" * 40],
 )
 def test_a_damaged_file_is_named(tmp_path: Path, text: str) -> None:
     make_keys(tmp_path, ["a", "b"])

@@ -321,3 +321,27 @@ def test_a_key_that_is_forgotten_ends_the_session():
     play.run(lambda: not play.device.joined and not play.host.joined, 4000)
     play.run(lambda until=play.now + 5000: play.now >= until)
     assert not play.host.joined and "does not know us" in play.device.trouble
+
+
+def test_a_flood_of_hellos_costs_little_and_is_answered_now_and_then():
+    play = Play()
+    host = handshake("host-A", "watch-1")
+    for number in range(5000):
+        hello = b"\x14\x00\x01\x01\x00\x01" + number.to_bytes(16, "little") + b"\x07watch-1"
+        host.input(hello, play.now)
+    answers = 0
+    while host.output(play.now) is not None:
+        answers += 1
+    assert 0 < answers <= 4 and host.established is None
+
+
+def test_a_hello_of_another_version_is_told_at_both_ends():
+    host, device = handshake("host-A", "watch-1"), handshake("watch-1", "host-A")
+    hello = bytearray(device.output(2000) or b"")
+    hello[2:4] = b"\x02\x03"
+    host.input(bytes(hello), 2000)
+    assert "another version" in host.trouble
+    refusal = host.output(2000)
+    assert refusal is not None and refusal[1] == 15
+    device.input(refusal, 2000)
+    assert "another version" in device.trouble
