@@ -204,19 +204,29 @@ NAKED void dot_4x2(int32_t *sum, const int16_t *x, const int8_t *w, const int8_t
     "smlad " a ", r2, r12, " a "\n"
 /* clang-format on */
 
-/* sum[channel] += products of four channels and a lone pixel, four terms `groups` times. */
+/* clang-format off */
+#define DOT_1X4(terms)                                                       \
+    "push {r0, r4-r11, lr}\n"                                                \
+    "ldm r0, {r4-r7}\n"                                                      \
+    "ldm r2, {r8-r11}\n"                                                     \
+    "0:\n" terms                                                             \
+    CHANNEL("r4", "r8") CHANNEL("r5", "r9")                                  \
+    CHANNEL("r6", "r10") CHANNEL("r7", "r11")                                \
+    "subs r3, r3, #1\n"                                                      \
+    "bne 0b\n"                                                               \
+    "pop {r0}\n"                                                             \
+    "stm r0, {r4-r7}\n"                                                      \
+    "pop {r4-r11, pc}"
+/* clang-format on */
+
+/* sum[channel] += products of four channels and one pixel, four terms `groups` times. */
 NAKED void dot_1x4(int32_t *sum, const int16_t *x, const int8_t *const *w, int32_t groups) {
-    __asm volatile("push {r0, r4-r11, lr}\n"
-                   "ldm r0, {r4-r7}\n"
-                   "ldm r2, {r8-r11}\n"
-                   "0:\n"
-                   "ldr r0, [r1], #16\n"
-                   "ldr r2, [r1], #16\n" CHANNEL("r4", "r8") CHANNEL("r5", "r9")
-                       CHANNEL("r6", "r10") CHANNEL("r7", "r11") "subs r3, r3, #1\n"
-                                                                 "bne 0b\n"
-                                                                 "pop {r0}\n"
-                                                                 "stm r0, {r4-r7}\n"
-                                                                 "pop {r4-r11, pc}");
+    __asm volatile(DOT_1X4("ldr r0, [r1], #16\nldr r2, [r1], #16\n"));
+}
+
+/* The same where the pixel is alone: [terms / 4][even terms, odd terms]. */
+NAKED void dot_lone(int32_t *sum, const int16x2_t *x, const int8_t *const *w, int32_t groups) {
+    __asm volatile(DOT_1X4("ldm r1!, {r0, r2}\n"));
 }
 
 /* The last weights of a row, fewer than four; nothing before or behind the row is read. */
@@ -305,7 +315,29 @@ static void tile(int8_t *y, ptrdiff_t y_step, const void *patches, int32_t pixel
         two_channels(y, y_step, patches, pixels, job, c, lesser(c + 1, channels - 1), &range);
 }
 
-/* C channels of a pixel that is read where it lies. */
+/* ---- A lone pixel, read where it lies ---- */
+
+#define LONE_TERMS 640 /* so many, as halves, on the stack */
+
+/* Four channels, with what its terms are as halves. */
+static void lone_halves(int8_t *y, const int16x2_t *halves, const int8_t *x, const seam_q8_job *job,
+                        int32_t c, const seam_q8_range *range) {
+    const int32_t terms = job->terms;
+    const int8_t *w[4];
+    int32_t sum[4], bias[4];
+    EACH (i, 4) {
+        w[i] = job->w + (ptrdiff_t)(c + i) * terms;
+        sum[i] = bias[i] = job->bias != NULL ? job->bias[c + i] : 0;
+    }
+    dot_lone(sum, halves, w, terms >> 2);
+    for (int32_t k = terms & ~3; k < terms; k++)
+        EACH (i, 4)
+            sum[i] += (x[k] - job->x_zero) * w[i][k];
+    EACH (i, 4)
+        finish_channel(y + c + i, 1, 1, sum + i, job, c + i, bias[i], range);
+}
+
+/* C channels. */
 FIXED void lone_channels(const int C, int8_t *y, const int8_t *x, const seam_q8_job *job, int32_t c,
                          const seam_q8_range *range) {
     const int32_t terms = job->terms, whole = terms & ~3;
@@ -332,7 +364,18 @@ FIXED void lone_channels(const int C, int8_t *y, const int8_t *x, const seam_q8_
 
 static void lone(int8_t *y, const int8_t *x, const seam_q8_job *job) {
     const seam_q8_range range = seam_q8_range_of(job, job->terms);
+    const int32_t whole = job->terms & ~3;
+    const int16x2_t minus = twice(-job->x_zero);
+    int16x2_t halves[LONE_TERMS / 2];
     int32_t c = 0;
+    if (whole > 0 && whole <= LONE_TERMS) {
+        for (int32_t k = 0; k < whole; k += 4) {
+            halves[k / 2] = even_plus(minus, load4(x + k));
+            halves[k / 2 + 1] = odd_plus(minus, load4(x + k));
+        }
+        for (; c + 4 <= job->channels; c += 4)
+            lone_halves(y, halves, x, job, c, &range);
+    }
     for (; c + 4 <= job->channels; c += 4)
         lone_channels(4, y, x, job, c, &range);
     for (; c < job->channels; c++)
