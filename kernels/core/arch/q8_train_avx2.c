@@ -49,24 +49,24 @@ static inline vec v_count(void) {
 #define v_lefts _mm256_sllv_epi32
 #define v_rights _mm256_srav_epi32
 #define v_above _mm256_cmpgt_epi32 /* all bits where a > b */
-static inline vec v_pick(vec which, vec yes, vec no) {
-    return _mm256_blendv_epi8(no, yes, which);
-}
-/* seam_q8_multiply of each lane. */
-static inline vec v_multiply(vec a, vec b) {
-    const vec half = _mm256_set1_epi64x(1 << 30);
+/* round(a b / 2^bits) of each lane, ties up: the low 32 bits; bits of 1 to 32. */
+static inline vec v_multiply(vec a, vec b, int bits) {
+    const vec half = _mm256_set1_epi64x((int64_t)1 << (bits - 1));
     const vec even = _mm256_add_epi64(_mm256_mul_epi32(a, b), half);
     const vec odd = _mm256_add_epi64(
         _mm256_mul_epi32(_mm256_srli_epi64(a, 32), _mm256_srli_epi64(b, 32)), half);
-    return _mm256_blend_epi32(_mm256_srli_epi64(even, 31), _mm256_slli_epi64(odd, 1), 0xAA);
+    return _mm256_blend_epi32(_mm256_srli_epi64(even, bits), _mm256_slli_epi64(odd, 32 - bits),
+                              0xAA);
 }
 static inline vec v_bytes(const int8_t *p) {
     return _mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)(const void *)p));
 }
-static inline void v_bytes_store(int8_t *p, vec x) {
+/* Each lane within SEAM_Q8_MOST. */
+static inline void v_within_store(int8_t *p, vec x) {
     const __m128i words =
         _mm_packs_epi32(_mm256_castsi256_si128(x), _mm256_extracti128_si256(x, 1));
-    _mm_storel_epi64((__m128i *)(void *)p, _mm_packs_epi16(words, words));
+    const __m128i bytes = _mm_max_epi8(_mm_packs_epi16(words, words), _mm_set1_epi8(-SEAM_Q8_MOST));
+    _mm_storel_epi64((__m128i *)(void *)p, bytes);
 }
 
 #include "q8_train_product.h"

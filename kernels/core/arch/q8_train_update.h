@@ -13,31 +13,27 @@ static inline vec v_mix(vec h) {
 
 /* `shifted` with a shift a lane. */
 typedef struct {
-    vec right, half, left, kept; /* kept: 0 where all is shifted out */
-    vec down;                    /* all bits where the shift is to the right */
+    vec half, left;
+    vec down; /* all bits where the shift is to the right */
 } shift_plan;
 
 static inline shift_plan shift_of(vec bits) {
-    const vec none = v_all(0), one = v_all(1), most = v_all(31);
-    shift_plan s = {.right = v_min(v_max(bits, one), most)};
-    s.half = v_sub(s.right, one);
-    s.left = v_min(v_max(v_sub(none, bits), none), most);
-    s.kept = v_above(v_all(32), bits);
-    s.down = v_above(bits, none);
-    return s;
+    const vec none = v_all(0);
+    return (shift_plan){.half = v_max(v_sub(bits, v_all(1)), none),
+                        .left = v_min(v_max(v_sub(none, bits), none), v_all(31)),
+                        .down = v_above(bits, none)};
 }
 
+/* a / 2 rounded up is a - floor(a / 2), which no a overflows; where all is shifted out, 0 or -1 is
+ * left of it before that, and 0 behind. */
 static inline vec v_shifted(vec a, const shift_plan *s) {
-    const vec down = v_add(v_rights(a, s->right), v_and(v_rights(a, s->half), v_all(1)));
-    return v_pick(s->down, v_and(down, s->kept), v_lefts(a, s->left));
-}
-
-static inline vec v_within_most(vec x) {
-    return v_min(v_max(x, v_all(-SEAM_Q8_MOST)), v_all(SEAM_Q8_MOST));
+    const vec twice = v_rights(a, s->half);
+    const vec down = v_sub(twice, v_and(v_right_signed(twice, 1), s->down));
+    return v_lefts(down, s->left);
 }
 
 typedef struct {
-    vec up, keep, pull, speed, key;
+    vec up, keep, pull, speed;
     shift_plan keep_shift, pull_shift, speed_shift;
 } motion_plan;
 
@@ -46,44 +42,65 @@ static inline motion_plan motion_plan_of(const seam_q8_motion *m) {
                          .keep = v_all(m->keep),
                          .pull = v_all(m->pull),
                          .speed = v_all(m->speed),
-                         .key = v_all((int32_t)m->key),
                          .keep_shift = shift_of(v_all(m->keep_shift)),
                          .pull_shift = shift_of(v_all(m->pull_shift)),
                          .speed_shift = shift_of(v_all(m->speed_shift))};
 }
 
-/* LANES weights with velocities, rounded at random. */
-static inline void update_lanes(int8_t *w, int8_t *v, vec dw, vec step, const shift_plan *shift,
-                                uint32_t index, const motion_plan *m) {
-    const vec old = v_bytes(w), from = v_mul(v_add(v_all((int32_t)index), v_count()),
-                                             v_all((int32_t)SEAM_RANDOM_STEP));
-    const vec random = v_mix(v_add(m->key, from));
-    vec velocity = v_shifted(v_multiply(v_lefts(dw, m->up), step), shift);
-    velocity = v_add(velocity, v_shifted(v_mul(v_bytes(v), m->keep), &m->keep_shift));
-    velocity = v_add(velocity, v_shifted(v_multiply(v_left(old, 23), m->pull), &m->pull_shift));
-    const vec moved = v_shifted(v_multiply(v_left(velocity, 7), m->speed), &m->speed_shift);
+/* LANES weights, rounded at random, with or without velocities (moving) and decay (pulled). */
+FIXED void update_lanes(const int moving, const int pulled, int8_t *w, int8_t *v, vec dw, vec step,
+                        const shift_plan *shift, vec counter, const motion_plan *m) {
+    const vec old = v_bytes(w), random = v_mix(counter);
+    vec velocity = v_shifted(v_multiply(v_lefts(dw, m->up), step, 31), shift);
+    if (moving)
+        velocity = v_add(velocity, v_shifted(v_mul(v_bytes(v), m->keep), &m->keep_shift));
+    if (pulled)
+        velocity = v_add(velocity, v_shifted(v_multiply(old, m->pull, 31 - 23), &m->pull_shift));
+    const vec moved = v_shifted(v_multiply(v_left(velocity, 7), m->speed, 31), &m->speed_shift);
     const vec change = v_right_signed(v_add(moved, v_right(random, 16)), FRACTION);
-    const vec low = v_and(random, v_all(0xFFFF));
-    v_bytes_store(w, v_within_most(v_sub(old, change)));
-    v_bytes_store(v, v_within_most(v_right_signed(v_add(velocity, low), FRACTION)));
+    v_within_store(w, v_sub(old, change));
+    if (moving)
+        v_within_store(v, v_right_signed(v_add(velocity, v_and(random, v_all(0xFFFF))), FRACTION));
+}
+
+/* each: steps and shifts of each sum by itself. Returns how many are done. */
+FIXED int32_t update_runs(const int moving, const int pulled, const int each, int8_t *w, int8_t *v,
+                          const int32_t *dw, const int32_t *steps, const int32_t *shifts,
+                          uint32_t first, int32_t count, const seam_q8_motion *motion) {
+    const motion_plan m = motion_plan_of(motion);
+    const vec next = v_all((int32_t)(LANES * SEAM_RANDOM_STEP));
+    vec counter = v_add(v_all((int32_t)(motion->key + first * SEAM_RANDOM_STEP)),
+                        v_mul(v_count(), v_all((int32_t)SEAM_RANDOM_STEP)));
+    vec factor = v_all(*steps);
+    shift_plan shift = shift_of(v_all(*shifts));
+    int32_t i = 0;
+    for (; i + LANES <= count; i += LANES, counter = v_add(counter, next)) {
+        if (each) {
+            factor = v_load_all(steps + i);
+            shift = shift_of(v_load_all(shifts + i));
+        }
+        update_lanes(moving, pulled, w + i, moving ? v + i : NULL, v_load_all(dw + i), factor,
+                     &shift, counter, &m);
+    }
+    return i;
 }
 
 static void update_vectors(int8_t *w, int8_t *v, const int32_t *dw, const int32_t *steps,
                            const int32_t *shifts, int32_t step, uint32_t first, int32_t count,
                            const seam_q8_motion *motion) {
+    const int pulled = motion->pull != 0;
     int32_t i = 0;
-    if (motion->mode == SEAM_ROUND_STOCHASTIC && v != NULL) {
-        const motion_plan m = motion_plan_of(motion);
-        vec factor = v_all(*steps);
-        shift_plan shift = shift_of(v_all(*shifts));
-        for (; i + LANES <= count; i += LANES) {
-            if (step) {
-                factor = v_load_all(steps + i);
-                shift = shift_of(v_load_all(shifts + i));
-            }
-            update_lanes(w + i, v + i, v_load_all(dw + i), factor, &shift, first + (uint32_t)i, &m);
-        }
-    }
+#define RUNS(moving, pulled, each) \
+    update_runs(moving, pulled, each, w, v, dw, steps, shifts, first, count, motion)
+    if (motion->mode == SEAM_ROUND_STOCHASTIC && v != NULL && step)
+        i = pulled ? RUNS(1, 1, 1) : RUNS(1, 0, 1);
+    else if (motion->mode == SEAM_ROUND_STOCHASTIC && v != NULL)
+        i = pulled ? RUNS(1, 1, 0) : RUNS(1, 0, 0);
+    else if (motion->mode == SEAM_ROUND_STOCHASTIC && step)
+        i = RUNS(0, 1, 1);
+    else if (motion->mode == SEAM_ROUND_STOCHASTIC)
+        i = RUNS(0, 1, 0);
+#undef RUNS
     if (i < count)
         update(w + i, v != NULL ? v + i : NULL, dw + i, steps + i * step, shifts + i * step, step,
                first + (uint32_t)i, count - i, motion);

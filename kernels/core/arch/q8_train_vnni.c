@@ -53,22 +53,22 @@ static inline vec v_count(void) {
 static inline vec v_above(vec a, vec b) {
     return _mm512_movm_epi32(_mm512_cmpgt_epi32_mask(a, b));
 }
-static inline vec v_pick(vec which, vec yes, vec no) {
-    return _mm512_or_si512(_mm512_and_si512(which, yes), _mm512_andnot_si512(which, no));
-}
-/* seam_q8_multiply of each lane. */
-static inline vec v_multiply(vec a, vec b) {
-    const vec half = _mm512_set1_epi64(1 << 30);
+/* round(a b / 2^bits) of each lane, ties up: the low 32 bits; bits of 1 to 32. */
+static inline vec v_multiply(vec a, vec b, unsigned bits) {
+    const vec half = _mm512_set1_epi64((int64_t)1 << (bits - 1));
     const vec even = _mm512_add_epi64(_mm512_mul_epi32(a, b), half);
     const vec odd = _mm512_add_epi64(
         _mm512_mul_epi32(_mm512_srli_epi64(a, 32), _mm512_srli_epi64(b, 32)), half);
-    return _mm512_mask_blend_epi32(0xAAAA, _mm512_srli_epi64(even, 31), _mm512_slli_epi64(odd, 1));
+    return _mm512_mask_blend_epi32(0xAAAA, _mm512_srli_epi64(even, bits),
+                                   _mm512_slli_epi64(odd, 32 - bits));
 }
 static inline vec v_bytes(const int8_t *p) {
     return _mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)(const void *)p));
 }
-static inline void v_bytes_store(int8_t *p, vec x) {
-    _mm_storeu_si128((__m128i *)(void *)p, _mm512_cvtepi32_epi8(x));
+/* Each lane within SEAM_Q8_MOST. */
+static inline void v_within_store(int8_t *p, vec x) {
+    const __m128i bytes = _mm_max_epi8(_mm512_cvtsepi32_epi8(x), _mm_set1_epi8(-SEAM_Q8_MOST));
+    _mm_storeu_si128((__m128i *)(void *)p, bytes);
 }
 
 #include "q8_train_product.h"
