@@ -32,6 +32,10 @@ static void product(int32_t *c, const int32_t *a, const int32_t *b, const seam_q
         seam_kernels_now()->train->product(c, a, b, shape);
 }
 
+static void pairs(int32_t *to, const int8_t *a, const int8_t *b, int32_t zero, int32_t count) {
+    seam_kernels_now()->train->pairs(to, a, b, zero, count);
+}
+
 /* ---- for each input ---- */
 
 static int32_t pairs_of(int32_t terms) {
@@ -48,9 +52,8 @@ size_t seam_q8_conv2d_input_scratch(const seam_window *p, int32_t groups) {
 
 /* packed[pair of output channels][terms] of some channels of one group. */
 static void pack_weights(int32_t *packed, const int8_t *w, int32_t channels, int32_t terms) {
-    for (int32_t o = 0; o < channels; o += 2, w += 2 * (ptrdiff_t)terms)
-        for (int32_t k = 0; k < terms; k++)
-            *packed++ = seam_pair(w[k], o + 1 < channels ? w[terms + k] : 0);
+    for (int32_t o = 0; o < channels; o += 2, w += 2 * (ptrdiff_t)terms, packed += terms)
+        pairs(packed, w, o + 1 < channels ? w + terms : NULL, 0, terms);
 }
 
 /* packed[pixel][pair of channels] of pixels that are `step` apart. */
@@ -210,33 +213,35 @@ static reach reach_of(const weight_source *from, const corner *at, int32_t kh, i
                    .place = (((ptrdiff_t)at->n * p->in_h + ih) * p->in_w + iw) * p->in_c};
 }
 
-static int32_t value_at(const weight_source *from, const reach *at, int32_t i) {
-    return i >= at->begin && i < at->end ? from->x[at->place + i] - from->x_zero : 0;
+/* Where, behind i and up to `end`, a run of taps begins or ends to lie inside. */
+static int32_t next_edge(const reach *at, int32_t i, int32_t end) {
+    const int32_t next = i < at->begin ? at->begin : i < at->end ? at->end : end;
+    return lesser(next, end);
+}
+
+static const int8_t *value_at(const weight_source *from, const reach *at, int32_t i) {
+    return i >= at->begin && i < at->end ? from->x + at->place + i : NULL;
 }
 
 /* The values x - x_zero of two pixels side by side; what lies outside is 0. */
 static void pair_values(int32_t *to, const weight_source *from, const reach *a, const reach *b,
                         int32_t count) {
-    if (a->begin > 0 || b->begin > 0 || a->end < count || b->end < count) {
-        for (int32_t i = 0; i < count; i++)
-            to[i] = seam_pair(value_at(from, a, i), value_at(from, b, i));
-        return;
+    for (int32_t i = 0, n; i < count; i += n) {
+        const int8_t *first = value_at(from, a, i), *second = value_at(from, b, i);
+        n = next_edge(a, i, next_edge(b, i, count)) - i;
+        if (first != NULL)
+            pairs(to + i, first, second, from->x_zero, n);
+        else
+            for (int32_t k = 0; k < n; k++)
+                to[i + k] = seam_pair(0, second != NULL ? second[k] - from->x_zero : 0);
     }
-    const int8_t *first = from->x + a->place, *second = from->x + b->place;
-    const int32_t zero = from->x_zero;
-    for (int32_t i = 0; i < count; i++)
-        to[i] = seam_pair(first[i] - zero, second[i] - zero);
 }
 
 /* packed[pair][channel] of dy for so many pixels, `step` apart. */
 static void pack_gradients(int32_t *packed, const int8_t *dy, ptrdiff_t step, int32_t pixels,
                            int32_t channels) {
-    int32_t p = 0;
-    for (; p + 1 < pixels; p += 2, dy += 2 * step, packed += channels)
-        for (int32_t c = 0; c < channels; c++)
-            packed[c] = seam_pair(dy[c], dy[step + c]);
-    for (int32_t c = 0; p < pixels && c < channels; c++)
-        packed[c] = seam_pair(dy[c], 0);
+    for (int32_t p = 0; p < pixels; p += 2, dy += 2 * step, packed += channels)
+        pairs(packed, dy, p + 1 < pixels ? dy + step : NULL, 0, channels);
 }
 
 /* These pixels, at most 2 * CHUNK, through the run at (kh, kw). */

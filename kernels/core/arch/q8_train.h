@@ -38,6 +38,8 @@ typedef struct {
 
 typedef struct {
     void (*product)(int32_t *c, const int32_t *a, const int32_t *b, const seam_q8_product *shape);
+    /* Pairs of a[i] - zero and b[i] - zero; b may be NULL: then the second ones are 0. */
+    void (*pairs)(int32_t *to, const int8_t *a, const int8_t *b, int32_t zero, int32_t count);
     /* sums[x] += dy * w and sums[w] += dy * (x - x_zero), where each channel reads its own. */
     void (*tap_inputs)(int32_t *sums, const int8_t *dy, const int8_t *w,
                        const seam_q8_tap_line *line);

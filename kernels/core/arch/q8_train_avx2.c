@@ -26,6 +26,9 @@ static inline void v_store(int32_t *p, vec x, lanes n) {
 static inline vec v_load_all(const int32_t *p) {
     return _mm256_loadu_si256((const __m256i *)(const void *)p);
 }
+static inline void v_store_all(int32_t *p, vec x) {
+    _mm256_storeu_si256((__m256i *)(void *)p, x);
+}
 static inline vec v_add_products(vec sum, int32_t pair, vec b) {
     return _mm256_add_epi32(sum, _mm256_madd_epi16(_mm256_set1_epi32(pair), b));
 }
@@ -69,11 +72,13 @@ static inline void v_within_store(int8_t *p, vec x) {
     _mm_storel_epi64((__m128i *)(void *)p, bytes);
 }
 
+#include "q8_train_pairs.h"
 #include "q8_train_product.h"
 #include "q8_train_update.h"
 
 const seam_q8_train_kernels seam_q8_train_avx2 = {
     .product = product,
+    .pairs = pair_vectors,
     .tap_inputs = tap_inputs,
     .tap_weights = tap_weights,
     .weigh = weigh,

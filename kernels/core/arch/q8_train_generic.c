@@ -14,6 +14,7 @@ static void product(int32_t *c, const int32_t *a, const int32_t *b, const seam_q
 
 const seam_q8_train_kernels seam_q8_train_generic = {
     .product = product,
+    .pairs = pairs,
     .tap_inputs = tap_inputs,
     .tap_weights = tap_weights,
     .weigh = weigh,

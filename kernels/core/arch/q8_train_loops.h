@@ -8,6 +8,14 @@
 #define TAP_BLOCK 16 /* channels of a depthwise layer at a time */
 #define FLAT 64      /* elements of a group of pixels of few channels */
 
+/* Pairs of a[i] - zero and b[i] - zero; b may be NULL: then the second ones are 0. */
+static void pairs(int32_t *to, const int8_t *a, const int8_t *b, int32_t zero, int32_t count) {
+    for (int32_t i = 0; b == NULL && i < count; i++)
+        to[i] = seam_pair(a[i] - zero, 0);
+    for (int32_t i = 0; b != NULL && i < count; i++)
+        to[i] = seam_pair(a[i] - zero, b[i] - zero);
+}
+
 /* round(a / 2^bits), ties up; bits of 1 to 31. */
 static inline int32_t half_up(int32_t a, int32_t bits) {
     return (a >> bits) + ((a >> (bits - 1)) & 1);

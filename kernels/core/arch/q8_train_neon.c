@@ -58,6 +58,7 @@ static inline halves v_add_products(halves sum, int32_t pair, vec b) {
 
 const seam_q8_train_kernels seam_q8_train_neon = {
     .product = product,
+    .pairs = pairs,
     .tap_inputs = tap_inputs,
     .tap_weights = tap_weights,
     .weigh = weigh,

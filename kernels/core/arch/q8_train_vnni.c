@@ -27,6 +27,9 @@ static inline void v_store(int32_t *p, vec x, lanes n) {
 static inline vec v_load_all(const int32_t *p) {
     return _mm512_loadu_si512(p);
 }
+static inline void v_store_all(int32_t *p, vec x) {
+    _mm512_storeu_si512(p, x);
+}
 static inline vec v_add_products(vec sum, int32_t pair, vec b) {
     return _mm512_dpwssd_epi32(sum, _mm512_set1_epi32(pair), b);
 }
@@ -71,11 +74,13 @@ static inline void v_within_store(int8_t *p, vec x) {
     _mm_storeu_si128((__m128i *)(void *)p, bytes);
 }
 
+#include "q8_train_pairs.h"
 #include "q8_train_product.h"
 #include "q8_train_update.h"
 
 const seam_q8_train_kernels seam_q8_train_vnni = {
     .product = product,
+    .pairs = pair_vectors,
     .tap_inputs = tap_inputs,
     .tap_weights = tap_weights,
     .weigh = weigh,
