@@ -166,6 +166,24 @@ def test_a_peak_half_way_between_two_bit_lengths_counts_as_its_magnitude(
 
 
 @pytest.mark.parametrize("depthwise", [False, True])
+@pytest.mark.parametrize("decay", [0.0, 0.1])
+def test_weights_without_velocities_move_as_with_velocities_of_zero(
+    each_variant: str, depthwise: bool, decay: float
+) -> None:
+    chance = np.random.default_rng(3)
+    w, v = int8(chance, 37, 53), np.zeros((37, 53), np.int8)
+    dw = chance.integers(-(2**20), 2**20, w.shape, dtype=np.int32)
+    steps = np.exp(chance.normal(0, 3, 53 if depthwise else 37)).astype(np.float32)
+    rates = {"rate": 0.3, "decay": decay}
+    how = {"seed": 1, "stream": 2, "mode": "stochastic", "depthwise": depthwise}
+    old, alone = w.copy(), w.copy()
+    fast.update(w, v, 0, dw, -20, steps, **rates, **how)
+    fast.update(alone, None, 0, dw, -20, steps, **rates, **how)
+    same(alone, w)
+    assert (alone != old).any()
+
+
+@pytest.mark.parametrize("depthwise", [False, True])
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("seed", range(16))
 def test_updates_are_as_defined(each_variant: str, depthwise: bool, mode: str, seed: int) -> None:
