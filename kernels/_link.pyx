@@ -56,18 +56,27 @@ STUCK = SEAM_EVENT_STUCK
 PACKET_MAX = SEAM_PACKET_MAX
 
 
+cdef bytes framed(bytes data, str what, bint checked):
+    cdef size_t size = len(data)
+    cdef int64_t wire
+    if size == 0 or size > SEAM_MESSAGE_MAX:
+        raise ValueError(f"a {what} of {size} bytes: expected 1 to {SEAM_MESSAGE_MAX}")
+    cdef bytes out = PyBytes_FromStringAndSize(NULL, SEAM_FRAME_WIRE(size))
+    cdef uint8_t *to = <uint8_t *>PyBytes_AS_STRING(out)
+    cdef const uint8_t *source = <const uint8_t *>PyBytes_AS_STRING(data)
+    if checked:
+        wire = seam_frame_encode(to, len(out), source, size)
+    else:
+        wire = seam_frame_encode_raw(to, len(out), source, size)
+    return out[:wire]
+
+
 def encode_frame(bytes packet not None):
     """The bytes on the line for one packet: COBS(packet, CRC-32), then a zero.
 
     Raises ValueError for an empty packet or one longer than a message may be.
     """
-    cdef size_t size = len(packet)
-    if size == 0 or size > SEAM_MESSAGE_MAX:
-        raise ValueError(f"a packet of {size} bytes: expected 1 to {SEAM_MESSAGE_MAX}")
-    cdef bytes out = PyBytes_FromStringAndSize(NULL, SEAM_FRAME_WIRE(size))
-    cdef int64_t wire = seam_frame_encode(<uint8_t *>PyBytes_AS_STRING(out), len(out),
-                                          <const uint8_t *>PyBytes_AS_STRING(packet), size)
-    return out[:wire]
+    return framed(packet, "packet", True)
 
 
 def encode_body(bytes body not None):
@@ -75,13 +84,7 @@ def encode_body(bytes body not None):
 
     Raises ValueError for an empty body or one longer than a message may be.
     """
-    cdef size_t size = len(body)
-    if size == 0 or size > SEAM_MESSAGE_MAX:
-        raise ValueError(f"a body of {size} bytes: expected 1 to {SEAM_MESSAGE_MAX}")
-    cdef bytes out = PyBytes_FromStringAndSize(NULL, SEAM_FRAME_WIRE(size))
-    cdef int64_t wire = seam_frame_encode_raw(<uint8_t *>PyBytes_AS_STRING(out), len(out),
-                                              <const uint8_t *>PyBytes_AS_STRING(body), size)
-    return out[:wire]
+    return framed(body, "body", False)
 
 
 cdef class FrameDecoder:
