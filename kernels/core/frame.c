@@ -22,47 +22,36 @@ static void cobs_put(cobs_sink *sink, uint8_t byte) {
     }
 }
 
-static cobs_sink cobs_begin(uint8_t *out, const uint8_t *bytes, size_t size) {
+/* checked: a CRC-32 goes behind the bytes. */
+static int64_t encode(uint8_t *out, size_t space, const uint8_t *bytes, size_t size, int checked) {
+    if (size == 0u) {
+        return SEAM_E_ARGUMENT;
+    }
+    if (space < SEAM_FRAME_WIRE(size)) {
+        return SEAM_E_SPACE;
+    }
+    const uint32_t crc = checked ? seam_crc32(0u, bytes, size) : 0u;
     cobs_sink sink = {out, 0u, 1u, 0};
     out[0] = 1u;
     for (size_t i = 0; i < size; i++) {
         cobs_put(&sink, bytes[i]);
     }
-    return sink;
-}
-
-static int64_t cobs_end(cobs_sink *sink) {
-    if (sink->after_full) { /* its lone code would say nothing */
-        sink->size--;
+    for (unsigned shift = 0; checked && shift < 32u; shift += 8u) {
+        cobs_put(&sink, (uint8_t)(crc >> shift));
     }
-    sink->out[sink->size++] = 0u;
-    return (int64_t)sink->size;
+    if (sink.after_full) { /* its lone code would say nothing */
+        sink.size--;
+    }
+    out[sink.size++] = 0u;
+    return (int64_t)sink.size;
 }
 
 int64_t seam_frame_encode(uint8_t *out, size_t space, const uint8_t *packet, size_t size) {
-    if (size == 0u) {
-        return SEAM_E_ARGUMENT;
-    }
-    if (space < SEAM_FRAME_WIRE(size)) {
-        return SEAM_E_SPACE;
-    }
-    const uint32_t crc = seam_crc32(0u, packet, size);
-    cobs_sink sink = cobs_begin(out, packet, size);
-    for (unsigned shift = 0; shift < 32u; shift += 8u) {
-        cobs_put(&sink, (uint8_t)(crc >> shift));
-    }
-    return cobs_end(&sink);
+    return encode(out, space, packet, size, 1);
 }
 
 int64_t seam_frame_encode_raw(uint8_t *out, size_t space, const uint8_t *body, size_t size) {
-    if (size == 0u) {
-        return SEAM_E_ARGUMENT;
-    }
-    if (space < SEAM_FRAME_WIRE(size)) {
-        return SEAM_E_SPACE;
-    }
-    cobs_sink sink = cobs_begin(out, body, size);
-    return cobs_end(&sink);
+    return encode(out, space, body, size, 0);
 }
 
 void seam_frame_decoder_start(seam_frame_decoder *decoder, uint8_t *buffer, uint32_t space) {
