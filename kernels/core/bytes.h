@@ -5,6 +5,12 @@
 #include <stdint.h>
 #include <string.h>
 
+#if defined(__BYTE_ORDER__) && __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
+#define SEAM_LITTLE_ENDIAN 1 /* floats lie in memory as in a parcel */
+#else
+#define SEAM_LITTLE_ENDIAN 0
+#endif
+
 static inline void seam_put16(uint8_t *p, uint32_t v) {
     p[0] = (uint8_t)v;
     p[1] = (uint8_t)(v >> 8);

@@ -4,11 +4,9 @@
 #include "round.h"
 
 #include <string.h>
-#include "seam_math.h"
 
 #define HEADER 16u         /* bytes before the shape */
 #define STREAM 0x50415243u /* of the random bits that round */
-#define BLOCK 256 /* values quantised at a time; even, so that blocks of nibbles end on bytes */
 
 static int is_finite(float x) {
     return x - x == 0.0f;
@@ -41,33 +39,6 @@ size_t seam_parcel_size(int codec, uint32_t ndim, const uint32_t *shape) {
     return values == 0 ? 0 : HEADER + 4 * (size_t)ndim + payload_size(codec, values);
 }
 
-/* Smallest and largest of x and 0. Not finite: a NaN or an infinity is among x. */
-static int value_range(float *low, float *high, const float *x, uint32_t count) {
-    float least[16] = {0}, most[16] = {0},
-          none[16] = {0}; /* none: NaN once a value is not finite */
-    uint32_t i = 0;
-    for (; i + 16 <= count; i += 16)
-        for (uint32_t l = 0; l < 16; l++) {
-            float value = x[i + l];
-            least[l] = value < least[l] ? value : least[l];
-            most[l] = value > most[l] ? value : most[l];
-            none[l] += value - value;
-        }
-    for (; i < count; i++) {
-        least[0] = x[i] < least[0] ? x[i] : least[0];
-        most[0] = x[i] > most[0] ? x[i] : most[0];
-        none[0] += x[i] - x[i];
-    }
-    for (uint32_t l = 1; l < 16; l++) {
-        least[0] = least[l] < least[0] ? least[l] : least[0];
-        most[0] = most[l] > most[0] ? most[l] : most[0];
-        none[0] += none[l];
-    }
-    *low = least[0];
-    *high = most[0];
-    return none[0] == 0.0f ? SEAM_OK : SEAM_E_NOT_FINITE;
-}
-
 /* Largest integer <= x, for |x| < 2^23. */
 static float floor_small(float x) {
     float whole = (float)(int32_t)x;
@@ -89,28 +60,12 @@ static int affine(float *scale, int32_t *zero, float low, float high, int bits) 
 }
 
 static void put_f32(uint8_t *out, const float *x, uint32_t count) {
+#if SEAM_LITTLE_ENDIAN
+    memcpy(out, x, 4 * (size_t)count);
+#else
     for (uint32_t i = 0; i < count; i++)
         seam_put_float(out + 4 * (size_t)i, x[i]);
-}
-
-static void put_affine(uint8_t *out, const float *x, int codec, seam_quantiser *how,
-                       uint32_t count) {
-    const seam_kernels *kernels = seam_kernels_now();
-    int8_t q[BLOCK];
-    for (uint32_t i = 0; i < count; i += BLOCK) {
-        uint32_t n = count - i < BLOCK ? count - i : BLOCK;
-        how->first = i;
-        kernels->quantise(q, x + i, how, n);
-        if (codec == SEAM_CODEC_INT8) {
-            for (uint32_t k = 0; k < n; k++)
-                out[i + k] = (uint8_t)q[k];
-            continue;
-        }
-        if (n % 2 == 1)
-            q[n] = 0; /* BLOCK is even: there is room */
-        for (uint32_t k = 0; k < (n + 1) / 2; k++)
-            out[i / 2 + k] = (uint8_t)((q[2 * k] & 15) | (q[2 * k + 1] & 15) << 4);
-    }
+#endif
 }
 
 int64_t seam_parcel_pack(uint8_t *out, size_t space, const float *x, int codec, int rounding,
@@ -127,7 +82,8 @@ int64_t seam_parcel_pack(uint8_t *out, size_t space, const float *x, int codec, 
     uint32_t count = value_count(ndim, shape);
     float low, high, scale = 1.0f;
     int32_t zero = 0, bits = codec == SEAM_CODEC_INT8 ? 8 : 4;
-    if (value_range(&low, &high, x, count) != SEAM_OK ||
+    const seam_codec_kernels *kernels = seam_kernels_now()->codec;
+    if (!kernels->range(&low, &high, x, count) ||
         (codec != SEAM_CODEC_F32 && affine(&scale, &zero, low, high, bits) != SEAM_OK))
         return SEAM_E_NOT_FINITE;
     out[0] = (uint8_t)codec;
@@ -148,8 +104,10 @@ int64_t seam_parcel_pack(uint8_t *out, size_t space, const float *x, int codec, 
                           .stochastic = rounding == SEAM_ROUND_STOCHASTIC};
     if (codec == SEAM_CODEC_F32)
         put_f32(payload, x, count);
+    else if (codec == SEAM_CODEC_INT8)
+        kernels->quantise((int8_t *)payload, x, &how, count);
     else
-        put_affine(payload, x, codec, &how, count);
+        kernels->quantise_pairs(payload, x, &how, count);
     return (int64_t)size;
 }
 
@@ -220,40 +178,15 @@ int seam_parcel_parse(seam_parcel *parcel, const uint8_t *bytes, size_t size) {
     return affine_check(parcel);
 }
 
-static int get_f32(float *x, const uint8_t *in, uint32_t count) {
-    float low, high;
-    for (uint32_t i = 0; i < count; i++)
-        x[i] = seam_get_float(in + 4 * (size_t)i);
-    return value_range(&low, &high, x, count);
-}
-
-static void get_int8(float *x, const seam_parcel *p) {
-    for (uint32_t i = 0; i < p->values; i++) {
-        int32_t q = (int32_t)p->payload[i];
-        x[i] = (float)((q ^ 128) - 128 - p->zero) * p->scale;
-    }
-}
-
-static void get_int4(float *x, const seam_parcel *p) {
-    for (uint32_t i = 0; i < p->values / 2; i++) {
-        int32_t pair = (int32_t)p->payload[i];
-        x[2 * (size_t)i] = (float)(((pair & 15) ^ 8) - 8 - p->zero) * p->scale;
-        x[2 * (size_t)i + 1] = (float)((pair >> 4 ^ 8) - 8 - p->zero) * p->scale;
-    }
-    if (p->values % 2 == 1) {
-        int32_t last = (int32_t)p->payload[p->payload_size - 1];
-        x[p->values - 1] = (float)((last ^ 8) - 8 - p->zero) * p->scale;
-    }
-}
-
-int seam_parcel_unpack(float *x, size_t space_values, const seam_parcel *parcel) {
-    if (space_values < parcel->values)
+int seam_parcel_unpack(float *x, size_t space_values, const seam_parcel *p) {
+    if (space_values < p->values)
         return SEAM_E_SPACE;
-    if (parcel->codec == SEAM_CODEC_F32)
-        return get_f32(x, parcel->payload, parcel->values);
-    if (parcel->codec == SEAM_CODEC_INT8)
-        get_int8(x, parcel);
+    const seam_codec_kernels *kernels = seam_kernels_now()->codec;
+    if (p->codec == SEAM_CODEC_F32)
+        return kernels->copy(x, p->payload, p->values) ? SEAM_OK : SEAM_E_NOT_FINITE;
+    if (p->codec == SEAM_CODEC_INT8)
+        kernels->dequantise(x, (const int8_t *)p->payload, p->scale, p->zero, p->values);
     else
-        get_int4(x, parcel);
+        kernels->dequantise_pairs(x, p->payload, p->scale, p->zero, p->values);
     return SEAM_OK;
 }

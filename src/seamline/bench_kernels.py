@@ -12,6 +12,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from .bench_codec import CODEC, codec_rows
 from .bench_q8 import MOMENTUM, RATE, Q8Piece, Q8Training, chain_of
 from .kernels import parcel, variant
 from .kernels.bench import Prepared, Roofline, Timing, Work, interleave, measure_roofline
@@ -33,14 +34,15 @@ INSTALL = "not installed: pip install 'seamline[bench]'"
 
 def run_bench_kernels(args: argparse.Namespace, job: Job | None) -> int:
     """Measures, prints, compares; returns 1 if a row has become slower. job: of --job."""
-    unknown = [name for name in args.net or [] if name not in NETWORKS]
+    unknown = [name for name in args.net or [] if name not in (*NETWORKS, CODEC)]
     if unknown:
-        raise UserError(f"--net {unknown[0]}: there are {', '.join(NETWORKS)}")
+        raise UserError(f"--net {unknown[0]}: there are {', '.join((*NETWORKS, CODEC))}")
     old = _read_old(args.compare) if args.compare else None
     speed = ""
     if job is None:
         passes, dtypes = args.passes or PASSES, args.dtypes or DTYPES
-        items = list(_items(args.net or list(NETWORKS), passes, args.batch, dtypes))
+        names = [name for name in args.net or NETWORKS if name != CODEC]
+        items = list(_items(names, passes, args.batch, dtypes))
     else:
         items = list(_job_items(job, args.passes or PASSES, args.batch))
     roofline = measure_roofline()
@@ -48,6 +50,9 @@ def run_bench_kernels(args: argparse.Namespace, job: Job | None) -> int:
     for number, item in enumerate(items, 1):
         _progress(f"{number}/{len(items)} {item.net} {item.layer} {item.pass_}")
         rows += _measure(item, args.repeat, roofline)
+    if _wants_codecs(args):
+        _progress("codecs")
+        rows += codec_rows(args.repeat, roofline)
     if job is not None:
         speed = _training_speed(job, items, args.repeat, rows)
     _progress("")
@@ -69,6 +74,13 @@ def run_bench_kernels(args: argparse.Namespace, job: Job | None) -> int:
     if old is not None:
         _report(slower, old["machine"], machine)
     return 1 if slower else 0
+
+
+def _wants_codecs(args: argparse.Namespace) -> bool:
+    """Named, or nothing is chosen at all."""
+    return CODEC in (args.net or ()) or not (
+        args.net or args.job or args.passes or args.dtypes or args.batch
+    )
 
 
 def _progress(text: str) -> None:
@@ -430,13 +442,18 @@ def _print(machine: Row, command: str, rows: list[Row]) -> None:
     measured: dict[tuple[Any, ...], list[Row]] = {}
     for row in rows:
         measured.setdefault(_key(row), []).append(row)
-    peers = [p.name for p in PEERS if any(r["peer"] == p.name and r["peer_us"] for r in rows)]
+    peers = ["copy", *(p.name for p in PEERS)]
+    peers = [p for p in peers if any(r["peer"] == p and r["peer_us"] for r in rows)]
     head = ["net", "layer", "pass", "dtype", "batch", "us", "median", "GMAC/s", "roofline"]
     lines = []
     for same in measured.values():
         row = same[0]
         line = [str(row[k]) for k in ("net", "layer", "pass", "dtype", "batch")]
-        line += [f"{row['us']:.1f}", f"{row['us_median']:.1f}", f"{row['gmacs']:.1f}"]
+        line += [
+            f"{row['us']:.1f}",
+            f"{row['us_median']:.1f}",
+            f"{row['gmacs']:.1f}" if row["gmacs"] else "",
+        ]
         line.append(f"{row['roofline']:.0%}")
         against = {r["peer"]: f"{r['peer_us']:.1f} ({r['ratio']:.1f}x)" for r in same if r["ratio"]}
         lines.append([*line, *(against.get(peer, "") for peer in peers)])

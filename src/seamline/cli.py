@@ -371,7 +371,7 @@ def _add_bench(commands: Any, common: argparse.ArgumentParser) -> None:
     sub.set_defaults(command=_bench_kernels)
     what = sub.add_mutually_exclusive_group()
     what.add_argument(
-        "--net", nargs="+", metavar="NAME", help="kws, ic, vww, ad, watch (default: all)"
+        "--net", nargs="+", metavar="NAME", help="kws, ic, vww, ad, watch, codec (default: all)"
     )
     what.add_argument("--job", metavar="JOB", help="the front of this job file instead")
     sub.add_argument(

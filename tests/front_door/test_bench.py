@@ -106,6 +106,17 @@ def test_net_pass_and_batch_choose(capsys):
     assert {(r["net"], r["pass"], r["batch"]) for r in rows} == {("watch", "step", 3)}
 
 
+def test_codecs_stand_beside_a_copy(capsys):
+    rows = document(capsys, "--net", "codec")["rows"]
+    assert all(set(row) == FIELDS and row["net"] == "codec" for row in rows)
+    passes = {(r["pass"], r["dtype"]) for r in rows if r["peer"] == "copy" and r["ratio"]}
+    pairs = {(p, d) for p in ("pack", "unpack", "pack-stochastic") for d in ("f32", "int8", "int4")}
+    pairs -= {("pack-stochastic", "f32")}
+    assert passes == pairs | {("quantise", "int8"), ("dequantise", "int8")}
+    assert main([*QUICK[:2], "--net", "codec", "--repeat", "1"]) == 0
+    assert "copy" in capsys.readouterr().out
+
+
 def test_the_json_is_alone_on_standard_output():
     command = [sys.executable, "-m", "seamline", *QUICK, "--pass", "forward", "--format", "json"]
     run = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
@@ -267,7 +278,7 @@ def test_the_noise_of_both_runs_is_forgiven(before, now, slower):
 # ---- mistakes ----
 
 BAD = {
-    "unknown net": (["--net", "resnet"], "--net resnet: there are kws, ic, vww, ad, watch"),
+    "unknown net": (["--net", "resnet"], "--net resnet: there are kws, ic, vww, ad, watch, codec"),
     "unknown pass": (["--pass", "sideways"], "invalid choice: 'sideways'"),
     "batch 0": (["--batch", "0"], "a whole number from 1 is needed, found '0'"),
     "repeat -1": (["--repeat=-1"], "a whole number from 1 is needed, found '-1'"),

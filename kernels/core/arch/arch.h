@@ -4,6 +4,7 @@
 #define SEAM_ARCH_H
 
 #include "../seam.h"
+#include "codec.h"
 #include "q8.h"
 #include "q8_train.h"
 
@@ -49,12 +50,6 @@ typedef struct {
 } seam_tap_sums;
 
 typedef struct {
-    float inv, zero, low, high; /* q = clamp(floor(fma(x, inv, zero) + u), low, high) */
-    uint32_t key, first;        /* stochastic: of the random stream */
-    int stochastic;
-} seam_quantiser;
-
-typedef struct {
     const char *name;
     int32_t lanes;      /* floats in a vector */
     int32_t pixels[3];  /* pixels in a tile whose block is 1, 2, 3 vectors of channels wide */
@@ -78,10 +73,10 @@ typedef struct {
     void (*column_sum)(float *db, const float *dy, size_t pixels, int32_t channels);
     void (*sgd)(float *w, float *v, const float *dw, float rate, float momentum, float decay,
                 size_t count);
-    void (*quantise)(int8_t *q, const float *x, const seam_quantiser *how, size_t count);
     float (*peak)(uint32_t rounds); /* SEAM_PEAK_VECTORS * lanes multiply-adds a round */
     const seam_q8_kernels *q8;
     const seam_q8_train_kernels *train;
+    const seam_codec_kernels *codec;
 } seam_kernels;
 
 extern const seam_kernels seam_kernels_generic;

@@ -58,5 +58,6 @@ static inline void v_transpose(vec *rows) {
 }
 
 #define VARIANT_TRAIN seam_q8_train_generic
+#define VARIANT_CODEC seam_codec_generic
 
 #include "kernels.h"

@@ -1,5 +1,5 @@
 /* The micro-kernels, written once. A variant defines LANES, vec and the v_ functions, TILE_1..3,
- * OUTER_1..3, DEPTHWISE_TILE, VARIANT and VARIANT_NAME, and includes this file. NARROW, if defined,
+ * OUTER_1..3, DEPTHWISE_TILE, VARIANT and its parts, and includes this file. NARROW, if defined,
  * is a variant of half as many lanes that this machine has too (and the same TILE_1): masks are
  * slower than it. Loops over constants unroll, so that the sums stay in registers; every sum keeps
  * its order. */
@@ -456,21 +456,6 @@ static void sgd(float *restrict w, float *restrict v, const float *restrict dw, 
     }
 }
 
-static void quantise(int8_t *restrict q, const float *restrict x, const seam_quantiser *how,
-                     size_t count) {
-    const float inv = how->inv, zero = how->zero, low = how->low, high = how->high;
-    const uint32_t key = how->key, first = how->first, drawn = how->stochastic ? 1u : 0u;
-    for (size_t i = 0; i < count; i++) {
-        const uint32_t bits =
-            drawn ? seam_mix(key + (first + (uint32_t)i) * SEAM_RANDOM_STEP) >> 8 : 1u << 23;
-        float t = seam_fma(x[i], inv, zero) + (float)(int32_t)bits * 0x1p-24f;
-        t = t < low ? low : t;
-        t = t > high ? high : t;
-        int32_t whole = (int32_t)t; /* towards zero, then down to the floor */
-        q[i] = (int8_t)(whole - (t < (float)whole ? 1 : 0));
-    }
-}
-
 /* Nothing but multiply-adds, in registers: the most a core can do. */
 static float peak(uint32_t rounds) {
     vec acc[SEAM_PEAK_VECTORS];
@@ -488,26 +473,26 @@ static float peak(uint32_t rounds) {
     return values[0];
 }
 
-#define TABLE(text, q8_kernels, train_kernels)  \
-    {                                           \
-        .name = text,                           \
-        .lanes = LANES,                         \
-        .pixels = {TILE_1, TILE_2, TILE_3},     \
-        .scalars = {OUTER_1, OUTER_2, OUTER_3}, \
-        .depthwise_pixels = DEPTHWISE_TILE,     \
-        .tile = tile,                           \
-        .depthwise = depthwise,                 \
-        .depthwise_box = depthwise_box,         \
-        .depthwise_taps = depthwise_taps,       \
-        .pack = pack,                           \
-        .outer = outer,                         \
-        .depthwise_outer = depthwise_outer,     \
-        .column_sum = column_sum,               \
-        .sgd = sgd,                             \
-        .quantise = quantise,                   \
-        .peak = peak,                           \
-        .q8 = &q8_kernels,                      \
-        .train = &train_kernels,                \
+#define TABLE(text, q8_kernels, train_kernels, codec_kernels) \
+    {                                                         \
+        .name = text,                                         \
+        .lanes = LANES,                                       \
+        .pixels = {TILE_1, TILE_2, TILE_3},                   \
+        .scalars = {OUTER_1, OUTER_2, OUTER_3},               \
+        .depthwise_pixels = DEPTHWISE_TILE,                   \
+        .tile = tile,                                         \
+        .depthwise = depthwise,                               \
+        .depthwise_box = depthwise_box,                       \
+        .depthwise_taps = depthwise_taps,                     \
+        .pack = pack,                                         \
+        .outer = outer,                                       \
+        .depthwise_outer = depthwise_outer,                   \
+        .column_sum = column_sum,                             \
+        .sgd = sgd,                                           \
+        .peak = peak,                                         \
+        .q8 = &q8_kernels,                                    \
+        .train = &train_kernels,                              \
+        .codec = &codec_kernels,                              \
     }
 
-const seam_kernels VARIANT = TABLE(VARIANT_NAME, VARIANT_Q8, VARIANT_TRAIN);
+const seam_kernels VARIANT = TABLE(VARIANT_NAME, VARIANT_Q8, VARIANT_TRAIN, VARIANT_CODEC);

@@ -16,6 +16,7 @@
 #define VARIANT seam_kernels_neon
 #define VARIANT_Q8 seam_q8_kernels_neon
 #define VARIANT_TRAIN seam_q8_train_neon
+#define VARIANT_CODEC seam_codec_generic
 #define VARIANT_NAME "neon"
 
 typedef float32x4_t vec;
@@ -80,6 +81,6 @@ static inline void v_transpose(vec *rows) {
 
 #if defined(SEAM_NEON_DOTPROD)
 const seam_kernels seam_kernels_neon_dotprod =
-    TABLE("neon_dotprod", seam_q8_kernels_neon_dotprod, seam_q8_train_neon);
+    TABLE("neon_dotprod", seam_q8_kernels_neon_dotprod, seam_q8_train_neon, seam_codec_generic);
 #endif
 #endif

@@ -17,6 +17,7 @@ SEAM_TARGET_AVX2
 #define VARIANT seam_kernels_avx2
 #define VARIANT_Q8 seam_q8_kernels_avx2
 #define VARIANT_TRAIN seam_q8_train_avx2
+#define VARIANT_CODEC seam_codec_avx2
 #define VARIANT_NAME "avx2"
 
 typedef __m256 vec;

@@ -19,6 +19,7 @@ SEAM_TARGET_VNNI
 #define VARIANT seam_kernels_vnni
 #define VARIANT_Q8 seam_q8_kernels_vnni
 #define VARIANT_TRAIN seam_q8_train_vnni
+#define VARIANT_CODEC seam_codec_vnni
 #define VARIANT_NAME "vnni"
 
 typedef __m512 vec;
