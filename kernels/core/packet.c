@@ -147,17 +147,8 @@ static void connection_open(seam_packet_end *end, const uint8_t *packet, uint64_
 
 /* OPEN names its sender's epoch and the epoch it takes for ours (0: knows none). One that names the
  * epoch we offer is the peer's answer to us, so it is alive now; no old packet can be. */
-static void open_input(seam_packet_end *end, const uint8_t *packet, size_t size, uint64_t now_ms) {
-    if (size != SEAM_PACKET_OPEN_SIZE) {
-        end->counters.malformed++;
-        return;
-    }
+static void open_input(seam_packet_end *end, const uint8_t *packet, uint64_t now_ms) {
     const uint64_t theirs = get(packet + 4, 8u), ours = get(packet + 12, 8u);
-    const uint16_t mtu = (uint16_t)get(packet + 20, 2u);
-    if (theirs >> 16 == 0u || mtu < SEAM_PACKET_UNIT || mtu % SEAM_PACKET_UNIT != 0u) {
-        end->counters.malformed++;
-        return;
-    }
     if (theirs >> 16 == end->epoch >> 16) { /* our own voice: a loop in the cable */
         end->counters.strays++;
         return;
@@ -283,10 +274,6 @@ static void piece_store(seam_packet_end *end, uint32_t offset, const uint8_t *by
 }
 
 static void data_input(seam_packet_end *end, const uint8_t *packet, size_t size, uint64_t now_ms) {
-    if (size < SEAM_PACKET_DATA_HEADER || size > SEAM_PACKET_MAX) {
-        end->counters.malformed++;
-        return;
-    }
     const int last = packet[1] & FLAG_LAST;
     const uint16_t number = (uint16_t)get(packet + 2, 2u);
     const uint32_t offset = (uint32_t)get(packet + 10, 4u);
@@ -388,11 +375,7 @@ static void slots_acked(seam_packet_end *end, uint16_t largest, uint32_t bitmap,
     }
 }
 
-static void ack_input(seam_packet_end *end, const uint8_t *packet, size_t size, uint64_t now_ms) {
-    if (size != SEAM_PACKET_ACK_SIZE) {
-        end->counters.malformed++;
-        return;
-    }
+static void ack_input(seam_packet_end *end, const uint8_t *packet, uint64_t now_ms) {
     const uint16_t number = (uint16_t)get(packet + 2, 2u);
     if (!number_note(end, number) || distance(number, end->ack_seen) <= 0) {
         end->counters.duplicates++; /* an old one knows less than we do */
@@ -641,18 +624,36 @@ int seam_packet_send(seam_packet_end *end, const uint8_t *message, uint32_t size
     return SEAM_OK;
 }
 
+/* Is it one of the three packets, with nothing where a later version may have something? */
+static int layout_fits(const uint8_t *packet, size_t size) {
+    if (packet[0] == TYPE_BYTE(TYPE_OPEN)) {
+        if (size != SEAM_PACKET_OPEN_SIZE || packet[1] != 0u || packet[23] != 0u) {
+            return 0;
+        }
+        const uint16_t mtu = (uint16_t)get(packet + 20, 2u);
+        return get(packet + 4, 8u) >> 16 != 0u && mtu >= SEAM_PACKET_UNIT &&
+               mtu % SEAM_PACKET_UNIT == 0u;
+    }
+    if (packet[0] == TYPE_BYTE(TYPE_DATA)) {
+        return size >= SEAM_PACKET_DATA_HEADER && size <= SEAM_PACKET_MAX &&
+               packet[1] <= (FLAG_LAST | FLAG_ACK_NOW);
+    }
+    return packet[0] == TYPE_BYTE(TYPE_ACK) && size == SEAM_PACKET_ACK_SIZE &&
+           (packet[1] & ~FLAG_ACK_NOW) == 0;
+}
+
 void seam_packet_input(seam_packet_end *end, const uint8_t *packet, size_t size, uint64_t now_ms) {
-    if (size < 8u) {
-        end->counters.malformed++;
+    if (size != 0u && packet[0] >> 4 != SEAM_PACKET_VERSION) {
+        end->counters.other_version++;
         return;
     }
-    if (packet[0] >> 4 != SEAM_PACKET_VERSION) {
-        end->counters.other_version++;
+    if (size == 0u || !layout_fits(packet, size)) {
+        end->counters.malformed++;
         return;
     }
     end->counters.packets_received++;
     if (packet[0] == TYPE_BYTE(TYPE_OPEN)) {
-        open_input(end, packet, size, now_ms);
+        open_input(end, packet, now_ms);
         return;
     }
     if (end->peer_epoch == 0u || get(packet + 4, 4u) != end->connection) {
@@ -664,10 +665,8 @@ void seam_packet_input(seam_packet_end *end, const uint8_t *packet, size_t size,
     backoff_shorten(end, now_ms);
     if (packet[0] == TYPE_BYTE(TYPE_DATA)) {
         data_input(end, packet, size, now_ms);
-    } else if (packet[0] == TYPE_BYTE(TYPE_ACK)) {
-        ack_input(end, packet, size, now_ms);
     } else {
-        end->counters.malformed++;
+        ack_input(end, packet, now_ms);
     }
 }
 

@@ -5,7 +5,8 @@
 
 #define MAGIC 0x4E504C53u /* "SLPN" */
 #define CRC_AT 44u
-#define COUNT_AT 24u /* of a layer: how many parameters */
+#define COUNT_AT 24u      /* of a layer: how many parameters */
+#define NO_SECOND 0xFFFFu /* of a layer that reads one tensor */
 
 static const uint8_t *tensor_at(const seam_plan *plan, uint32_t index) {
     return plan->bytes + SEAM_PLAN_HEADER + index * SEAM_PLAN_TENSOR;
@@ -211,12 +212,12 @@ static void place(places *p, uint32_t offset, uint64_t size) {
     p->end[p->count++] = offset + size;
 }
 
-/* Kernels rely on arrays that do not overlap; some may work in place, on exactly the same array. */
-static int apart(const places *p, int in_place) {
+/* Kernels rely on arrays that do not overlap; the first `together` may be the same array. */
+static int apart(const places *p, uint32_t together) {
     for (uint32_t i = 0; i < p->count; i++)
         for (uint32_t k = 0; k < i; k++) {
             int same = p->start[i] == p->start[k] && p->end[i] == p->end[k];
-            if (p->start[i] < p->end[k] && p->start[k] < p->end[i] && !(in_place && same))
+            if (p->start[i] < p->end[k] && p->start[k] < p->end[i] && !(i < together && same))
                 return 0;
         }
     return 1;
@@ -238,6 +239,9 @@ static int check_places(const seam_plan *plan, const seam_layer *l) {
     place(&backward, x.gradient_offset, in);
     place(&backward, y.gradient_offset, out);
     place(&backward, second.gradient_offset, add ? in : 0u);
+    /* Values may lie together, and gradients; never a value with a gradient. */
+    const uint32_t values = in_place ? forward.count : 0u;
+    const uint32_t gradients = in_place ? backward.count : 0u;
     if (!in_place && l->kind != SEAM_LAYER_AVERAGE_POOL)
         place(&backward, x.value_offset, in);
     place(&backward, y.value_offset, relu ? out : 0u);
@@ -245,7 +249,7 @@ static int check_places(const seam_plan *plan, const seam_layer *l) {
         place(i ? &backward : &forward, l->saved_offset, saved);
         place(i ? &backward : &forward, plan->scratch_offset, seam_layer_scratch(l));
     }
-    return apart(&forward, in_place) && apart(&backward, in_place) ? SEAM_OK : SEAM_E_LIMIT;
+    return apart(&forward, values) && apart(&backward, gradients) ? SEAM_OK : SEAM_E_LIMIT;
 }
 
 /* The int8 front: the output gradient is masked before anything else of a layer, so what comes
@@ -264,8 +268,9 @@ static int check_q8_places(const seam_plan *plan, const seam_layer *l, uint64_t 
     place(&forward, x.value_offset, in);
     place(&forward, y.value_offset, out);
     place(&forward, second.value_offset, other);
+    const uint32_t values = through || add ? forward.count : 0u;
     place(&forward, plan->scratch_offset, scratch);
-    if (!apart(&forward, through || add))
+    if (!apart(&forward, values))
         return SEAM_E_LIMIT;
     if (plan->inference)
         return SEAM_OK;
@@ -274,10 +279,11 @@ static int check_q8_places(const seam_plan *plan, const seam_layer *l, uint64_t 
     place(&backward, x.gradient_offset, in);
     place(&backward, y.gradient_offset, out);
     place(&backward, second.gradient_offset, other);
+    const uint32_t gradients = through ? backward.count : 0u;
     place(&backward, plan->scratch_offset, scratch);
     if (l->parameter_count > 0 || l->kind == SEAM_LAYER_MAX_POOL)
         place(&backward, x.value_offset, in);
-    return apart(&mask, 0) && apart(&backward, through) ? SEAM_OK : SEAM_E_LIMIT;
+    return apart(&mask, 0) && apart(&backward, gradients) ? SEAM_OK : SEAM_E_LIMIT;
 }
 
 static uint64_t q8_biases(const seam_layer *l) {
@@ -339,10 +345,12 @@ static int check_layer(const seam_plan *plan, uint32_t index) {
     seam_layer l;
     const uint8_t *p = layer_at(plan, index);
     /* Nothing lies behind the last layer that could have it made again. */
-    if (p[1] > (index + 1 < plan->layers ? SEAM_LAYER_AGAIN : 0u) ||
+    if (p[1] > (index + 1 < plan->layers ? SEAM_LAYER_AGAIN : 0u) || p[36] > 1u ||
         !all_zero(p + 37, SEAM_PLAN_LAYER - 37u))
         return SEAM_E_ARGUMENT;
     seam_plan_layer(&l, plan, index);
+    if (l.kind != SEAM_LAYER_ADD && l.second != NO_SECOND)
+        return SEAM_E_ARGUMENT;
     int status;
     uint64_t parameters = check_shapes(plan, &l, &status);
     if (status != SEAM_OK)

@@ -4,6 +4,7 @@ the loss is told.
 
 import random
 import struct
+import zlib
 from collections.abc import Callable
 
 import pytest
@@ -536,6 +537,48 @@ def test_a_piece_that_does_not_fit_is_dropped_and_harms_no_message() -> None:
         receiver.feed(encode_frame(bytes(header) + bytes(size)), pair.now)
         assert receiver.counters["malformed"] == number + 1, (offset, size, flags)
     pair.until(lambda: pair.messages(1) == [message])
+
+
+def opening(own: int = 9 << 32, flags: int = 0, mtu: int = 1024, zero: int = 0) -> bytes:
+    return struct.pack("<BBHQQHBBI", 0x11, flags, 1, own, 1 << 32, mtu, 8, zero, 4096)
+
+
+OUTLAWS = {
+    "nothing of another version": (b"\x20", "other_version"),
+    "another version": (b"\x21" + opening()[1:], "other_version"),
+    "an unknown type": (b"\x14" + opening()[1:], "malformed"),
+    "an OPEN cut short": (opening()[:-1], "malformed"),
+    "an OPEN with a flag": (opening(flags=0x10), "malformed"),
+    "an OPEN with a reserved byte": (opening(zero=1), "malformed"),
+    "an epoch of 16 bits": (opening(own=0xFFFF), "malformed"),
+    "an mtu between units": (opening(mtu=100), "malformed"),
+    "no mtu": (opening(mtu=0), "malformed"),
+    "DATA of another channel": (b"\x12\x10" + bytes(12), "malformed"),
+    "DATA that is longer than any": (b"\x12\x00" + bytes(12 + 1025), "malformed"),
+    "an ACK that is the last": (b"\x13\x01" + bytes(22), "malformed"),
+    "an ACK of another channel": (b"\x13\x12" + bytes(22), "malformed"),
+}
+
+
+@pytest.mark.parametrize(("packet", "counter"), OUTLAWS.values(), ids=OUTLAWS.keys())
+def test_a_packet_that_does_not_fit_the_table_is_dropped(packet: bytes, counter: str) -> None:
+    end = PacketEnd(1 << 32, 0)
+    end.input_packet(packet, 0)
+    assert end.counters[counter] == 1 and not end.joined
+    end.input_packet(opening(), 0)
+    assert end.joined
+
+
+def test_a_packet_of_another_channel_is_no_sign_of_life() -> None:
+    """It has the right connection, but all it could say is for a later version."""
+    end = PacketEnd(1 << 32, 0)
+    end.input_packet(opening(), 0)
+    assert end.events() == [(JOINED, None)]
+    tag = zlib.crc32(struct.pack("<QQ", 1 << 32, 9 << 32))
+    data = struct.pack("<BBHIHI", 0x12, 1, 1, tag, 0, 0) + b"one"
+    end.input_packet(data[:1] + b"\x11" + data[2:], 2749)
+    end.output(2750)
+    assert end.events() == [(SILENT, None)]
 
 
 def test_figures_out_of_range_are_refused() -> None:
