@@ -7,9 +7,11 @@
 # RUNS, SEED    runs in which a tier is killed, and the seed of the first      make kill-test RUNS=1000 SEED=5000
 # FUZZ_SECONDS  how long each fuzzer searches                                   make fuzz FUZZ_SECONDS=3600
 # LINK_RUNS  random histories of two ends on a bad line                         make nightly LINK_RUNS=100000
+# DIFFERENTIAL_RUNS  damaged inputs of C against references, a test              make nightly DIFFERENTIAL_RUNS=10000000
 
 PYTHON ?= python3
 LINK_RUNS ?= 10000
+DIFFERENTIAL_RUNS ?= 1000000
 PIP_FLAGS ?=
 ARGS ?=
 EXTRAS ?= dev
@@ -35,8 +37,10 @@ PACKAGE := $(SOURCES) $(SEALING) $(FIRMWARE) MANIFEST.in README.md $(wildcard sr
 export OMP_NUM_THREADS ?= 1
 export OPENBLAS_NUM_THREADS ?= 1
 
+FUZZES := $(patsubst tests/fuzz/fuzz_%.c,fuzz-%,$(wildcard tests/fuzz/fuzz_*.c))
+
 .PHONY: help install demo test kill-test check format lint cython-lint c-format spelling strict-c types imports sizes fuzz nightly \
-	boards wheel wheel-demo clean
+	boards wheel wheel-demo clean $(FUZZES)
 .DELETE_ON_ERROR:
 
 help:
@@ -46,7 +50,8 @@ help:
 	@echo "make check       format, lint, types, import direction, strict C, what the wheel holds"
 	@echo "make boards      count the int8 layers' instructions on emulated Cortex-M boards (ARGS=an386 for one)"
 	@echo "make fuzz        search bytes that break the parsers (clang; FUZZ_SECONDS=... each)"
-	@echo "make nightly     long random searches: a fault that hangs the link (LINK_RUNS=...), and make kill-test"
+	@echo "make nightly     long random searches: a fault that hangs the link (LINK_RUNS=...), bytes that C and its references"
+	@echo "                 read differently (DIFFERENTIAL_RUNS=...), and make kill-test"
 	@echo "make wheel-demo  the wheel in an empty environment runs a small demo"
 	@echo "make clean       remove .venv and everything built"
 
@@ -63,7 +68,8 @@ kill-test: $(VENV)/tested
 	$(BIN)/python tests/fleet/kills.py --runs $(RUNS) --seed $(SEED)
 
 nightly: $(VENV)/tested kill-test
-	SEAMLINE_LINK_RUNS=$(LINK_RUNS) $(BIN)/pytest --timeout=0 tests/runtime/test_link_machine.py $(ARGS)
+	SEAMLINE_LINK_RUNS=$(LINK_RUNS) SEAMLINE_DIFFERENTIAL_RUNS=$(DIFFERENTIAL_RUNS) $(BIN)/pytest --timeout=0 \
+		tests/runtime/test_link_machine.py tests/fuzz $(ARGS)
 
 boards: $(VENV)/installed
 	$(BIN)/python -m seamline.firmware_bridge.layers $(ARGS)
@@ -131,19 +137,19 @@ sizes: dist/made
 
 # ---- fuzzing: each target starts from the seeds and keeps what it finds in build/fuzz ----
 
-FUZZERS := $(patsubst tests/fuzz/fuzz_%.c,build/fuzz/%,$(wildcard tests/fuzz/fuzz_*.c))
 FUZZ_CC ?= clang
 
 .SECONDARY: $(FUZZ_CORE)
 
-fuzz: $(FUZZERS) build/fuzz/seeds/made
-	@for target in $(FUZZERS); do \
-		name=$${target##*/}; mkdir -p build/fuzz/found/$$name; echo "fuzzing $$name for $(FUZZ_SECONDS) s"; \
-		$$target -max_total_time=$(FUZZ_SECONDS) -max_len=2048 -timeout=10 -rss_limit_mb=1024 -verbosity=0 -print_final_stats=1 \
-			-artifact_prefix=build/fuzz/$$name- build/fuzz/found/$$name build/fuzz/seeds/$$name > build/fuzz/$$name.log 2>&1 \
-			|| { tail -60 build/fuzz/$$name.log; exit 1; }; \
-		grep -E "number_of_executed_units|new_units_added" build/fuzz/$$name.log; \
-	done
+# `make -j2 fuzz` runs two at a time.
+fuzz: $(FUZZES)
+
+$(FUZZES): fuzz-%: build/fuzz/% build/fuzz/seeds/made
+	@mkdir -p build/fuzz/found/$*; echo "fuzzing $* for $(FUZZ_SECONDS) s"
+	@$< -max_total_time=$(FUZZ_SECONDS) -max_len=2048 -timeout=10 -rss_limit_mb=1024 -verbosity=0 -print_final_stats=1 \
+		-artifact_prefix=build/fuzz/$*- build/fuzz/found/$* build/fuzz/seeds/$* > build/fuzz/$*.log 2>&1 \
+		|| { tail -60 build/fuzz/$*.log; exit 1; }
+	@grep -E "number_of_executed_units|new_units_added" build/fuzz/$*.log | sed "s/^/$*: /"
 
 FUZZ_FLAGS := -std=gnu11 -O1 -g -fsanitize=address,undefined -fno-sanitize-recover=all -ffp-contract=off -fwrapv \
 	-fno-strict-aliasing -Ikernels/core
