@@ -19,7 +19,7 @@ from .data import Data, device_data
 from .errors import UserError
 from .kept import Kept, State
 from .keys import load_keys
-from .link import Link, LinkLost, open_link
+from .link import Link, LinkLost, load_link, open_link
 from .message import Flag, Kind, Message, bye_body, read_error
 
 Emit = Callable[[dict[str, Any]], None]
@@ -268,6 +268,7 @@ def run_device(
     zone = find_zone(job, section.zone)
     address = link_address or section.link or zone.address
     data = device_data(job, device_id)
+    load_link(address)
     keys = None if insecure else load_keys(Path(job.keys.folder), device_id)
     session = session_of(device_id, os.urandom(8), data)
     disk = Kept(Path(job.out) / "devices", device_id)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +22,8 @@ class FetchError(Exception):
 
 def fetch(pinned: Pinned, folder: Path) -> Path:
     """The file, in `folder`. pip checks the hash, and `read_whole` again. Raises FetchError."""
+    import subprocess
+
     wanted = folder / "wanted.txt"
     wanted.write_text(f"{pinned.requirement} --hash=sha256:{pinned.sha256}\n")
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check"]
@@ -43,6 +43,8 @@ def fetch(pinned: Pinned, folder: Path) -> Path:
 
 def read_whole(path: Path, pinned: Pinned) -> bytes:
     """The file's bytes. Raises OSError, and ValueError for another file than the pinned one."""
+    import hashlib  # 4 MB of OpenSSL that a device with data at hand has no use for
+
     data = path.read_bytes()
     found = hashlib.sha256(data).hexdigest()
     if found != pinned.sha256:

@@ -18,10 +18,10 @@ from numpy.typing import NDArray
 
 from ..kernels.front import check_plan
 from .files import npz_bytes, read_npz, write_whole
-from .q8_plan import Q8
 
 State = dict[str, Any]  # arrays of the front, `plan`, `round`, `seed`
 
+_Q8 = 1  # dtype of a plan; runtime/q8_plan.py would bring all that makes plans
 ROUNDS_KEPT = 2
 EXPONENT_MOST = 1024  # of velocities: float32 scales cannot make one as large
 
@@ -89,7 +89,7 @@ def read_state(path: Path) -> State | None:
         _, _, parameters, _ = check_plan(plan)
         round_ = int(found.pop("round")) & 0xFFFFFFFF
         seed = int(found.pop("seed")) & 0xFFFFFFFF
-        sound = _is_q8_momentum(found) if plan[6] == Q8 else _is_front(found, parameters)
+        sound = _is_q8_momentum(found) if plan[6] == _Q8 else _is_front(found, parameters)
         return {**found, "plan": plan, "round": round_, "seed": seed} if sound else None
     except (OSError, KeyError, TypeError, ValueError):
         return None

@@ -5,20 +5,16 @@ from __future__ import annotations
 import contextlib
 import os
 import stat
-import struct
+import sys
 import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import zmq
-from zmq.utils import z85
-
 from .errors import UserError
 
 _SIZE = 40  # characters of Z85 in a key of 32 bytes
-_Z85 = frozenset(
-    "0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ.-:+=^!/*?&<>()[]{}@%$#"
-)
+_Z85 = "0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ.-:+=^!/*?&<>()[]{}@%$#"
+_NUMBERS = {character: number for number, character in enumerate(_Z85)}
 _BEFORE = "# before: "  # in a secret file: the public key of the secret it has replaced
 _NAME_MAX = 63  # bytes; SEAM_DEVICE_ID_MAX of the core
 
@@ -54,21 +50,49 @@ def check_name(name: str) -> None:
 
 def new_secret() -> str:
     """A secret key that nobody has, in Z85."""
+    import zmq
+
     return zmq.curve_keypair()[1].decode()
 
 
 def public_of(secret: str) -> str:
+    """The public key of a secret one. Two libraries can tell, each takes megabytes of a device: the
+    one that its link has loaded does (`link.load_link`).
+    """
+    if "zmq" not in sys.modules and "cryptography" in sys.modules:
+        from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+
+        key = X25519PrivateKey.from_private_bytes(raw_key(secret))
+        return key_text(key.public_key().public_bytes_raw())
+    import zmq
+
     return zmq.curve_public(secret.encode()).decode()
 
 
 def raw_key(key: str) -> bytes:
-    """The 32 bytes of a key in Z85."""
-    return z85.decode(key.encode())
+    """The bytes of a key in Z85 (ZeroMQ's RFC 32): five characters say four bytes, as one number.
+
+    Raises ValueError or OverflowError for other text.
+    """
+    numbers = [_NUMBERS.get(character, -1) for character in key]
+    if len(key) % 5 or -1 in numbers:
+        raise ValueError(f"expected Z85 in groups of five characters, got {len(key)} characters")
+    out = b""
+    for at in range(0, len(numbers), 5):
+        value = 0
+        for number in numbers[at : at + 5]:
+            value = 85 * value + number
+        out += value.to_bytes(4, "big")
+    return out
 
 
 def key_text(raw: bytes) -> str:
-    """32 bytes of a key in Z85."""
-    return z85.encode(raw).decode()
+    """Bytes of a key, a multiple of four, in Z85."""
+    text = ""
+    for at in range(0, len(raw), 4):
+        value = int.from_bytes(raw[at : at + 4], "big")
+        text += "".join(_Z85[value // 85**place % 85] for place in (4, 3, 2, 1, 0))
+    return text
 
 
 def short_code(data: bytes) -> str:
@@ -160,11 +184,9 @@ def make_keys(folder: str | Path, names: list[str]) -> list[str]:
 
 
 def _is_key(text: str) -> bool:
-    if len(text) != _SIZE or not _Z85.issuperset(text):
-        return False
     try:
-        return len(raw_key(text)) == 32
-    except (ValueError, struct.error):  # five characters of Z85 may say more than four bytes hold
+        return len(text) == _SIZE and len(raw_key(text)) == 32
+    except (ValueError, OverflowError):  # five characters of Z85 may say more than four bytes hold
         return False
 
 

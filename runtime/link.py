@@ -152,6 +152,16 @@ def host_of(keys: Keys, host: str = "") -> tuple[str, str]:
     return host, keys.peers[host]
 
 
+def load_link(address: str) -> None:
+    """Loads what a link of this address needs, cryptography before all: keys are then read with the
+    same library, and a device has only one of two.
+    """
+    if is_serial(address):
+        from . import sealed_end, serial_link  # noqa: F401
+    else:
+        from . import zmq_link  # noqa: F401
+
+
 def open_link(address: str, *, name: str, keys: Keys | None, host: str = "") -> Link:
     """The device's end of `tcp://host:port`, `serial:PATH:BAUD` or `socket://host:port`.
 

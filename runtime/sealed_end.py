@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import zlib
+from typing import TYPE_CHECKING
 
 from ..kernels._link import PACKET_MAX, SILENT, STUCK, FrameDecoder, PacketEnd, encode_body
 from .handshake import DEVICE, HANDSHAKE, HOST, Handshake
-from .key_folder import AllowList
 from .keys import Keys, raw_key
 from .link import host_of
 from .seal import SEALED, Seal
+
+if TYPE_CHECKING:
+    from .key_folder import AllowList
 
 _BODY_MAX = PACKET_MAX + 32
 _MORE = 15  # bytes of a sealed frame beside those of a clear one

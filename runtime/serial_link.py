@@ -18,7 +18,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import serial
-from serial.tools import list_ports
 
 from ..kernels._link import JOINED, MESSAGE, RESTARTED, SENT, SILENT, STUCK, PacketEnd
 from .handshake import Handshake
@@ -116,6 +115,8 @@ class _Port:
 
 
 def _ports() -> str:
+    from serial.tools import list_ports
+
     names = sorted(port.device for port in list_ports.comports())
     return ", ".join(names[:12]) if names else "none"
 
@@ -227,7 +228,7 @@ class SerialLine:
         if isinstance(self._end, SealedEnd):
             return self._end.trouble
         counters = self._end.counters
-        sealed = counters["strays"] > 0 and counters["joins"] == 0
+        sealed = counters["malformed"] > 0 and counters["joins"] == 0  # handshakes are no packets
         return _SEALED if sealed else ""
 
     def drop(self) -> None:

@@ -16,9 +16,9 @@ from collections import deque
 from typing import TYPE_CHECKING, Any
 
 import zmq
-from zmq.utils import z85
 
 from .key_folder import AllowList
+from .keys import key_text
 from .link import (
     JOIN_TIMEOUT,
     MESSAGE_MAX,
@@ -300,7 +300,7 @@ class _Gate(threading.Thread):
     def _answer(self, request: list[bytes]) -> list[bytes]:
         """request: version, request id, domain, address, identity, mechanism, key."""
         known = request[5:6] == [b"CURVE"] and request[2] == _DOMAIN and len(request) == 7
-        key = z85.encode(request[6]).decode() if known and len(request[6]) == 32 else ""
+        key = key_text(request[6]) if known and len(request[6]) == 32 else ""
         name = self._allowed.name_of(key)
         if name is None:
             self.refused += 1

@@ -1,12 +1,16 @@
 """Key files: private, never overwritten, and every damaged one is a clear error."""
 
 import os
+import random
 import stat
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from seamline.runtime.errors import UserError
-from seamline.runtime.keys import load_keys, make_keys
+from seamline.runtime.keys import key_text, load_keys, make_keys, new_secret, public_of, raw_key
+from zmq.utils import z85
 
 
 def test_made_keys_load_and_know_one_another(tmp_path: Path) -> None:
@@ -96,3 +100,39 @@ def test_a_folder_that_cannot_be_made_is_a_clear_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot write keys in"):
         make_keys(tmp_path / "file" / "keys", ["a"])
+
+
+def test_z85_is_zeromqs() -> None:
+    assert key_text(bytes.fromhex("864fd26fb559f75b")) == "HelloWorld"  # of RFC 32
+    chance = random.Random(1)
+    for raw in (bytes(32), b"\xff" * 32, *(chance.randbytes(32) for _ in range(200))):
+        assert key_text(raw) == z85.encode(raw).decode()
+        assert raw_key(key_text(raw)) == raw
+
+
+@pytest.mark.parametrize("text", ["0000", "000000", "000 0", "0000\u00e9", "%nSc1", "#####"])
+def test_what_is_no_z85_is_an_error(text: str) -> None:
+    with pytest.raises((ValueError, OverflowError)):
+        raw_key(text)
+
+
+DEVICE = """
+import sys
+import seamline.runtime.device
+from seamline.runtime import bundled, keys, link
+link.load_link(sys.argv[1])
+print(keys.public_of(sys.argv[2]))
+print(*sorted({"zmq", "cryptography", "_hashlib", "subprocess"} & set(sys.modules)))
+"""
+
+
+@pytest.mark.parametrize(
+    ("address", "loaded"),
+    [("tcp://127.0.0.1:5555", "zmq"), ("serial:/dev/ttyACM0:921600", "cryptography")],
+)
+def test_a_device_loads_one_library_of_cryptography(address: str, loaded: str) -> None:
+    """Each takes megabytes; both say the same public key."""
+    secret = new_secret()
+    command = [sys.executable, "-c", DEVICE, address, secret]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == [public_of(secret), loaded]

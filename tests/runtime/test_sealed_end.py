@@ -294,7 +294,7 @@ def test_clear_text_is_refused_and_told():
         lone.feed(play.host.output(play.now), play.now)
     assert not play.host.joined and not lone.joined
     assert "speaks clear text" in play.host.trouble
-    assert lone.counters["strays"] > 0  # by which SerialLine knows what to say
+    assert lone.counters["malformed"] > 0  # by which SerialLine knows what to say
 
 
 def test_any_bytes_are_borne():
