@@ -1,5 +1,5 @@
 """`seamline bench link`: how much of a byte line is payload, how late a message comes, how soon an
-end is back.
+end is back; and what a link costs its ends.
 
 The ends are the product's own; the line is its fault model in virtual time, so a figure is the same
 on every machine. What this machine's processor spends on a frame is measured beside it.
@@ -14,6 +14,7 @@ import time
 from itertools import product
 from typing import Any
 
+from .bench_footprint import LINKS, flash_rows, handshake_rows, memory_rows
 from .events import json_emit
 from .machine import describe_machine
 from .runtime.faults import Faults
@@ -32,17 +33,33 @@ PROBES, RESETS = 20, 5
 
 
 def run_bench_link(args: argparse.Namespace) -> int:
-    """Prints a row for each rate, share of wrong bits and kind of end."""
+    """Prints a row for each rate, share of wrong bits and kind of end, and what an end costs."""
+    command = shlex.join(args.command_line)
+    document: dict[str, Any] = {"command": command, "machine": describe_machine()}
+    if args.what in ("line", "both"):
+        document |= _line(args)
+    if args.what in ("footprint", "both"):
+        document |= {
+            "handshakes": handshake_rows(),
+            "flash": flash_rows(),
+            "memory": memory_rows(),
+        }
+    if args.format == "json":
+        json_emit(document)
+        return 0
+    print(command)
+    if "rows" in document:
+        _print_line(document["rows"], document["costs"])
+    if "flash" in document:
+        _print_footprint(document)
+    return 0
+
+
+def _line(args: argparse.Namespace) -> dict[str, list[Row]]:
     kinds = {"clear": [CLEAR], "sealed": [SEALED], "both": [CLEAR, SEALED]}[args.ends]
     cases = product(kinds, args.baud or BAUDS, args.ber or BERS)
     rows = [row_of(kind, baud, ber, args.seed) for kind, baud, ber in cases]
-    costs = [cost_of(kind) for kind in kinds]
-    command = shlex.join(args.command_line)
-    if args.format == "json":
-        json_emit({"command": command, "machine": describe_machine(), "rows": rows, "costs": costs})
-    else:
-        _print(command, rows, costs)
-    return 0
+    return {"rows": rows, "costs": [cost_of(kind) for kind in kinds]}
 
 
 def row_of(kind: Kind, baud: int, ber: float, seed: int) -> Row:
@@ -119,8 +136,7 @@ def cost_of(kind: Kind) -> Row:
     }
 
 
-def _print(command: str, rows: list[Row], costs: list[Row]) -> None:
-    print(command)
+def _print_line(rows: list[Row], costs: list[Row]) -> None:
     print(f"messages of {SIZE >> 10} KiB one way, {DELAY_MS:.0f} ms delay each way, virtual time")
     head = ["ends", "baud", "wrong bits", "of the line", "there and back", "back after a reset"]
     head += ["worst", "sent again", "payload"]
@@ -146,3 +162,27 @@ def _print(command: str, rows: list[Row], costs: list[Row]) -> None:
             f"the model of the line together, and {cost['join_us'] / 1000:.1f} ms until both have "
             "joined"
         )
+
+
+def _print_footprint(document: dict[str, Any]) -> None:
+    for row in document["handshakes"]:
+        print(
+            f"handshake {row['pattern']}: {row['messages']} messages, {row['bytes']} bytes on the "
+            f"line, {row['ms']} ms of this machine's processor at each end"
+        )
+    for row in document["flash"]:
+        ends = {None: "", False: ", clear", True: ", sealed"}[row.get("sealed")]
+        if "note" in row:
+            print(f"{row['target']}{ends}: not measured: {row['note']}")
+            continue
+        parts = ", ".join(f"{name} {part['flash']}" for name, part in row["parts"].items())
+        print(
+            f"{row['target']} -Os{ends}: {row['flash']} bytes of flash ({parts}), {row['ram']} of "
+            "static RAM without the messages' buffers"
+        )
+    for row in document["memory"]:
+        if "note" in row:
+            print(f"device process, {row['link']}: not measured: {row['note']}")
+            continue
+        text = f"device process, {row['link']}: {row['process_mb']} MB resident"
+        print(text + (f", {row['link_mb']} of them the link's" if row["link"] != LINKS[0] else ""))

@@ -392,13 +392,22 @@ def _add_bench(commands: Any, common: argparse.ArgumentParser) -> None:
 
 
 def _add_bench_link(group: Any, common: argparse.ArgumentParser) -> None:
-    text = "use of a serial line, latency and recovery at several rates and error rates"
+    text = (
+        "use of a serial line, latency and recovery at several rates and error rates; what a link "
+        "costs its ends"
+    )
     sub = group.add_parser("link", parents=[common], help=text, description=text, epilog=EXITS)
     sub.formatter_class = argparse.RawDescriptionHelpFormatter
     sub.set_defaults(command=_bench_link)
     sub.add_argument("--baud", nargs="+", type=_baud, metavar="N", help="line rates")
     sub.add_argument("--ber", nargs="+", type=_wrong_bits, metavar="X", help="shares of wrong bits")
     sub.add_argument("--ends", choices=("clear", "sealed", "both"), default="both")
+    sub.add_argument(
+        "--what",
+        choices=("line", "footprint", "both"),
+        default="both",
+        help="use of the line, or what an end costs: handshake, memory, code",
+    )
     sub.add_argument("--seed", type=int, default=0, metavar="N")
 
 
