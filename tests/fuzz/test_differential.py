@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import random
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from zlib import crc32
 
 import numpy as np
@@ -22,7 +22,7 @@ import reference_plan
 import seeds
 from mutate import damaged
 from reference_packet import ACK_NOW, LAST, Ack, Data, End, Open
-from seamline.kernels import SeamError, parcel, reference
+from seamline.kernels import SeamError, choose_variant, parcel, reference, variant, variants
 from seamline.kernels._link import (
     MESSAGE,
     PACKET_MAX,
@@ -290,9 +290,25 @@ def test_the_longest_message_is_read_and_one_byte_more_is_not() -> None:
 # ---- Parcels ----
 
 
-def test_hostile_parcels_are_taken_and_refused_alike() -> None:
-    whole, taken = list(seeds.parcels().values()), 0
+@pytest.fixture
+def any_variant() -> Iterator[Callable[[random.Random], None]]:
+    """Draws one of the sets of micro-kernels this machine has."""
+    before = variant()
+    yield lambda chance: choose_variant(chance.choice(variants()))
+    choose_variant(before)
+
+
+def longer_parcels() -> list[bytes]:
+    """Of so many values that every loop of every variant is in use."""
+    rng = np.random.default_rng(5)
+    values = [rng.standard_normal(size).astype(np.float32) for size in (64, 129, 300)]
+    return [reference.pack(x, codec) for x in values for codec in parcel.CODECS]
+
+
+def test_hostile_parcels_are_taken_and_refused_alike(any_variant) -> None:
+    whole, taken = [*seeds.parcels().values(), *longer_parcels()], 0
     for chance in cases("parcels"):
+        any_variant(chance)
         data = damaged(whole, chance)
         expected = reference_parcel.unpack(data)
         try:
@@ -321,9 +337,10 @@ def values_of(chance: random.Random) -> np.ndarray:
     return np.abs(found) if chance.random() < 0.2 else found
 
 
-def test_parcels_are_packed_with_the_same_bytes() -> None:
+def test_parcels_are_packed_with_the_same_bytes(any_variant) -> None:
     refused = 0
     for chance in cases("pack"):
+        any_variant(chance)
         how = (chance.choice(list(parcel.CODECS)), chance.choice(list(parcel.ROUNDINGS)))
         x, seed = values_of(chance), chance.getrandbits(32)
         try:
