@@ -305,11 +305,29 @@ def longer_parcels() -> list[bytes]:
     return [reference.pack(x, codec) for x in values for codec in parcel.CODECS]
 
 
+TINY, HUGE = 2.0**-126, 3.4028235e38
+SCALES = (1.0, TINY, TINY / 2, 0.0, -1.0, HUGE, HUGE / 256, HUGE / 16, HUGE / 15.9, float("nan"))
+POINTS = (0, 7, 8, -8, -9, 127, 128, -128, -129, 1 << 31)
+
+
+def headed(chance: random.Random) -> bytes:
+    """A parcel whose header says something at or beside its bounds; of about the right length."""
+    codec, ndim = chance.choice((0, 1, 2, 2, 3)), chance.choice((1, 2, 3, 4, 4, 0, 5))
+    shape = [chance.choice((1, 1, 2, 3, 5, 0)) for _ in range(ndim)]
+    count = int(np.prod(shape))
+    size = (4 * count, count, (count + 1) // 2, count)[codec] + chance.choice((0, 0, 0, 0, -1, 1))
+    head = (codec, chance.choice((0, 1, 2)), ndim, chance.choice((0, 0, 0, 1)), 9)
+    scale = 1.0 if chance.random() < 0.3 else chance.choice(SCALES)
+    point = 0 if chance.random() < 0.3 else chance.choice(POINTS) & 0xFFFFFFFF
+    payload = bytes(max(size, 0)) if chance.random() < 0.5 else chance.randbytes(max(size, 0))
+    return struct.pack(f"<BBBBIfI{ndim}I", *head, scale, point, *shape) + payload
+
+
 def test_hostile_parcels_are_taken_and_refused_alike(any_variant) -> None:
     whole, taken = [*seeds.parcels().values(), *longer_parcels()], 0
-    for chance in cases("parcels"):
+    for chance in cases("parcels", 2):
         any_variant(chance)
-        data = damaged(whole, chance)
+        data = damaged(whole, chance) if chance.random() < 0.5 else headed(chance)
         expected = reference_parcel.unpack(data)
         try:
             values, end = parcel.unpack(data)
@@ -320,7 +338,18 @@ def test_hostile_parcels_are_taken_and_refused_alike(any_variant) -> None:
         assert end == expected[1] and values.shape == expected[0].shape
         assert values.tobytes() == expected[0].tobytes(), data.hex()
         taken += 1
-    assert RUNS // 10 < taken < RUNS
+    assert RUNS // 5 < taken < 2 * RUNS
+
+
+def test_the_largest_parcel_is_read_and_one_value_more_is_not() -> None:
+    for count, fits in ((1 << 22, True), ((1 << 22) + 1, False)):
+        data = struct.pack("<BBBBIfII", 2, 0, 1, 0, 0, 1.0, 0, count) + bytes((count + 1) // 2)
+        assert (reference_parcel.unpack(data) is not None) == fits
+        if fits:
+            assert parcel.unpack(data)[0].size == count
+        else:
+            with pytest.raises(SeamError):
+                parcel.unpack(data)
 
 
 def values_of(chance: random.Random) -> np.ndarray:
