@@ -451,6 +451,75 @@ def misplaced(plan: bytes, chance: random.Random) -> bytes:
     return sealed(bytes(data), chance)
 
 
+def spread(plan: bytes) -> bytes:
+    """The plan with room between all its arrays: no change of a size makes two of them overlap."""
+    layers, tensors = struct.unpack_from("<HH", plan, 8)
+    places = [48 + 20 * i + field for i in range(tensors) for field in (8, 12)]
+    places += [48 + 20 * tensors + 48 * i + 28 for i in range(layers)] + [28]
+    data = bytearray(plan)
+    for number, at in enumerate(places, 2):
+        if struct.unpack_from("<I", data, at)[0] != reference_plan.NONE:
+            struct.pack_into("<I", data, at, number << 26)
+    struct.pack_into("<I", data, 24, 0xFFFFFFF0)
+    struct.pack_into("<I", data, 32, 1 << 26)
+    return bytes(data)
+
+
+# Widths of the fields of a header, a tensor, a layer.
+HEADER = (4, 2, 1, 1, 2, 2, 2, 2, 2, 2, 4, 4, 4, 4, 4, 4, 4)
+TENSOR = (2, 2, 2, 2, 4, 4, 4)
+LAYER = (1, 1, 2, 2, 2, *[1] * 10, 2, 4, 4, 4, 4, 1, 4, 4, 3)
+BOUNDS = (0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 255, 4096, 4097, 65535, 1 << 22, (1 << 22) + 1)
+FLOATS = struct.pack("<5f", 0.0, -0.0, float("nan"), float("inf"), -1e-30)
+
+
+def fielded(plan: bytes, chance: random.Random) -> bytes:
+    """A field of a plan or two at or beside a bound; often with what depends on it set right."""
+    layers, tensors = struct.unpack_from("<HH", plan, 8)
+    data, at, fields = bytearray(plan), 0, []
+    for width in (*HEADER, *TENSOR * tensors, *LAYER * layers):
+        fields.append((at, width))
+        at += width
+    for _ in range(chance.choice((1, 1, 2))):
+        at, width = chance.choice((chance.choice(fields), (12, 2), (20, 4)))
+        now = int.from_bytes(data[at : at + width], "little")
+        value = chance.choice((*BOUNDS, now + 1, now - 1, now * 2))
+        data[at : at + width] = (value % 256**width).to_bytes(width, "little")
+    if chance.random() < 0.15:  # ceiling, epsilon
+        at, number = 48 + 20 * tensors + 48 * chance.randrange(layers) + 32, chance.randrange(5)
+        data[at : at + 4] = FLOATS[4 * number : 4 * number + 4]
+    if chance.random() < 0.7:
+        settle(data, layers, tensors)
+    return sealed(bytes(data), chance)
+
+
+def settle(data: bytearray, layers: int, tensors: int) -> None:
+    """Values of tensors and parameters of layers as their shapes say, where they can be said."""
+    for at in range(48, 48 + 20 * tensors, 20):
+        h, w, c = struct.unpack_from("<HHH", data, at)
+        struct.pack_into("<I", data, at + 16, h * w * c % 2**32)
+    for at in range(48 + 20 * tensors, 48 + 20 * tensors + 48 * layers, 48):
+        source, _, made = struct.unpack_from("<HHH", data, at + 2)
+        if source >= tensors or made >= tensors:
+            continue
+        c, values = (struct.unpack_from("<I", data, 48 + 20 * source + i)[0] for i in (4, 16))
+        out, c = struct.unpack_from("<H", data, 48 + 20 * made + 4)[0], c & 0xFFFF
+        taps, bias = data[at + 8] * data[at + 9], out * data[at + 36]
+        count = {1: taps * c * out + bias, 2: taps * out + bias, 3: values * out + bias, 8: 2 * c}
+        struct.pack_into("<I", data, at + 24, count.get(data[at], 0) % 2**32)
+
+
+def test_fields_of_a_plan_at_their_bounds_are_taken_and_refused_alike() -> None:
+    whole, count = [spread(plan) for plan in seeds.plans().values()], 0
+    for chance in cases("fields", 2):
+        data = fielded(chance.choice(whole), chance)
+        plan, why = judged(data)
+        if plan is None or plan.dtype == reference_plan.F32:
+            assert taken(data) == (plan is not None), (why, data.hex())
+            count += plan is not None
+    assert RUNS // 10 < count < 2 * RUNS
+
+
 def test_arrays_of_a_plan_that_share_memory_are_taken_and_refused_alike() -> None:
     whole = list(seeds.plans().values())
     for chance in cases("places"):
