@@ -460,6 +460,7 @@ def spread(plan: bytes) -> bytes:
     for number, at in enumerate(places, 2):
         if struct.unpack_from("<I", data, at)[0] != reference_plan.NONE:
             struct.pack_into("<I", data, at, number << 26)
+    struct.pack_into("<I", data, 20, 1 << 22)  # parameters
     struct.pack_into("<I", data, 24, 0xFFFFFFF0)
     struct.pack_into("<I", data, 32, 1 << 26)
     return bytes(data)
