@@ -6,6 +6,7 @@ SENT: int
 SILENT: int
 RESTARTED: int
 STUCK: int
+FULL: int
 PACKET_MAX: int
 
 def encode_frame(packet: bytes) -> bytes: ...

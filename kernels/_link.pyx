@@ -12,7 +12,7 @@ cdef extern from "seam_link.h" nogil:
         SEAM_OK, SEAM_E_STATE, SEAM_E_BUSY, SEAM_E_LIMIT
         SEAM_FRAME_CHECK, SEAM_PACKET_MAX, SEAM_MESSAGE_MAX
         SEAM_EVENT_NONE, SEAM_EVENT_JOINED, SEAM_EVENT_MESSAGE, SEAM_EVENT_SENT
-        SEAM_EVENT_SILENT, SEAM_EVENT_RESTARTED, SEAM_EVENT_STUCK
+        SEAM_EVENT_SILENT, SEAM_EVENT_RESTARTED, SEAM_EVENT_STUCK, SEAM_EVENT_FULL
     const char *seam_status_text(int status)
     size_t SEAM_FRAME_WIRE(size_t size)
     int64_t seam_frame_encode(uint8_t *out, size_t space, const uint8_t *packet, size_t size)
@@ -30,8 +30,9 @@ cdef extern from "seam_link.h" nogil:
         uint16_t mtu, first_number
         uint8_t window, more
     ctypedef struct seam_packet_counters:
+        uint64_t payload_sent, payload_received
         uint32_t packets_sent, packets_received, retransmits, timeouts, duplicates, strays
-        uint32_t malformed, other_version, credit_stalls, joins, losses, rtt_ms, mtu
+        uint32_t malformed, other_version, credit_stalls, joins, losses, rtt_us, mtu
     ctypedef struct seam_packet_end:
         seam_packet_counters counters
         uint64_t peer_epoch
@@ -53,6 +54,7 @@ SENT = SEAM_EVENT_SENT
 SILENT = SEAM_EVENT_SILENT
 RESTARTED = SEAM_EVENT_RESTARTED
 STUCK = SEAM_EVENT_STUCK
+FULL = SEAM_EVENT_FULL
 PACKET_MAX = SEAM_PACKET_MAX
 
 
@@ -188,8 +190,8 @@ cdef class PacketEnd:
 
     def events(self):
         """What has happened since the last call, in order: a list of (JOINED | MESSAGE | SENT |
-        SILENT | RESTARTED | STUCK, bytes of the message or None). The last three: the peer is lost,
-        and what was being sent with it.
+        SILENT | RESTARTED | STUCK | FULL, bytes of the message or None). The last four: the peer is
+        lost, and what was being sent with it.
         """
         cdef uint32_t size = 0
         cdef const uint8_t *message
@@ -273,8 +275,9 @@ cdef class PacketEnd:
 
     @property
     def counters(self):
-        """Packets, retransmits, damaged frames and the like since the start; rtt_ms is the smoothed
-        round trip, mtu the payload of a packet that the line's errors allow now.
+        """Packets, retransmits, damaged frames and the like since the start; rtt_us is the smoothed
+        round trip (0: not measured yet), payload_sent and payload_received the bytes of whole
+        messages, mtu the payload of a packet that the line's errors allow now.
         """
         cdef dict found = self.end.counters
         found["frames_damaged"] = self.decoder.damaged

@@ -11,13 +11,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-from ..kernels._link import JOINED, MESSAGE, RESTARTED, SENT, SILENT, STUCK, PacketEnd
+from ..kernels._link import FULL, JOINED, MESSAGE, RESTARTED, SENT, SILENT, STUCK, PacketEnd
 from .faults import FaultLine, Faults
 from .handshake import DEVICE, HOST, Handshake
 from .keys import new_secret, public_of, raw_key
 from .sealed_end import SealedEnd
 
-LOST = (SILENT, RESTARTED, STUCK)
+LOST = (SILENT, RESTARTED, STUCK, FULL)
 CLEAN = Faults()
 Event = tuple[int, bytes | None]
 

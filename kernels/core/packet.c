@@ -264,6 +264,7 @@ static void piece_store(seam_packet_end *end, uint32_t offset, const uint8_t *by
     base_advance(end);
     if (end->rx_last_known && end->rx_base >= end->rx_size) {
         end->rx_ready = 1u;
+        end->counters.payload_received += end->rx_size;
         end->rx_reported = 0u;
         end->rx_message++;
         end->rx_base = end->rx_have = 0u; /* rx_size is the message's until it is taken */
@@ -337,7 +338,7 @@ static void rtt_sample(seam_packet_end *end, uint64_t us) {
     end->rto_ms = ms < SEAM_PACKET_RTO_FLOOR     ? SEAM_PACKET_RTO_FLOOR
                   : ms > SEAM_PACKET_RTO_CEILING ? SEAM_PACKET_RTO_CEILING
                                                  : ms;
-    end->counters.rtt_ms = end->srtt_us / 1000u;
+    end->counters.rtt_us = end->srtt_us != 0u ? end->srtt_us : 1u;
 }
 
 static unsigned slots_in(const seam_packet_end *end, uint8_t state) {
@@ -391,9 +392,10 @@ static void ack_input(seam_packet_end *end, const uint8_t *packet, uint64_t now_
     if (ahead == 1u && end->tx_busy && end->tx_next == end->tx_size) {
         slots_acked(end, (uint16_t)get(packet + 18, 2u), (uint32_t)get(packet + 20, 4u), now_ms);
         memset(end->slots, 0, sizeof end->slots);
+        end->counters.payload_sent += end->tx_size;
         end->tx = NULL;
         end->tx_message++;
-        end->tx_busy = end->backoff = 0u;
+        end->tx_busy = end->backoff = end->stalled = 0u;
         end->tx_size = end->tx_next = end->tx_acked = 0u;
         end->sent_due = 1u;
     } else if (ahead == 0u && offset <= end->tx_next) {
@@ -565,6 +567,7 @@ static int probe_due(seam_packet_end *end, uint64_t now_ms) {
     if (end->probe_ms == NEVER) {
         end->probe_wait_ms = end->stalled ? end->probe_wait_ms : end->rto_ms;
         end->counters.credit_stalls += end->stalled ? 0u : 1u;
+        end->stalled_ms = end->stalled ? end->stalled_ms : now_ms;
         end->stalled = 1u;
         end->probe_ms = now_ms + end->probe_wait_ms;
     }
@@ -725,6 +728,9 @@ int64_t seam_packet_output(seam_packet_end *end, uint8_t *out, size_t space, uin
     if (end->tx_busy && now_ms - end->progress_ms >= SEAM_PACKET_STUCK) {
         connection_lose(end, SEAM_EVENT_STUCK, now_ms);
     }
+    if (end->stalled && now_ms - end->stalled_ms >= SEAM_PACKET_FULL) {
+        connection_lose(end, SEAM_EVENT_FULL, now_ms);
+    }
     const int64_t size = packet_choose(end, out, now_ms);
     if (size > 0) {
         const uint64_t now_us = now_ms * 1000u;
@@ -758,6 +764,9 @@ uint32_t seam_packet_wait(const seam_packet_end *end, uint64_t now_ms) {
     uint64_t next = end->heard_ms + SEAM_PACKET_DEAD;
     if (end->tx_busy && end->progress_ms + SEAM_PACKET_STUCK < next) {
         next = end->progress_ms + SEAM_PACKET_STUCK;
+    }
+    if (end->stalled && end->stalled_ms + SEAM_PACKET_FULL < next) {
+        next = end->stalled_ms + SEAM_PACKET_FULL;
     }
     next = !end->confirmed && end->open_ms < next ? end->open_ms : next;
     next = ping_due(end) < next ? ping_due(end) : next;

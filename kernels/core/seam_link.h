@@ -67,6 +67,7 @@ uint32_t seam_frame_decode(seam_frame_decoder *decoder, uint8_t byte);
 #define SEAM_PACKET_ASK 250u     /* .. so often */
 #define SEAM_PACKET_DEAD 2750u   /* so that a dead peer is known in 3 s */
 #define SEAM_PACKET_STUCK 10000u /* the peer answers, but takes in nothing it has room for */
+#define SEAM_PACKET_FULL 120000u /* the peer answers, but has no room for anything */
 
 typedef enum {
     SEAM_EVENT_NONE = 0,
@@ -75,7 +76,8 @@ typedef enum {
     SEAM_EVENT_SENT = 3,    /* the peer has the whole message: its bytes are the caller's again */
     SEAM_EVENT_SILENT = 4,  /* LOST: nothing heard for SEAM_PACKET_DEAD */
     SEAM_EVENT_RESTARTED = 5, /* LOST: the peer has started anew, or had lost us */
-    SEAM_EVENT_STUCK = 6 /* LOST: the peer is there, but for SEAM_PACKET_STUCK nothing got on */
+    SEAM_EVENT_STUCK = 6, /* LOST: the peer is there, but for SEAM_PACKET_STUCK nothing got on */
+    SEAM_EVENT_FULL = 7   /* LOST: the peer is there, but had no room for SEAM_PACKET_FULL */
 } seam_packet_event_kind;
 
 typedef struct {
@@ -98,9 +100,11 @@ typedef struct {
 } seam_packet_slot;
 
 typedef struct {
+    uint64_t payload_sent, payload_received; /* bytes of messages the peer, or we, have whole */
     uint32_t packets_sent, packets_received, retransmits, timeouts, duplicates, strays, malformed,
-        other_version, credit_stalls, joins, losses, rtt_ms,
-        mtu; /* payload bytes of a packet now, by the errors of the line */
+        other_version, credit_stalls, joins, losses;
+    uint32_t rtt_us; /* smoothed round trip; 0: none measured yet */
+    uint32_t mtu;    /* payload bytes of a packet now, by the errors of the line */
 } seam_packet_counters;
 
 /* One end of a line. The fields are packet.c's own, but for the counters. */
@@ -122,7 +126,7 @@ typedef struct {
     uint16_t tx_message, tx_number, ack_seen;
     uint8_t tx_busy, tx_fresh, backoff, stalled;
     uint32_t srtt_us, rttvar_us, rto_ms, probe_wait_ms;
-    uint64_t probe_ms, progress_ms;
+    uint64_t probe_ms, progress_ms, stalled_ms;
     seam_packet_slot slots[SEAM_PACKET_SLOTS];
     /* receiver: one message at a time, put together in rx */
     uint32_t rx_base, rx_size, rx_have, rx_bitmap;

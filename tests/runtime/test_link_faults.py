@@ -7,11 +7,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import pytest
-from seamline.kernels._link import encode_frame
+from seamline.kernels._link import FULL, PacketEnd, encode_frame
 from seamline.runtime.faults import Faults, Silence
-from seamline.runtime.line_model import CLEAN, CLEAR, SEALED, Kind, World
+from seamline.runtime.line_model import CLEAN, CLEAR, LOST, SEALED, Kind, World
 from seamline.runtime.link import LinkError
 from seamline.runtime.link_proxy import _plug, _unplug
+from seamline.runtime.sealed_end import SealedEnd
 from seamline.runtime.serial_link import SerialLine
 
 KINDS = [CLEAR, SEALED]  # another kind of end joins the table here
@@ -204,23 +205,57 @@ def test_each_loss_is_told_in_time(side: int, kind: Kind) -> None:
     assert world.until(lambda: world.lost(side), LOSS_S + 0.1) <= LOSS_S
 
 
+class Slow:
+    """An end whose owner looks at its events `looks` times."""
+
+    def __init__(self, end: PacketEnd | SealedEnd) -> None:
+        self.end, self.looks = end, 0
+
+    def events(self) -> list[tuple[int, bytes | None]]:
+        self.looks -= 1
+        return self.end.events() if self.looks >= 0 else []
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self.end, name)
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
+def test_no_credit_for_two_minutes_is_a_loss_with_its_own_reason(kind: Kind) -> None:
+    """The peer lives and answers, but takes nothing for good: 120 s, as SPEC.md has it."""
+    world = World(kind, (SLOW, SLOW), rx_space=4096).join()
+    world.ends[1] = Slow(world.end(1))  # type: ignore[assignment]
+    assert world.send(0, b"one" * 500)
+    world.until(lambda: not world.end(0).busy)
+    assert world.send(0, b"two" * 500)
+    taken = world.until(lambda: world.lost(0), 125.0)
+    assert 119.5 <= taken <= 121.0
+    assert [event for event, _ in world.events[0] if event in LOST] == [FULL]
+    assert world.end(0).counters["credit_stalls"] == 1
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
+def test_a_stall_that_ends_in_time_does_not_count_for_the_next(kind: Kind) -> None:
+    """Two stalls of 70 s, with a message taken between them, are no loss."""
+    world = World(kind, (SLOW, SLOW), rx_space=4096).join()
+    slow = Slow(world.end(1))
+    world.ends[1] = slow  # type: ignore[assignment]
+    for i in range(3):
+        assert world.send(0, bytes([i]) * 500)
+        if i:
+            world.run(70.0)
+            slow.looks = 1
+        world.until(lambda: not world.end(0).busy)
+    assert not world.lost(0) and world.end(0).counters["credit_stalls"] == 2
+
+
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
 def test_credit_stuck_at_zero_is_asked_for_and_never_flooded(kind: Kind) -> None:
     """The receiver's owner takes nothing for 100 s: the sender waits, asks once a second or so, and
     goes on at once when there is room.
     """
     world = World(kind, (SLOW, SLOW), rx_space=4096).join()
-    receiver = world.end(1)
-    taken, held = receiver.events, True
-
-    class Slow:
-        def events(self) -> list[tuple[int, bytes | None]]:
-            return [] if held else taken()
-
-        def __getattr__(self, name: str) -> object:
-            return getattr(receiver, name)
-
-    world.ends[1] = Slow()  # type: ignore[assignment]
+    slow = Slow(world.end(1))
+    world.ends[1] = slow  # type: ignore[assignment]
     assert world.send(0, b"one" * 500)
     world.until(lambda: not world.end(0).busy)
     assert world.send(0, b"two" * 500)
@@ -229,7 +264,7 @@ def test_credit_stuck_at_zero_is_asked_for_and_never_flooded(kind: Kind) -> None
     world.run(100.0)
     assert not world.lost(0) and world.end(0).busy
     assert world.wire[1] - before < 100 * 200  # bytes in 100 s
-    held = False
+    slow.looks = 1 << 30
     assert world.until(lambda: world.messages(1) == [b"one" * 500, b"two" * 500]) < 3.0
 
 
