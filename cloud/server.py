@@ -15,6 +15,7 @@ from ..runtime.errors import UserError
 from ..runtime.keys import load_keys
 from ..runtime.link import Listener, Received, open_listener
 from ..runtime.message import Kind, Message, ProtocolError
+from ..runtime.status import Reporter
 from .aggregate import model_hash
 from .rounds import Close, Effect, Keep, Present, Refuse, Report, Rounds, Send
 from .store import Store, write_model
@@ -33,6 +34,7 @@ class Cloud:
     def __init__(self, job: Job, emit: Emit, now: float) -> None:
         """Raises UserError if the store cannot be used."""
         self.emit = emit
+        self.closed = 0  # rounds, in this life
         self.out = Path(job.out)
         self.outbox: list[tuple[str, bytes]] = []
         self.store = Store(self.out / "cloud", job)
@@ -107,6 +109,7 @@ class Cloud:
 
     def _closed(self, close: Close) -> None:
         self.store.keep_round(close)
+        self.closed += 1
         self.emit(
             {
                 "event": "cloud_round",
@@ -153,7 +156,17 @@ def run_cloud(
         listener = open_listener(job.cloud.address, {}, name="cloud", keys=keys)
         try:
             emit({"event": "listening", "address": listener.address()})
-            _loop(cloud, listener, stop)
+            reporter = Reporter(
+                job.out,
+                "cloud",
+                listener.peers,
+                emit,
+                lambda: listener.counters[""]["refused_keys"],
+            )
+            try:
+                _loop(cloud, listener, stop, reporter)
+            finally:
+                reporter.close()
         finally:
             listener.close()
     finally:
@@ -161,11 +174,15 @@ def run_cloud(
     return 0
 
 
-def _loop(cloud: Cloud, listener: Listener, stop: threading.Event) -> None:
+def _loop(cloud: Cloud, listener: Listener, stop: threading.Event, reporter: Reporter) -> None:
     """Until everybody has reported or has had the time to, or stop is set."""
-    saved = ""
+    saved, told = "", 0
     while not stop.is_set():
         cloud.tick(time.monotonic())
+        reporter.tick(time.monotonic())
+        if cloud.closed != told:
+            told = cloud.closed
+            reporter.links()
         if cloud.rounds.done and not saved:
             saved = (
                 cloud.finish()
@@ -181,3 +198,4 @@ def _loop(cloud: Cloud, listener: Listener, stop: threading.Event) -> None:
                 cloud.receive(event.peer, event.data, time.monotonic())
             else:
                 cloud.lost(event.peer, event.reason, time.monotonic())
+                reporter.links(event.peer)

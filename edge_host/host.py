@@ -20,6 +20,7 @@ from ..runtime.plan import build_plan, size_up
 from ..runtime.q8_plan import build_q8_plan, size_up_q8, sums_of
 from ..runtime.quantised import fuse
 from ..runtime.recompute import choose
+from ..runtime.status import Reporter
 from .checkpoint import (
     ZoneState,
     load_zone,
@@ -268,19 +269,29 @@ def run_host(
     try:
         host.link_kind = listener.link_kind
         emit({"event": "listening", "zone": zone, "address": listener.address()})
-        link = open_link(job.cloud.address, name=name, keys=keys)
+        link = open_link(job.cloud.address, name=name, keys=keys, host="cloud")
+        reporter = Reporter(
+            job.out,
+            name,
+            lambda: [*link.peers(), *listener.peers()],
+            emit,
+            lambda: listener.counters[""]["refused_keys"],
+        )
         try:
-            _loop(host, listener, link, stop or threading.Event())
+            _loop(host, listener, link, stop or threading.Event(), reporter)
         finally:
+            reporter.close()
             link.close()
     finally:
         listener.close()
     return 0
 
 
-def _loop(host: Host, listener: Listener, link: Link, stop: threading.Event) -> None:
+def _loop(
+    host: Host, listener: Listener, link: Link, stop: threading.Event, reporter: Reporter
+) -> None:
     """Until the job is done or stop is set: devices, cloud, time, work, and what goes out."""
-    cloud_at = 0.0
+    cloud_at, told = 0.0, host.next_round
     while not stop.is_set():
         busy = host.trainer.busy
         for event in listener.poll(CLOUD_S if busy else 0.0):
@@ -288,21 +299,26 @@ def _loop(host: Host, listener: Listener, link: Link, stop: threading.Event) -> 
                 host.from_device(event.peer, event.data, time.monotonic())
             else:
                 host.lost_device(event.peer, event.reason)
+                reporter.links(event.peer)
         now = time.monotonic()
         if now - cloud_at >= CLOUD_S or not busy:
-            _hear_cloud(host, link, 0.0 if busy else CLOUD_S)
+            _hear_cloud(host, link, 0.0 if busy else CLOUD_S, reporter)
             cloud_at = now = time.monotonic()
         host.tick(now)
+        reporter.tick(now)
         more = True
         while more:
             more = host.work(time.monotonic())
             _send(host, listener, link, now)
+        if host.next_round != told:
+            told = host.next_round
+            reporter.links()
         if host.done:
             host.emit({"event": "done", "zone": host.zone})
             return
 
 
-def _hear_cloud(host: Host, link: Link, wait: float) -> None:
+def _hear_cloud(host: Host, link: Link, wait: float, reporter: Reporter) -> None:
     """All that has come from the cloud, waiting up to `wait` seconds for the first of it."""
     try:
         data = link.receive(wait)
@@ -314,6 +330,7 @@ def _hear_cloud(host: Host, link: Link, wait: float) -> None:
             raise UserError(f"the cloud does not accept the key of zone {host.zone}", 6) from lost
         host.uplink.lost(time.monotonic())
         host.emit({"event": "cloud_lost", "zone": host.zone, "reason": lost.reason})
+        reporter.links("cloud")
 
 
 def _send(host: Host, listener: Listener, link: Link, now: float) -> None:

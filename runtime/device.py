@@ -21,6 +21,7 @@ from .kept import Kept, State
 from .keys import load_keys
 from .link import Link, LinkLost, load_link, open_link
 from .message import Flag, Kind, Message, bye_body, read_error
+from .status import Reporter
 
 Emit = Callable[[dict[str, Any]], None]
 
@@ -61,6 +62,7 @@ class _Program:
     session: Session
     link: Link
     emit: Emit
+    reporter: Reporter
     disk: Kept
     kept: State | None  # the newest found on disk at the start, until it is used
     joined: bool = False
@@ -95,6 +97,7 @@ class _Program:
         if lost.refused:
             raise UserError(lost.reason, 6) from None
         self.emit({"event": "lost", "device": self.device_id, "reason": lost.reason})
+        self.reporter.links()
         self.joined = False
         self.said = -HELLO_EVERY_S  # greet the next host at once
 
@@ -206,6 +209,7 @@ class _Program:
         self.joined = False
 
     def _housekeeping(self, now: float) -> None:
+        self.reporter.tick(now)
         if now - self.saved >= SAVE_EVERY_S:
             self.save(now)
         if now - self.told >= STATS_EVERY_S:
@@ -276,7 +280,8 @@ def run_device(
     if kept is not None:
         session.saved(kept["round"], kept["plan"])
     link = open_link(address, name=device_id, keys=keys, host=f"host-{zone.name}")
-    program = _Program(device_id, data, session, link, emit, disk, kept)
+    reporter = Reporter(job.out, device_id, link.peers, emit)
+    program = _Program(device_id, data, session, link, emit, reporter, disk, kept)
     try:
         program.serve()
         disk.clear()
@@ -287,5 +292,7 @@ def run_device(
         raise
     finally:
         program.tell(time.monotonic())
+        reporter.links()
+        reporter.close()
         link.close()
     return 0

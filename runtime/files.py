@@ -45,12 +45,13 @@ def read_npz(path: str | Path, names: Collection[str] | None = None) -> dict[str
             raise ValueError("it holds Python objects" if objects else str(error)) from error
 
 
-def write_whole(path: Path, data: bytes, *, sync: bool = True) -> None:
+def write_whole(path: Path, data: bytes, *, sync: bool = True, mode: int = 0o666) -> None:
     """The file is either the old one or the new one; with sync also when the power goes. Makes the
-    folder. Several programs may write the same file at once. Raises OSError."""
+    folder. mode: of the file, less the umask. Several programs may write the same file at once.
+    Raises OSError."""
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f".{path.name}.new")
-    with _alone(draft) as file:
+    with _alone(draft, mode) as file:
         try:
             file.write(data)
             file.flush()
@@ -70,11 +71,11 @@ def write_whole(path: Path, data: bytes, *, sync: bool = True) -> None:
 
 
 @contextmanager
-def _alone(draft: Path) -> Iterator[IO[bytes]]:
+def _alone(draft: Path, mode: int) -> Iterator[IO[bytes]]:
     """The empty file `draft`, which no other program writes or renames meanwhile: it waits. What a
     crash left there is used again."""
     while True:
-        with open(draft, "ab") as file:
+        with open(draft, "ab", opener=lambda name, flags: os.open(name, flags, mode)) as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             if not _is_at(file, draft):  # renamed by the program that we waited for
                 continue

@@ -34,6 +34,13 @@ _WRONG_KEY = (
 )
 _STRANGER = "{peer} is there, but the key folder has no {peer}.public, or another peer belongs here"
 _CHANGED = "the handshake was changed on its way: try again, and look at the cable"
+REASONS = {  # of a refusal, by its code, as they are counted
+    UNKNOWN: "unknown_name",
+    OTHER_KEY: "wrong_key",
+    OTHER_VERSION: "other_version",
+    NOT_PAIRING: "pairing",
+    IN_CLEAR: "clear_text",
+}
 HINTS = {  # what a REFUSE, of which nothing is proved, lets us say
     UNKNOWN: "the other end does not know us, or has another one of us on this line: copy our "
     ".public file into its key folder (or `seamline pair`), and look at the ids",
@@ -75,7 +82,8 @@ class Handshake:
 
     known: the public key of who calls itself so, or None for a name that does not belong here; with
     it the pattern is KK. Without it two ends pair: by psk (32 bytes), or by a code that users
-    compare. first_number: of sealed frames, for tests.
+    compare. first_number: of sealed frames, for tests. elsewhere: is this the name of a peer that
+    belongs on another line? `refused` counts why others were not accepted (REASONS).
 
     `established` is (seal, the peer's name, its public key, the handshake's hash) once we have
     nothing more to do; that the peer has come so far is proved by its first sealed frame, of which
@@ -90,11 +98,15 @@ class Handshake:
         psk: bytes | None = None,
         known: Callable[[str], bytes | None] | None = None,
         first_number: int = 0,
+        elsewhere: Callable[[str], bool] | None = None,
     ) -> None:
         self.established: tuple[Seal, str, bytes, bytes] | None = None
         self.trouble = ""
+        self.refused: dict[str, int] = {}  # times, by reason
+        self.called = ""  # the name of whom we refused last, as it was claimed
         self._role, self._name, self._secret, self._psk = role, name, secret, psk
         self._known, self._first_number = known, first_number
+        self._elsewhere = elsewhere
         self._pattern = KK if known is not None else XX if psk is None else PSK
         self._answers: list[bytes] = []
         self._repeating, self._at, self._step, self._called = b"", 0, _HELLO_MS, -_AGAIN_MS
@@ -122,7 +134,7 @@ class Handshake:
                 self._hear_refusal(body)
             elif body[1] == HELLO and _is_other_version(body):
                 self.trouble = HINTS[OTHER_VERSION]
-                self._answer(self._refusal(OTHER_VERSION))
+                self._refuse(OTHER_VERSION)
             elif self._role == DEVICE:
                 self._device(body, now_ms)
             else:
@@ -131,7 +143,7 @@ class Handshake:
             # Another message may have been one of another try.
             if body[1] == THIRD or self._pattern == KK:
                 self.trouble = self._why_wrong()
-                self._answer(self._refusal(OTHER_KEY))
+                self._refuse(OTHER_KEY)
             self._begin(now_ms)
             self._at = now_ms + _SLOWEST_MS
 
@@ -151,6 +163,7 @@ class Handshake:
 
     def refuse_clear(self, now_ms: int) -> None:
         """Somebody speaks in clear."""
+        self._count(IN_CLEAR)
         self._say_sometimes(self._refusal(IN_CLEAR), now_ms)
 
     def _say_sometimes(self, body: bytes, now_ms: int) -> None:
@@ -197,6 +210,19 @@ class Handshake:
     def _repeat(self, body: bytes, now_ms: int, step: int) -> None:
         self._repeating, self._at, self._step = body, now_ms, step
 
+    def _refuse(self, code: int) -> None:
+        self._count(code)
+        self._answer(self._refusal(code))
+
+    def _count(self, code: int) -> None:
+        """Who asks is told no more than the code; we know whether its name belongs elsewhere."""
+        name = self._theirs.name if self._theirs is not None else ""
+        self.called = name if name.isprintable() else ascii(name)
+        reason = REASONS[code]
+        if code == UNKNOWN and self._elsewhere is not None and self._elsewhere(name):
+            reason = "other_device"
+        self.refused[reason] = self.refused.get(reason, 0) + 1
+
     def _refusal(self, code: int) -> bytes:
         name = self._name.encode()
         return bytes([HANDSHAKE, REFUSE, code, len(name)]) + name
@@ -222,7 +248,7 @@ class Handshake:
         remote = self._known(self._theirs.name) if self._known is not None else None
         if self._known is not None and remote is None:
             self.trouble = _STRANGER.format(peer=self._theirs.name)
-            self._answer(self._refusal(UNKNOWN))
+            self._refuse(UNKNOWN)
             return None
         prologue = _PROLOGUE + bytes([self._pattern]) + device + host
         initiator = self._role == DEVICE
@@ -302,7 +328,7 @@ class Handshake:
         if not hello.patterns >> self._pattern & 1:
             self._answer(self._hello)  # it says what we would do
             if self._pattern == KK:
-                self._answer(self._refusal(NOT_PAIRING))
+                self._refuse(NOT_PAIRING)
             return
         if self._theirs is None or self._theirs.body != body:
             self._begin(now_ms)

@@ -4,7 +4,7 @@ one.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 from .errors import UserError
@@ -58,12 +58,36 @@ class Lost:
     reason: str
 
 
+WAITING, JOINED, LOST = "waiting", "joined", "lost"  # states of a peer
+
+
+@dataclass(frozen=True)
+class Peer:
+    """What a link knows of one peer. link: `tcp` or `serial`. state: WAITING (never heard), JOINED
+    or LOST. reason: of the last loss.
+
+    counters: a link's; a figure that this kind of link does not have is not in it. refused: why
+    and how often the one at the other end was not accepted; called: the last name it gave.
+    """
+
+    name: str
+    link: str
+    state: str
+    reason: str = ""
+    counters: dict[str, int] = field(default_factory=dict)
+    refused: dict[str, int] = field(default_factory=dict)
+    called: str = ""
+
+
 class Link(Protocol):
     """A device's (or zone's) one way to its host."""
 
     @property
     def counters(self) -> dict[str, int]:
         """bytes_sent, bytes_received, messages_sent, messages_received, losses; a line has more."""
+
+    def peers(self) -> list[Peer]:
+        """The host, and how the link to it does."""
 
     def send(self, data: bytes) -> None:
         """Hand over one message, at most MESSAGE_MAX bytes (else ValueError). Kept until there is a
@@ -105,6 +129,9 @@ class Listener(Protocol):
 
     def link_kind(self, peer: str) -> str:
         """`tcp` or `serial`."""
+
+    def peers(self) -> list[Peer]:
+        """All that were heard, and all that belong on a line, by name."""
 
     def close(self) -> None:
         """Send what was handed over, for up to half a second, and free everything."""
@@ -173,7 +200,9 @@ def open_link(address: str, *, name: str, keys: Keys | None, host: str = "") -> 
         from .sealed_end import device_handshake
         from .serial_link import SerialLink
 
-        return SerialLink(address, device_handshake(keys, host) if keys is not None else None)
+        if keys is None:
+            return SerialLink(address, None, host)
+        return SerialLink(address, device_handshake(keys, host), host_of(keys, host)[0])
     if address.startswith("tcp://"):
         from .zmq_link import ZmqLink
 

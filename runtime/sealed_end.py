@@ -41,7 +41,10 @@ def host_handshake(own: Keys, allowed: AllowList, device: str) -> Handshake:
         key = allowed.key_of(name) if name == device else None
         return raw_key(key) if key is not None else None
 
-    return Handshake(HOST, own.name, raw_key(own.secret), known=known)
+    def elsewhere(name: str) -> bool:
+        return name != device and allowed.key_of(name) is not None
+
+    return Handshake(HOST, own.name, raw_key(own.secret), known=known, elsewhere=elsewhere)
 
 
 class SealedEnd:
@@ -87,9 +90,23 @@ class SealedEnd:
         frames = self._decoder.counters
         counts = {**self._packets.counters, **self._counts, "frames_too_long": frames["too_long"]}
         counts["frames_damaged"] += frames["damaged"]
-        for name, count in self._seal.counters.items() if self._seal is not None else ():
+        seal = self._seal  # another thread may ask while it is replaced
+        for name, count in seal.counters.items() if seal is not None else ():
             counts[name] += count
         return counts
+
+    @property
+    def refused(self) -> dict[str, int]:
+        """Why the other end was not accepted, and how often."""
+        found = dict(self._handshake.refused)
+        if self._counts["other_version"]:
+            found["other_version"] = found.get("other_version", 0) + self._counts["other_version"]
+        return found
+
+    @property
+    def called(self) -> str:
+        """The name that the one refused last has claimed."""
+        return self._handshake.called
 
     @property
     def peer(self) -> str:

@@ -19,9 +19,10 @@ from pathlib import Path
 
 import serial
 
-from ..kernels._link import JOINED, MESSAGE, RESTARTED, SENT, SILENT, STUCK, PacketEnd
+from ..kernels._link import FULL, JOINED, MESSAGE, RESTARTED, SENT, SILENT, STUCK, PacketEnd
+from . import link as links
 from .handshake import Handshake
-from .link import JOIN_TIMEOUT, LinkError, LinkLost, check_size
+from .link import JOIN_TIMEOUT, LinkError, LinkLost, Peer, check_size
 from .sealed_end import SealedEnd
 
 _READ = 65536
@@ -35,6 +36,7 @@ _LOSSES = {
     SILENT: "nothing was heard from {} for 2.75 s",
     RESTARTED: "the other end started again",
     STUCK: "{} carries no message any more, though the other end answers",
+    FULL: "the other end of {} has taken no message for 120 s, though it answers",
 }
 
 
@@ -126,10 +128,9 @@ def _open_error(target: str, baud: int, error: OSError) -> LinkError:
         return LinkError(
             f"cannot connect to {target}: {error.strerror or error}; start the other end first"
         )
-    text = str(error)
     if error.errno == errno.ENOENT or not Path(target).exists():
         return LinkError(f"there is no serial port {target} (ports on this machine: {_ports()})")
-    if error.errno in (errno.EWOULDBLOCK, errno.EBUSY) or "exclusively lock" in text:
+    if _is_taken(error):
         return LinkError(
             f"the serial port {target} is in use by another program: close that one first"
         )
@@ -138,7 +139,12 @@ def _open_error(target: str, baud: int, error: OSError) -> LinkError:
             f"no permission for {target}: add yourself to its group "
             f"(`ls -l {target}`; often dialout)"
         )
-    return LinkError(f"cannot open the serial port {target}: {text}")
+    return LinkError(f"cannot open the serial port {target}: {error}")
+
+
+def _is_taken(error: OSError) -> bool:
+    """Has another program the port?"""
+    return error.errno in (errno.EWOULDBLOCK, errno.EBUSY) or "exclusively lock" in str(error)
 
 
 def open_port(address: str) -> _Port:
@@ -172,6 +178,7 @@ class SerialLine:
         self._told = 0  # losses the owner has been told of
         self._closing: float | None = None
         self._moved = time.monotonic()  # when the line last took bytes, or had none to take
+        self._busy = 0  # times the port was another program's when we wanted it again
         self._wake = Bell()
         boot_id = int.from_bytes(os.urandom(8), "little") | 1 << 63
         self._end: PacketEnd | SealedEnd
@@ -221,6 +228,29 @@ class SerialLine:
 
     def joined(self) -> bool:
         return self._end.joined
+
+    def refused(self) -> dict[str, int]:
+        """Why the other end was not accepted, and how often."""
+        end = self._end
+        if isinstance(end, SealedEnd):
+            found = end.refused
+        else:
+            counters = end.counters
+            found = {"other_version": counters["other_version"]}
+            found["sealed"] = counters["strays"] if counters["joins"] == 0 else 0
+        found["busy"] = self._busy
+        return {reason: count for reason, count in found.items() if count}
+
+    def called(self) -> str:
+        """The name that the one refused last has claimed; empty in clear text."""
+        return self._end.called if isinstance(self._end, SealedEnd) else ""
+
+    def peer(self, name: str, counters: dict[str, int], lost: str = "") -> Peer:
+        """How the line does. counters: of whole messages, the owner's. lost: the last reason."""
+        found = {**self.counters(), **counters}
+        state = links.LOST if found["joins"] else links.WAITING
+        state = links.JOINED if self._end.joined else state
+        return Peer(name, "serial", state, lost, found, self.refused(), self.called())
 
     @property
     def trouble(self) -> str:
@@ -319,7 +349,8 @@ class SerialLine:
         while self._port is None and self._closing is None:
             try:
                 self._port = _Port(self._target, self._baud)
-            except OSError:
+            except OSError as error:
+                self._busy += _is_taken(error)
                 select.select([self._wake], [], [], wait)
                 self._wake.hush()
                 wait = min(2 * wait, _REOPEN_S[1])
@@ -357,8 +388,8 @@ class SerialLine:
 class SerialLink:
     """A device's end of a line."""
 
-    def __init__(self, address: str, handshake: Handshake | None) -> None:
-        self._address = address
+    def __init__(self, address: str, handshake: Handshake | None, host: str = "") -> None:
+        self._address, self._host, self._lost = address, host or "edge host", ""
         self._line = SerialLine(address, lambda: None, handshake)
         self._sent = dict.fromkeys(
             ("bytes_sent", "bytes_received", "messages_sent", "messages_received", "losses"), 0
@@ -369,7 +400,10 @@ class SerialLink:
 
     @property
     def counters(self) -> dict[str, int]:
-        return {**self._sent, **self._line.counters()}
+        return {**self._line.counters(), **self._sent}
+
+    def peers(self) -> list[Peer]:
+        return [self._line.peer(self._host, self._sent, self._lost)]
 
     def send(self, data: bytes) -> None:
         check_size(data)
@@ -408,6 +442,7 @@ class SerialLink:
         self._line.close()
 
     def _lose(self, reason: str) -> None:
+        self._lost = reason
         self._sent["losses"] += 1
         self._waiting = None
         self._waiting_since = time.monotonic()

@@ -21,12 +21,16 @@ from .key_folder import AllowList
 from .keys import key_text
 from .link import (
     JOIN_TIMEOUT,
+    JOINED,
+    LOST,
     MESSAGE_MAX,
     PING,
     PONG,
+    WAITING,
     LinkError,
     LinkLost,
     Lost,
+    Peer,
     Received,
     check_size,
     host_of,
@@ -47,6 +51,7 @@ _HEARTBEAT_TIMEOUT_MS = 1800  # beside the interval: a stopped peer is known wit
 _RECONNECT_MS = (100, 2000)
 _LINGER_MS = 500
 _PING_S = 1.0
+_MEASURE_S = 5.0  # between two pings of a device, which only time the way
 _UNANSWERED = 8  # pings; more would only fill the queue of a device that computes for long
 _DRAIN = 128  # messages taken in one poll, so that pings and lines get their turn
 _REFUSED_WAIT_S = 1.0
@@ -111,6 +116,32 @@ def _counters() -> dict[str, int]:
     return dict.fromkeys(names, 0)
 
 
+class _RoundTrip:
+    """Times pings, which a peer answers in order, and smooths what it finds (RFC 6298). It has in
+    it what both programs do before they look.
+    """
+
+    def __init__(self) -> None:
+        self.us = 0  # 0: none measured yet
+        self._sent: deque[float] = deque(maxlen=2 * _UNANSWERED)
+
+    def begin(self) -> None:
+        self._sent.append(time.monotonic())
+
+    def end(self) -> None:
+        if self._sent:
+            found = max(1, round(1e6 * (time.monotonic() - self._sent.popleft())))
+            self.us += (found - self.us) // 8 if self.us else found
+
+    def forget(self) -> None:
+        """The way is another one: what is out is not answered."""
+        self._sent.clear()
+
+    @property
+    def waits(self) -> bool:
+        return bool(self._sent)
+
+
 class ZmqLink:
     """A device's DEALER. Its first connection, and each after a loss, is a new socket: nothing old
     is sent.
@@ -120,7 +151,9 @@ class ZmqLink:
         _check_address(address)
         self.counters = _counters()
         self._address, self._name, self._keys = address, name, keys
-        self._server = host_of(keys, host)[1] if keys else ""
+        self._host, self._server = host_of(keys, host) if keys else (host or "edge host", "")
+        self._trip, self._measure_at = _RoundTrip(), 0.0
+        self._lost = ""  # why, last
         self._context = zmq.Context()
         self._outbox: deque[bytes] = deque()  # handed over while there is no socket
         self._socket: zmq.Socket[bytes] | None = None
@@ -155,7 +188,8 @@ class ZmqLink:
         deadline = time.monotonic() + timeout
         if self._stuck:
             self._begin_again(0.0)
-            raise LinkLost(f"{self._address} takes no more messages")
+            raise self._loss(f"{self._address} takes no more messages")
+        self._measure()
         while True:
             now = time.monotonic()
             if self._socket is None and now >= self._connect_at:
@@ -171,6 +205,8 @@ class ZmqLink:
                 if data[3] == PING:
                     with contextlib.suppress(zmq.Again):  # a full queue is sign of life enough
                         self._socket.send(self._pong, zmq.NOBLOCK)
+                else:
+                    self._trip.end()
                 continue
             if ready:
                 self._hear_news()
@@ -178,9 +214,15 @@ class ZmqLink:
             if not self._joined and now - self._waiting_since >= JOIN_TIMEOUT:
                 trouble = self._trouble
                 self._begin_again(0.0)
-                raise LinkLost(f"no answer from {self._address} in {JOIN_TIMEOUT:.0f} s: {trouble}")
+                text = f"no answer from {self._address} in {JOIN_TIMEOUT:.0f} s: {trouble}"
+                raise LinkLost(text)
             if now >= deadline:
                 return None
+
+    def peers(self) -> list[Peer]:
+        state = JOINED if self._joined else LOST if self._lost else WAITING
+        counters = {**self.counters, "rtt_us": self._trip.us}
+        return [Peer(self._host, "tcp", state, self._lost, counters)]
 
     def close(self) -> None:
         if self._socket is not None:
@@ -193,6 +235,20 @@ class ZmqLink:
             self._socket.send(data, zmq.NOBLOCK)
         except zmq.Again:
             self._stuck = True
+
+    def _measure(self) -> None:
+        """A ping now and then, never two at once: the host's tell us nothing of the way."""
+        now = time.monotonic()
+        if self._joined and self._socket is not None and now >= self._measure_at:
+            self._measure_at = now + _MEASURE_S
+            if not self._trip.waits:
+                with contextlib.suppress(zmq.Again):
+                    self._socket.send(ping(PING), zmq.NOBLOCK)
+                    self._trip.begin()
+
+    def _loss(self, reason: str, *, refused: bool = False) -> LinkLost:
+        self._lost = reason
+        return LinkLost(reason, refused=refused)
 
     def _next_turn(self) -> float:
         """When something has to be done even if nothing arrives."""
@@ -242,7 +298,7 @@ class ZmqLink:
                 self._joined = True
             elif event == zmq.EVENT_HANDSHAKE_FAILED_AUTH:
                 self._begin_again(_REFUSED_WAIT_S)
-                raise LinkLost(
+                raise self._loss(
                     f"{self._address} refuses the key of {self._name}: copy "
                     f"{self._name}.public into the host's key folder",
                     refused=True,
@@ -255,14 +311,14 @@ class ZmqLink:
                 )
             elif event == zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL:
                 self._begin_again(_REFUSED_WAIT_S)
-                raise LinkLost(
+                raise self._loss(
                     f"{self._address} does not speak as we do: one end uses keys "
                     "and the other --insecure, or it is no seamline host",
                     refused=True,
                 )
             elif event == zmq.EVENT_DISCONNECTED and self._joined:
                 self._begin_again(0.0)
-                raise LinkLost(f"the connection to {self._address} is lost")
+                raise self._loss(f"the connection to {self._address} is lost")
 
     def _begin_again(self, wait: float) -> None:
         """A new socket after `wait` seconds: nothing of before is sent, and libzmq, which never
@@ -272,6 +328,7 @@ class ZmqLink:
         self._outbox.clear()
         self._drop(0)
         self._joined = self._stuck = False
+        self._trip.forget()
         self._waiting = None
         self._trouble = _NOBODY
         self._waiting_since = time.monotonic()
@@ -366,6 +423,9 @@ class ZmqListener:
         self._line_keys: dict[str, str | None] = {}  # of the device at each sealed line
         self._retired: dict[str, deque[bytes]] = {}
         self._unanswered: dict[str, int] = {}
+        self._trips: dict[str, _RoundTrip] = {}
+        self._reasons: dict[str, str] = {}  # of each peer's last loss
+        self._cabled: dict[str, int] = {}  # messages that came over the network instead
         self._news: deque[Received | Lost] = deque()
         self._lines: dict[str, SerialLine] = {}
         self._heard_lines: set[str] = set()
@@ -393,6 +453,22 @@ class ZmqListener:
 
     def link_kind(self, peer: str) -> str:
         return "serial" if peer in self._lines else "tcp"
+
+    def peers(self) -> list[Peer]:
+        names = sorted({*filter(None, self.counters), *self._lines})
+        return [self._peer(name) for name in names]
+
+    def _peer(self, name: str) -> Peer:
+        counters, lost = self._of(name), self._reasons.get(name, "")
+        line = self._lines.get(name)
+        if line is None:
+            trip = self._trips.get(name)
+            counters = {**counters, "rtt_us": trip.us if trip is not None else 0}
+            return Peer(name, "tcp", JOINED if name in self._routes else LOST, lost, counters)
+        found = line.peer(name, {key: counters[key] for key in _counters()}, lost)
+        if name in self._cabled:
+            found.refused["cabled"] = self._cabled[name]
+        return found
 
     def poll(self, timeout: float) -> list[Received | Lost]:
         deadline = time.monotonic() + timeout
@@ -493,6 +569,8 @@ class ZmqListener:
             if is_ping(data):
                 if data[3] == PING:
                     self._put(peer, self._pong)
+                else:
+                    self._trip_of(peer).end()
                 continue
             counters = self._of(peer)
             counters["messages_received"] += 1
@@ -509,6 +587,7 @@ class ZmqListener:
         if not peer or known == route:
             return peer or None
         if peer in self._lines:  # that name belongs to a cable
+            self._cabled[peer] = self._cabled.get(peer, 0) + 1
             return None
         retired = self._retired.setdefault(peer, deque(maxlen=_RETIRED))
         if self._keys is not None and route in retired:
@@ -516,6 +595,7 @@ class ZmqListener:
         if known is not None:
             retired.append(known)
         self._routes[peer] = route
+        self._trip_of(peer).forget()
         return peer
 
     def _name_on(self, frames: list[zmq.Frame]) -> str:
@@ -552,6 +632,7 @@ class ZmqListener:
         route = self._routes.pop(peer)
         self._retired.setdefault(peer, deque(maxlen=_RETIRED)).append(route)
         self._of(peer)["losses"] += 1
+        self._reasons[peer] = reason
         self._news.append(Lost(peer, reason))
 
     def _drop_forgotten(self) -> None:
@@ -573,7 +654,8 @@ class ZmqListener:
             count = self._unanswered.get(peer, 0)
             if count < most:
                 self._unanswered[peer] = count + 1
-                self._put(peer, self._ping)
+                if self._put(peer, self._ping):
+                    self._trip_of(peer).begin()
 
     def _hear_news(self) -> None:
         """Some connection has ended; the monitor does not say whose, the pings will."""
@@ -602,7 +684,9 @@ class ZmqListener:
         for peer, line in self._lines.items():
             events = line.events()
             if events:
-                self._of(peer).update(line.counters())
+                found = line.counters()
+                del found["losses"]  # of the packets' connections; ours are what was told
+                self._of(peer).update(found)
             for event in events:
                 if isinstance(event, bytes):
                     self._heard_lines.add(peer)
@@ -613,7 +697,11 @@ class ZmqListener:
                 elif event.lost and peer in self._heard_lines:
                     self._heard_lines.discard(peer)
                     self._of(peer)["losses"] += 1
+                    self._reasons[peer] = event.reason
                     self._news.append(Lost(peer, event.reason))
+
+    def _trip_of(self, peer: str) -> _RoundTrip:
+        return self._trips.setdefault(peer, _RoundTrip())
 
     def _of(self, peer: str) -> dict[str, int]:
         found = self.counters.get(peer)

@@ -139,6 +139,13 @@ def _parser() -> argparse.ArgumentParser:
         add("calibrate", _calibrate, "ranges of a float front on a device's own data, for int8")
     )
     _add_link_proxy(add("link-proxy", _link_proxy, "a cable between two ends, good or bad"))
+    status = add("status", _status, "what the links of running tiers do, and whether they live")
+    status.add_argument(
+        "where",
+        nargs="*",
+        metavar="WHERE",
+        help="folder of a run, or its job file (default: every tier that runs on this machine)",
+    )
     add("info", _info, "versions, kernels and extras of this installation")
     return parser
 
@@ -546,6 +553,12 @@ def _link_proxy(args: argparse.Namespace) -> int:
             print_table(list(lines[0]), [[str(v) for v in line.values()] for line in lines], 1)
 
     return run_link_proxy([(a, b) for a, b in args.line], emit=tell, faults=faults, seed=args.seed)
+
+
+def _status(args: argparse.Namespace) -> int:
+    from .status_command import run_status
+
+    return run_status(args)
 
 
 # ---- whole jobs ----

@@ -28,6 +28,7 @@ _WORDS = {
     "lost": "{device} lost its edge host: {reason}",
     "stats": "{device}: {vmhwm_mb} MB at most, {steps} steps, {compute_s} s of computing",
     "restarted": "{tier} died ({reason}) and was started again ({number} of {most})",
+    "refused": "{tier} refuses the other end of the line of {peer}: {text} ({count} times)",
     "note": "{text}",
     "done": "done",
 }
@@ -38,6 +39,8 @@ def describe(event: Event) -> str:
     kind = str(event.get("event", "?"))
     if kind == "evaluated":
         return _describe_evaluation(event)
+    if kind == "link":
+        return _describe_link(event)
     try:
         return _WORDS[kind].format(**event)
     except (KeyError, ValueError, TypeError):  # an event of another version, or with a gap
@@ -51,6 +54,29 @@ def _describe_evaluation(event: Event) -> str:
     total = sum(device["total"] for device in devices.values())
     share = f"{100 * correct / total:.1f} %" if total else "no held-out samples"
     return f"zone {event.get('zone')} after cloud round {event.get('cloud_round')}: {share} right"
+
+
+def _describe_link(event: Event) -> str:
+    """The figures that this kind of link has."""
+    names = {
+        "bytes_sent": "bytes out",
+        "bytes_received": "in",
+        "retransmits": "sent again",
+        "frames_damaged": "damaged",
+        "frames_forged": "forged",
+        "replayed": "replayed",
+        "credit_stalls": "stalls",
+        "losses": "losses",
+    }
+    found = [f"{event[key]} {name}" for key, name in names.items() if event.get(key) is not None]
+    if event.get("rtt_us"):
+        found.append(f"round trip {event['rtt_us'] / 1000:.1f} ms")
+    if event.get("goodput_sent") is not None:
+        found.append(f"goodput {event['goodput_sent']} B/s out, {event['goodput_received']} in")
+    return (
+        f"link to {event.get('peer')} ({event.get('link')}), {event.get('state')}: "
+        f"{', '.join(found)}"
+    )
 
 
 def json_emit(event: Event) -> None:

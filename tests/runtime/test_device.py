@@ -16,7 +16,7 @@ from seamline.runtime import device as program
 from seamline.runtime import message as wire
 from seamline.runtime.config import DataSection, DeviceSection, Job, ZoneSection
 from seamline.runtime.errors import UserError
-from seamline.runtime.link import LinkLost
+from seamline.runtime.link import JOINED, LinkLost, Peer
 from seamline.runtime.message import Flag, Kind, Message
 from seamline.runtime.plan import LayerSpec, build_plan
 
@@ -55,6 +55,9 @@ class ScriptedLink:
         if isinstance(item, BaseException):
             raise item
         return None if item is None else item.encode()
+
+    def peers(self) -> list[Peer]:
+        return [Peer("host-A", "tcp", JOINED, counters={"messages_sent": len(self.sent)})]
 
     def close(self) -> None:
         self.closed = True
