@@ -19,6 +19,7 @@ TOLD = (
     "restarted",
     "cloud_lost",
     "zone_left",
+    "refused",
     "note",
     "error",
 )
@@ -102,6 +103,7 @@ class Progress:
         ] = []  # cloud rounds done, seconds, training loss
         self.notes: list[tuple[float, str]] = []
         self.paths: list[str] = []
+        self.links: dict[tuple[str, str], Event] = {}  # what a tier said last of one of its peers
         self.hash = ""
         self.trained_s: float | None = None  # when the last cloud round ended
         self._evaluations: dict[int, dict[str, dict[str, Any]]] = {}
@@ -136,6 +138,8 @@ class Progress:
             self._cloud_round(event)
         elif kind == "evaluated":
             self._evaluated(event)
+        elif kind == "link":
+            self.links[tier, str(event.get("peer"))] = event
         elif kind == "saved":
             self.paths = list(dict.fromkeys([*self.paths, str(event.get("path"))]))
         elif kind == "done" and tier == "cloud":
@@ -215,6 +219,7 @@ class Progress:
             "bytes_down": self.bytes_down,
             "seconds": round(self.seconds, 3),
             "notes": [list(note) for note in self.notes],
+            "links": [{**event, "tier": tier} for (tier, _), event in sorted(self.links.items())],
             "hash": self.hash,
         }
 

@@ -60,6 +60,7 @@ def render(history: Mapping[str, Any]) -> str:
         crossing=crossing(history),
         settings=flatten(history["settings"]),
         devices=history["record"]["devices"],
+        links=link_rows(history["record"].get("links", [])),
         notes=history["record"]["notes"],
     )
 
@@ -98,6 +99,40 @@ def control_rows(history: Mapping[str, Any]) -> list[dict[str, Any]]:
                 "up": record and record["bytes_up"],
                 "down": record and record["bytes_down"],
                 "seconds": record and record["seconds"],
+            }
+        )
+    return rows
+
+
+LINK_COUNTS = (
+    "losses",
+    "retransmits",
+    "frames_damaged",
+    "frames_forged",
+    "replayed",
+    "credit_stalls",
+)
+
+
+def link_rows(events: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """What each tier said last of each of its peers, as text; figures a link does not have: –."""
+    rows = []
+    for event in events:
+        counts = [event.get(key) for key in LINK_COUNTS]
+        messages = [event.get(f"messages_{way}", 0) for way in ("sent", "received")]
+        rtt = event.get("rtt_us")
+        sent, received = event.get("goodput_sent"), event.get("goodput_received")
+        rows.append(
+            {
+                **{key: str(event.get(key, "")) for key in ("tier", "peer", "link", "state")},
+                "out": byte_count(event.get("bytes_sent") or 0),
+                "in": byte_count(event.get("bytes_received") or 0),
+                "messages": " / ".join(map(str, messages)),
+                "counts": ["–" if count is None else str(count) for count in counts],
+                "rtt": "–" if rtt is None else f"{rtt / 1000:.1f} ms",
+                "goodput": "–"
+                if sent is None or received is None
+                else f"{byte_count(sent)}/s, {byte_count(received)}/s",
             }
         )
     return rows

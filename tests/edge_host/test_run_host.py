@@ -11,6 +11,7 @@ import pytest
 from seamline.edge_host.host import run_host
 from seamline.runtime.errors import UserError
 from seamline.runtime.link import LinkLost, Received, open_link, open_listener
+from seamline.runtime.status import read_status
 
 WITHIN_S = 30.0  # far more than anything here takes; only a hang reaches it
 LOCAL = "tcp://127.0.0.1:*"
@@ -96,6 +97,12 @@ def test_a_job_on_real_links_gives_the_bits_of_one_in_virtual_time(
     assert names[0] == "listening" and names[-1] == "done"
     assert names.count("joined") == 3 and "left" not in names and "cloud_lost" not in names
     assert {e["link"] for e in threads.events if e["event"] == "joined"} == {"tcp"}
+    links = [(event["peer"], event["link"]) for event in threads.events if event["event"] == "link"]
+    each_round = [("cloud", "tcp"), ("d0", "tcp"), ("d1", "tcp"), ("d2", "tcp")]
+    assert links == here.job.train.cloud_rounds * each_round
+    (status,) = read_status(here.job.out)
+    assert status.state == "ended" and [row.peer for row in status.peers][1:] == ["d0", "d1", "d2"]
+    assert all(row.messages_sent and row.messages_received for row in status.peers)
     assert here.cloud.report is not None  # it arrived although the host ended at once
     assert here.fingerprint() == virtual.fingerprint()
 
@@ -128,6 +135,7 @@ def test_a_cloud_that_does_not_answer_is_told_of_and_waited_for(
         lambda: run_host(here.job, "A", insecure=True, emit=threads.emit, stop=stop)
     )
     threads.wait_for("cloud_lost")
+    threads.wait_for("link")
     stop.set()
     host.join(5.0)
     assert not host.is_alive()

@@ -11,6 +11,7 @@ import pytest
 from seamline.runtime.config import make_job
 
 from seamline.demo import result_rows, results
+from seamline.events import describe
 from seamline.live import Lines, summary
 from seamline.progress import Counter, Progress
 from seamline.report import byte_count, control_rows, render
@@ -266,6 +267,58 @@ def test_the_page_shows_curves_bars_seam_controls_and_settings(page):
     assert "train.front_rate" in page
     assert "70.0 %" in page
     assert "−5.0" in page
+
+
+LINK = {
+    "event": "link",
+    "tier": "host-A",
+    "peer": "d3",
+    "link": "serial",
+    "state": "joined",
+    "bytes_sent": 5000,
+    "bytes_received": 70,
+    "messages_sent": 9,
+    "messages_received": 8,
+    "losses": 1,
+    "retransmits": 12,
+    "frames_damaged": 13,
+    "frames_forged": 14,
+    "replayed": 15,
+    "credit_stalls": 16,
+    "rtt_us": 1700,
+    "goodput_sent": 2000,
+    "goodput_received": 30,
+}
+
+
+def test_the_page_shows_what_each_tier_said_last_of_its_links(job):
+    progress = play(job)
+    progress.feed("host-A", {**LINK, "retransmits": 5}, 200.0)
+    progress.feed("host-A", LINK, 201.0)
+    network = {"event": "link", "tier": "d1", "peer": HOSTILE, "link": "tcp", "state": "lost"}
+    progress.feed("d1", {**network, "retransmits": None}, 202.0)
+    found = history(job)
+    found["record"] = json.loads(json.dumps(progress.record()))
+    text = " ".join(re.sub("<[^>]*>", " ", render(found)).split())
+    cable = "host-A d3 serial joined 5.0 kB 70 B 9 / 8 1 12 13 14 15 16 1.7 ms 2.0 kB/s, 30 B/s"
+    assert cable in text
+    assert "d1 &lt;script&gt;alert(1)&lt;/script&gt; tcp lost 0 B 0 B 0 / 0 – – – – – – – –" in text
+    assert text.index("Links") < text.index(cable)
+
+
+def test_a_link_in_words_has_the_figures_it_has():
+    assert describe(LINK) == (
+        "link to d3 (serial), joined: 5000 bytes out, 70 in, 12 sent again, 13 damaged, 14 forged, "
+        "15 replayed, 16 stalls, 1 losses, round trip 1.7 ms, goodput 2000 B/s out, 30 in"
+    )
+    network = {"event": "link", "peer": "d1", "link": "tcp", "state": "lost", "bytes_sent": 7}
+    assert describe({**network, "retransmits": None}) == "link to d1 (tcp), lost: 7 bytes out"
+
+
+def test_a_history_of_before_has_no_links_and_a_page(job):
+    found = history(job)
+    del found["record"]["links"]
+    assert "Links" not in render(found)
 
 
 def test_references_within_the_page_have_their_target_once(page):

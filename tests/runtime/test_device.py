@@ -98,7 +98,7 @@ def kinds(link) -> list[int]:
 def test_it_joins_trains_and_ends_when_the_host_says_so(run):
     link, events = run(WELCOME, GIVE_PLAN, step(1), gradient(1), BYE)
     assert kinds(link) == [Kind.HELLO, Kind.READY, Kind.ACT, Kind.WEIGHTS]
-    assert [e["event"] for e in events] == ["joined", "done", "stats"]
+    assert [e["event"] for e in events] == ["joined", "done", "stats", "link"]
     assert not run.checkpoint.exists(), "the job is done: nothing is left for the next"
 
 
@@ -106,7 +106,7 @@ def test_a_lost_host_is_greeted_anew_and_the_front_goes_on(run):
     link, events = run(WELCOME, GIVE_PLAN, LinkLost("gone"), WELCOME, GIVE_PLAN, step(1), BYE)
     assert kinds(link).count(Kind.HELLO) >= 1
     assert kinds(link)[-1] == Kind.ACT
-    assert [e["event"] for e in events][:3] == ["joined", "lost", "joined"]
+    assert [e["event"] for e in events][:4] == ["joined", "lost", "link", "joined"]
 
 
 def test_a_host_without_our_session_is_greeted_anew(run):
@@ -228,7 +228,7 @@ def test_a_front_that_diverged_is_not_written(run):
 def test_a_plan_that_comes_again_is_answered_but_joins_once(run):
     link, events = run(WELCOME, GIVE_PLAN, GIVE_PLAN, BYE)
     assert kinds(link) == [Kind.HELLO, Kind.READY, Kind.READY]
-    assert [e["event"] for e in events] == ["joined", "done", "stats"]
+    assert [e["event"] for e in events] == ["joined", "done", "stats", "link"]
 
 
 def test_a_stopped_device_says_goodbye(run):
@@ -270,6 +270,8 @@ class Host:
             body = wire.grad_body(0.01, 0.5, gradient)
             return Message(Kind.GRAD, 7, 1, self.step - 1, 0, body).encode()
         return Message(Kind.BYE, 7, body=wire.bye_body("done")).encode()
+    def peers(self):
+        return []
     def close(self):
         pass
 

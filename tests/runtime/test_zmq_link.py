@@ -479,3 +479,43 @@ def test_a_gate_that_lets_strangers_in_is_noticed_at_the_start(
     )
     with pytest.raises(LinkError, match="does not refuse a stranger's key"):
         open_listener(LOCAL, {}, name="host-A", keys=load_keys(folder, "host-A"))
+
+
+def test_both_ends_tell_how_the_way_between_them_does(
+    cleanup: ExitStack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(zmq_link, "_PING_S", 0.05)
+    listener = listen(cleanup, None)
+    assert listener.peers() == []
+    link = open_link(listener.address(), name="watch-1", keys=None)
+    (host,) = link.peers()
+    assert (host.name, host.link, host.state) == ("edge host", "tcp", "waiting")
+    link.send(b"hello")
+    until = time.monotonic() + 10.0
+    while not (link.peers()[0].counters["rtt_us"] and listener.peers()):
+        assert time.monotonic() < until
+        listener.poll(0.02)
+        link.receive(0.02)
+    while not listener.peers()[0].counters["rtt_us"]:
+        assert time.monotonic() < until
+        listener.poll(0.02)
+        link.receive(0.02)
+    (device,), (host,) = listener.peers(), link.peers()
+    assert (device.name, device.link, device.state) == ("watch-1", "tcp", "joined")
+    assert host.state == "joined"
+    assert (device.counters["messages_received"], device.counters["bytes_received"]) == (1, 5)
+    assert 0 < device.counters["rtt_us"] < 5_000_000
+    link.close()
+    while listener.peers()[0].state != "lost":
+        assert time.monotonic() < until
+        listener.poll(0.1)
+    (device,) = listener.peers()
+    assert device.reason and device.counters["losses"] == 1
+
+
+def test_an_answer_to_a_ping_of_an_earlier_way_times_nothing() -> None:
+    trip = zmq_link._RoundTrip()
+    trip.begin()
+    trip.forget()
+    trip.end()
+    assert trip.us == 0 and not trip.waits
