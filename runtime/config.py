@@ -15,6 +15,7 @@ import msgspec
 
 from .data import absolute, check_source, local_source
 from .errors import UserError
+from .usb_port import USB
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -235,7 +236,9 @@ def _resolve_paths(job: Job, folder: Path) -> None:
 
 def _local_port(address: str, folder: Path) -> str:
     found = SERIAL.fullmatch(address)
-    return f"serial:{absolute(found[1], folder)}:{found[2]}" if found else address
+    if found is None or found[1].startswith(USB):
+        return address
+    return f"serial:{absolute(found[1], folder)}:{found[2]}"
 
 
 # ---- mistakes of shape: what msgspec found, in the words of the file ----
@@ -473,9 +476,12 @@ def is_network(address: str) -> bool:
 
 
 def is_line(address: str) -> bool:
-    """serial:PATH:BAUD, or socket://HOST:PORT: a byte line, not the network's messages."""
+    """serial:PATH:BAUD, serial:usb=SERIALNUMBER:BAUD or socket://HOST:PORT: a byte line, not the
+    network's messages."""
     found = SERIAL.fullmatch(address)
-    return (found is not None and int(found[2]) > 0) or SOCKET.fullmatch(address) is not None
+    return (found is not None and found[1] != USB and int(found[2]) > 0) or SOCKET.fullmatch(
+        address
+    ) is not None
 
 
 def is_open_port(address: str) -> bool:

@@ -24,6 +24,7 @@ from . import link as links
 from .handshake import Handshake
 from .link import JOIN_TIMEOUT, LinkError, LinkLost, Peer, check_size
 from .sealed_end import SealedEnd
+from .usb_port import USB, Listed, Place, numbers
 
 _READ = 65536
 _AHEAD = 4096  # bytes handed to the driver at a time: what lies there cannot be taken back
@@ -73,8 +74,8 @@ class Bell:
 
 
 def parse_address(address: str) -> tuple[str, int]:
-    """`serial:PATH:BAUD` (BAUD 115200 when left out) or `socket://HOST:PORT` -> (path or address,
-    baud; 0 for a socket).
+    """`serial:PATH:BAUD` (BAUD 115200 when left out), `serial:usb=SERIALNUMBER:BAUD` or
+    `socket://HOST:PORT` -> (path, usb=SERIALNUMBER or address, baud; 0 for a socket).
 
     Raises LinkError when it is neither.
     """
@@ -87,9 +88,11 @@ def parse_address(address: str) -> tuple[str, int]:
     path, colon, baud = target.rpartition(":")
     if not colon:
         path, baud = target, "115200"
-    if not path or not baud.isdigit() or not 300 <= int(baud) <= 20_000_000:
+    if path in ("", USB) or not baud.isdigit() or not 300 <= int(baud) <= 20_000_000:
         raise LinkError(
-            f"{address!r}: expected serial:PATH:BAUD, for example serial:/dev/ttyACM0:921600", 2
+            f"{address!r}: expected serial:PATH:BAUD or serial:usb=SERIALNUMBER:BAUD, for example "
+            "serial:/dev/ttyACM0:921600",
+            2,
         )
     return path, int(baud)
 
@@ -142,22 +145,70 @@ def _open_error(target: str, baud: int, error: OSError) -> LinkError:
     return LinkError(f"cannot open the serial port {target}: {error}")
 
 
+def _number_error(target: str, paths: list[str]) -> LinkError:
+    number = target.removeprefix(USB)
+    if not paths:
+        return LinkError(
+            f"no serial port has the USB serial number {number!r} (there is {numbers(_table)}): "
+            "plug it in, or look at the number"
+        )
+    return LinkError(
+        f"{len(paths)} serial ports have the USB serial number {number!r} ({', '.join(paths)}): "
+        "name the one by its path, serial:PATH:BAUD"
+    )
+
+
 def _is_taken(error: OSError) -> bool:
     """Has another program the port?"""
     return error.errno in (errno.EWOULDBLOCK, errno.EBUSY) or "exclusively lock" in str(error)
 
 
-def open_port(address: str) -> _Port:
-    """The line as a file descriptor (`fd`), once it is there. Raises LinkError."""
+def _table() -> list[Listed]:
+    """The ports of this machine; none where the system cannot say."""
+    try:
+        return list(list_ports.comports())
+    except (OSError, TypeError, ValueError):  # a device went away while pyserial looked at it
+        return []
+
+
+def _open_at(place: Place, baud: int) -> _Port:
+    """The port where it is now. Raises OSError; ENODEV: it is nowhere, or there are several."""
+    paths = place.paths()
+    if len(paths) != 1:
+        raise OSError(errno.ENODEV, f"{len(paths)} ports fit")
+    port = _Port(paths[0], baud)
+    if baud:
+        place.opened(paths[0])
+    return port
+
+
+def port_path(target: str) -> str:
+    """The path of a port that is given by path or as usb=SERIALNUMBER. Raises LinkError: there is
+    none with that number, or more than one.
+    """
+    paths = Place(target, _table).paths()
+    if len(paths) != 1:
+        raise _number_error(target, paths)
+    return paths[0]
+
+
+def open_port(address: str, place: Place | None = None) -> _Port:
+    """The line as a file descriptor (`fd`), once it is there. place: of this address, to be found
+    again by it. Raises LinkError.
+    """
     target, baud = parse_address(address)
+    place = place or Place(target, _table)
     until = time.monotonic() + _FIRST_OPEN_S
     while True:
         try:
-            return _Port(target, baud)
+            return _open_at(place, baud)
         except OSError as error:  # serial.SerialException is one
-            missing = baud == 0 or not os.path.exists(target)
-            if not missing or time.monotonic() >= until:
-                raise _open_error(target, baud, error) from error
+            paths = place.paths()
+            there = baud != 0 and any(map(os.path.exists, paths))
+            if there or time.monotonic() >= until:
+                if len(paths) != 1:
+                    raise _number_error(target, paths) from None
+                raise _open_error(paths[0], baud, error) from error
         select.select([], [], [], _REOPEN_S[0])
 
 
@@ -166,11 +217,13 @@ class SerialLine:
 
     handshake: with it the line is sealed; None: clear text. A thread reads, acknowledges and pings
     whatever the program does. Events are kept until `events` takes them; `ring` is called (in that
-    thread) when there are new ones. A port that hangs up is opened again and again.
+    thread) when there are new ones. A port that hangs up is opened again and again; one of USB
+    wherever its serial number shows up, and never another device that took its path.
     """
 
     def __init__(self, address: str, ring: Callable[[], None], handshake: Handshake | None) -> None:
         self._target, self._baud = parse_address(address)
+        self._place = Place(self._target, _table)
         self._ring = ring
         self._inbox: queue.SimpleQueue[bytes | LineEvent] = queue.SimpleQueue()
         self._outbox: deque[tuple[int, bytes]] = deque()
@@ -190,7 +243,7 @@ class SerialLine:
             )
         self._port: _Port | None = None
         try:
-            self._port = open_port(address)
+            self._port = open_port(address, self._place)
         except BaseException:
             self._wake.close()
             raise
@@ -348,7 +401,7 @@ class SerialLine:
         wait = _REOPEN_S[0]
         while self._port is None and self._closing is None:
             try:
-                self._port = _Port(self._target, self._baud)
+                self._port = _open_at(self._place, self._baud)
             except OSError as error:
                 self._busy += _is_taken(error)
                 select.select([self._wake], [], [], wait)

@@ -184,7 +184,10 @@ def try_address(address: str) -> None:
         _try_bind(address)
 
 
-def _try_port(path: str) -> None:
+def _try_port(target: str) -> None:
+    from .runtime.serial_link import port_path
+
+    path = port_path(target)
     if not os.path.exists(path):
         raise UserError(f"there is no serial port {path}", 4)
     if not os.access(path, os.R_OK | os.W_OK):

@@ -117,7 +117,11 @@ def _parser() -> argparse.ArgumentParser:
     host.add_argument("--zone", required=True, metavar="NAME")
     device = add("device", _device, "one device", "job", "insecure")
     device.add_argument("--id", required=True, metavar="ID")
-    device.add_argument("--link", metavar="ADDRESS", help="tcp://HOST:PORT or serial:PATH:BAUD")
+    device.add_argument(
+        "--link",
+        metavar="ADDRESS",
+        help="tcp://HOST:PORT, serial:PATH:BAUD or serial:usb=SERIALNUMBER:BAUD",
+    )
     check = add(
         "check", _check, "look for what would stop a job, before it starts", "job", "insecure"
     )

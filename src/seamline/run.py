@@ -32,6 +32,7 @@ from .runtime.config import (
     write_toml,
 )
 from .runtime.errors import UserError
+from .runtime.usb_port import USB
 
 LINES = "lines"  # name of the process that holds the pseudo-terminals
 RESTARTS = 3  # times a tier that died by accident is started again
@@ -328,6 +329,8 @@ def _is_port(address: str) -> bool:
     found = SERIAL.fullmatch(address)
     if found is None:
         return bool(address)
+    if found[1].startswith(USB):
+        return True
     path = Path(found[1])
     return path.exists() and not str(path.resolve()).startswith("/dev/pts/")
 
