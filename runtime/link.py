@@ -58,13 +58,13 @@ class Lost:
     reason: str
 
 
-WAITING, JOINED, LOST = "waiting", "joined", "lost"  # states of a peer
+WAITING, JOINED, LOST, UNPLUGGED = "waiting", "joined", "lost", "unplugged"  # states of a peer
 
 
 @dataclass(frozen=True)
 class Peer:
-    """What a link knows of one peer. link: `tcp` or `serial`. state: WAITING (never heard), JOINED
-    or LOST. reason: of the last loss.
+    """What a link knows of one peer. link: `tcp` or `serial`. state: WAITING (never heard), JOINED,
+    LOST or UNPLUGGED (the port is away). reason: of the last loss.
 
     counters: a link's; a figure that this kind of link does not have is not in it. refused: why
     and how often the one at the other end was not accepted; called: the last name it gave.

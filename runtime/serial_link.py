@@ -303,6 +303,7 @@ class SerialLine:
         found = {**self.counters(), **counters}
         state = links.LOST if found["joins"] else links.WAITING
         state = links.JOINED if self._end.joined else state
+        state = links.UNPLUGGED if self._port is None else state
         return Peer(name, "serial", state, lost, found, self.refused(), self.called())
 
     @property

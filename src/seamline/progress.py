@@ -139,7 +139,8 @@ class Progress:
         elif kind == "evaluated":
             self._evaluated(event)
         elif kind == "link":
-            self.links[tier, str(event.get("peer"))] = event
+            if not (over and event.get("state") == "lost"):  # who is done hangs up
+                self.links[tier, str(event.get("peer"))] = event
         elif kind == "saved":
             self.paths = list(dict.fromkeys([*self.paths, str(event.get("path"))]))
         elif kind == "done" and tier == "cloud":

@@ -295,14 +295,17 @@ def test_the_page_shows_what_each_tier_said_last_of_its_links(job):
     progress = play(job)
     progress.feed("host-A", {**LINK, "retransmits": 5}, 200.0)
     progress.feed("host-A", LINK, 201.0)
-    network = {"event": "link", "tier": "d1", "peer": HOSTILE, "link": "tcp", "state": "lost"}
+    network = {"event": "link", "tier": "d1", "peer": HOSTILE, "link": "tcp", "state": "waiting"}
     progress.feed("d1", {**network, "retransmits": None}, 202.0)
+    progress.feed("host-A", {**LINK, "state": "lost"}, 203.0)  # all rounds are done
     found = history(job)
     found["record"] = json.loads(json.dumps(progress.record()))
     text = " ".join(re.sub("<[^>]*>", " ", render(found)).split())
     cable = "host-A d3 serial joined 5.0 kB 70 B 9 / 8 1 12 13 14 15 16 1.7 ms 2.0 kB/s, 30 B/s"
     assert cable in text
-    assert "d1 &lt;script&gt;alert(1)&lt;/script&gt; tcp lost 0 B 0 B 0 / 0 – – – – – – – –" in text
+    assert (
+        "d1 &lt;script&gt;alert(1)&lt;/script&gt; tcp waiting 0 B 0 B 0 / 0 – – – – – – – –" in text
+    )
     assert text.index("Links") < text.index(cable)
 
 

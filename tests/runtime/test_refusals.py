@@ -89,7 +89,7 @@ class Bench:
         assert event["reason"] == reason and event["peer"] == "watch-1" and event["count"] >= 1
         (tier,) = read_status(self.out)
         assert tier.peers[0].refused[reason] >= 1
-        assert self.peer().state == "waiting"
+        assert self.peer().state == ("unplugged" if reason == "busy" else "waiting")
         return event
 
 

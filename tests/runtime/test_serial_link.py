@@ -267,6 +267,10 @@ def test_a_cable_pulled_and_plugged_again_is_only_a_delay(cable: Cable, cleanup:
     wait_for(listener, is_received)
     cable.pull_out()
     link.send(b"while it is out")
+    until = time.monotonic() + WITHIN_S
+    while not (listener.peers()[0].state == link.peers()[0].state == "unplugged"):
+        assert time.monotonic() < until
+        assert listener.poll(0.05) == []
     cable.plug_in()
     assert wait_for(listener, is_received) == [Received("watch-1", b"while it is out")]
 
