@@ -57,7 +57,8 @@ def device_seed(job_seed: int, device: str) -> int:
 def turn_order(job_seed: int, devices: list[str], round_: int, step: int) -> list[str]:
     """All devices of a zone in the order of their turns, drawn anew for every (round, step)."""
     keys = random_bits(_random(job_seed, TURN_STREAM, round_), step, 0, len(devices))
-    return [sorted(devices)[i] for i in np.argsort(keys, kind="stable")]
+    names = sorted(devices)
+    return [names[i] for i in np.argsort(keys, kind="stable")]
 
 
 def average(vectors: Mapping[str, Array], samples: Mapping[str, int]) -> Array:
@@ -431,7 +432,8 @@ class Trainer:
         move the others.
         """
         order = turn_order(self.job.seed, self.roster.devices, self.rounds_done, step)
-        return [device for device in order if device in members]
+        here = set(members)
+        return [device for device in order if device in here]
 
     def _last_flags(self, report: bool) -> Flag:
         """Of the gradient that ends a round. report: devices that keep their fronts say what became

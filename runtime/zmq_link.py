@@ -44,6 +44,7 @@ if TYPE_CHECKING:
 
 _DOMAIN = b"seamline"  # without a ZAP domain libzmq asks nobody and takes a stranger's key
 _HIGH_WATER = 64  # messages a stuck peer may leave unread before it counts as gone
+_UNREAD = 16  # messages of one peer that the host keeps unread: one that floods fills no memory
 _SEALING = 1024  # bytes, more than CURVE adds to a message
 _HANDSHAKE_MS = 3000
 _HEARTBEAT_MS = 1000
@@ -52,10 +53,13 @@ _RECONNECT_MS = (100, 2000)
 _LINGER_MS = 500
 _PING_S = 1.0
 _MEASURE_S = 5.0  # between two pings of a device, which only time the way
+_LOOK_AGAIN_S = 0.1
 _UNANSWERED = 8  # pings; more would only fill the queue of a device that computes for long
 _DRAIN = 128  # messages taken in one poll, so that pings and lines get their turn
 _REFUSED_WAIT_S = 1.0
-_OPEN_FILES = 65536
+_OPEN_FILES = 65536  # asked for where the system allows it
+_OTHER_FILES = 64  # of the program itself, and of connections that were not yet let in
+_BACKLOG = 4096  # connections that wait to be taken; libzmq's 100 leave the rest of a fleet waiting
 _NOBODY = "nobody is there; check the address, and that the host runs"
 _RETIRED = 16  # old connections of one peer that are remembered, to drop what they still send
 _ADDRESS = re.compile(r"tcp://(\*|[^\s/:]+|\[[0-9a-fA-F:%\w]+\]):(\*|\d{1,5})")
@@ -96,13 +100,15 @@ def _client_keys(socket: zmq.Socket[bytes], keys: Keys, server: str) -> None:
     socket.setsockopt(zmq.CURVE_SERVERKEY, server.encode())
 
 
-def _events(monitor: zmq.Socket[bytes]) -> list[int]:
-    """The events a monitor socket holds (zmq.utils.monitor would load asyncio, too)."""
+def _events(monitor: zmq.Socket[bytes]) -> list[tuple[int, int]]:
+    """The events a monitor socket holds, with the value of each: the descriptor of the connection
+    or an error (zmq.utils.monitor would load asyncio, too).
+    """
     found = []
     with contextlib.suppress(zmq.Again):
         while True:
             frames = monitor.recv_multipart(zmq.NOBLOCK)
-            found.append(struct.unpack_from("=H", frames[0])[0])
+            found.append(struct.unpack_from("=Hi", frames[0]))
     return found
 
 
@@ -147,14 +153,24 @@ class ZmqLink:
     is sent.
     """
 
-    def __init__(self, address: str, *, name: str, keys: Keys | None, host: str = "") -> None:
+    def __init__(
+        self,
+        address: str,
+        *,
+        name: str,
+        keys: Keys | None,
+        host: str = "",
+        context: zmq.Context[zmq.Socket[bytes]] | None = None,
+    ) -> None:
+        """context: shared with other links of this process, whose owner ends it; None: our own."""
         _check_address(address)
         self.counters = _counters()
         self._address, self._name, self._keys = address, name, keys
         self._host, self._server = host_of(keys, host) if keys else (host or "edge host", "")
         self._trip, self._measure_at = _RoundTrip(), 0.0
         self._lost = ""  # why, last
-        self._context = zmq.Context()
+        self._context = context or zmq.Context()
+        self._shared = context is not None
         self._outbox: deque[bytes] = deque()  # handed over while there is no socket
         self._socket: zmq.Socket[bytes] | None = None
         self._monitor: zmq.Socket[bytes] | None = None
@@ -169,8 +185,16 @@ class ZmqLink:
         try:
             self._connect()
         except BaseException:
-            self._context.destroy(0)
+            if not self._shared:
+                self._context.destroy(0)
             raise
+
+    def filenos(self) -> list[int]:
+        """Readable (edge-triggered, as libzmq's are) when receive(0) may have something; others
+        after a loss. Empty while it waits to connect again.
+        """
+        sockets = (self._socket, self._monitor)
+        return [int(socket.getsockopt(zmq.FD)) for socket in sockets if socket is not None]
 
     def send(self, data: bytes) -> None:
         check_size(data)
@@ -227,7 +251,8 @@ class ZmqLink:
     def close(self) -> None:
         if self._socket is not None:
             self._drop(_LINGER_MS)
-        self._context.term()
+        if not self._shared:
+            self._context.term()
 
     def _put(self, data: bytes) -> None:
         assert self._socket is not None
@@ -293,7 +318,7 @@ class ZmqLink:
     def _hear_news(self) -> None:
         """What libzmq's own thread noticed; it does so while we compute, too."""
         assert self._monitor is not None
-        for event in _events(self._monitor):
+        for event, _ in _events(self._monitor):
             if event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
                 self._joined = True
             elif event == zmq.EVENT_HANDSHAKE_FAILED_AUTH:
@@ -365,13 +390,25 @@ class _Gate(threading.Thread):
         return [b"1.0", request[1], b"200", b"OK", f"{name} {key}".encode(), b""]
 
 
-def _raise_file_limit() -> None:
-    """A connection is an open file; the usual soft limit of 1024 is soon reached."""
+def need_files(count: int, what: str) -> None:
+    """Raise this process's limit of open files as far as it goes; the usual 1024 is soon reached.
+
+    count: connections and what goes with them, beside some files of the program's own. what: they
+    are for. Raises LinkError: the limit stays lower.
+    """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = _OPEN_FILES if hard == resource.RLIM_INFINITY else min(hard, _OPEN_FILES)
+    most = max(_OPEN_FILES, count + _OTHER_FILES)
+    wanted = most if hard == resource.RLIM_INFINITY else min(hard, most)
     if soft != resource.RLIM_INFINITY and soft < wanted:
         with contextlib.suppress(OSError, ValueError):  # a container may forbid it: then it stays
             resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+            soft = wanted
+    if soft != resource.RLIM_INFINITY and soft < count + _OTHER_FILES:
+        raise LinkError(
+            f"{what} need {count + _OTHER_FILES} open files, but this system allows {soft}: raise "
+            "its limit (`ulimit -Hn`, LimitNOFILE= of a systemd unit, --ulimit nofile= of a "
+            "container)"
+        )
 
 
 def _prove_gate(context: zmq.Context[zmq.Socket[bytes]], address: str, keys: Keys) -> None:
@@ -392,7 +429,7 @@ def _prove_gate(context: zmq.Context[zmq.Socket[bytes]], address: str, keys: Key
         final = {zmq.EVENT_HANDSHAKE_SUCCEEDED, zmq.EVENT_HANDSHAKE_FAILED_AUTH}
         while not final & set(seen) and time.monotonic() < until:
             monitor.poll(100)
-            seen += _events(monitor)
+            seen += [event for event, _ in _events(monitor)]
     finally:
         _unwatch(stranger, monitor)
         stranger.close(0)
@@ -426,6 +463,8 @@ class ZmqListener:
         self._trips: dict[str, _RoundTrip] = {}
         self._reasons: dict[str, str] = {}  # of each peer's last loss
         self._cabled: dict[str, int] = {}  # messages that came over the network instead
+        self._descriptors: dict[int, str] = {}  # the peer whose connection has it, or had it last
+        self._suspects: deque[tuple[float, str]] = deque()  # (when, who) to ping once more
         self._news: deque[Received | Lost] = deque()
         self._lines: dict[str, SerialLine] = {}
         self._heard_lines: set[str] = set()
@@ -474,7 +513,7 @@ class ZmqListener:
         deadline = time.monotonic() + timeout
         while True:
             now = time.monotonic()
-            until = now if self._news else min(deadline, self._next_ping)
+            until = now if self._news else min(deadline, self._next_turn())
             ready = self._poller.poll(max(0, math.ceil((until - now) * 1000)))
             for source, _ in ready:
                 if source is self._router:
@@ -486,7 +525,9 @@ class ZmqListener:
             if time.monotonic() >= self._next_ping:
                 self._next_ping = time.monotonic() + _PING_S
                 self._drop_forgotten()
-                self._ping_all(_UNANSWERED)
+                self._ping_all()
+            while self._suspects and time.monotonic() >= self._suspects[0][0]:
+                self._put(self._suspects.popleft()[1], self._ping)
             if self._news or time.monotonic() >= deadline:
                 if self._gate is not None:
                     self.counters[""]["refused_keys"] = self._gate.refused
@@ -527,11 +568,17 @@ class ZmqListener:
 
     def _bind(self, address: str) -> None:
         _check_address(address)
-        _raise_file_limit()
+        if self._keys is not None:
+            peers = len(self._keys.peers)
+            need_files(peers, f"{peers} peers with a key in the key folder")
+        else:
+            need_files(0, "a listener and its program")
         router = self._router = self._context.socket(zmq.ROUTER)
         self._monitor = router.get_monitor_socket(zmq.EVENT_DISCONNECTED)
         _settle(router, address)
         router.setsockopt(zmq.ROUTER_MANDATORY, 1)
+        router.setsockopt(zmq.BACKLOG, _BACKLOG)
+        router.setsockopt(zmq.RCVHWM, _UNREAD)
         if self._keys is not None:
             assert self._allowed is not None
             self._gate = _Gate(self._context, self._allowed)
@@ -554,6 +601,9 @@ class ZmqListener:
         self._poller.register(self._monitor, zmq.POLLIN)
 
     def _drain_router(self) -> None:
+        """What has come, at most so many at once. libzmq gives one message of each peer that has
+        some, then the next of each: one that floods takes no turn of the others.
+        """
         assert self._router is not None
         for _ in range(_DRAIN):
             try:
@@ -596,6 +646,8 @@ class ZmqListener:
             retired.append(known)
         self._routes[peer] = route
         self._trip_of(peer).forget()
+        with contextlib.suppress(zmq.ZMQError):
+            self._descriptors[int(frames[1].get(zmq.SRCFD))] = peer
         return peer
 
     def _name_on(self, frames: list[zmq.Frame]) -> str:
@@ -648,20 +700,30 @@ class ZmqListener:
                 self._line_keys[peer] = self._allowed.key_of(peer)
                 self._lines[peer].drop()
 
-    def _ping_all(self, most: int) -> None:
+    def _ping_all(self) -> None:
         """A ping is how a gone connection shows: the ROUTER finds no way to it."""
         for peer in list(self._routes):
             count = self._unanswered.get(peer, 0)
-            if count < most:
+            if count < _UNANSWERED:
                 self._unanswered[peer] = count + 1
                 if self._put(peer, self._ping):
                     self._trip_of(peer).begin()
 
     def _hear_news(self) -> None:
-        """Some connection has ended; the monitor does not say whose, the pings will."""
+        """Connections have ended: their peers are pinged at once, the others are left in peace (a
+        fleet that goes all at once would cost its square). A descriptor may have a new owner by
+        now, so a peer that was missed shows at the next ping to all.
+        """
         assert self._monitor is not None
-        if _events(self._monitor):
-            self._ping_all(2 * _UNANSWERED)
+        for _, descriptor in _events(self._monitor):
+            peer = self._descriptors.pop(descriptor, None)
+            if peer is not None and self._put(peer, self._ping):
+                # The ROUTER had not heard of the end of this connection yet.
+                self._suspects.append((time.monotonic() + _LOOK_AGAIN_S, peer))
+
+    def _next_turn(self) -> float:
+        """When something has to be done even if nothing arrives."""
+        return min(self._next_ping, self._suspects[0][0]) if self._suspects else self._next_ping
 
     # -- the serial lines --
 

@@ -316,8 +316,8 @@ def test_pings_stay_inside_the_link(folder: Path, cleanup: ExitStack) -> None:
     link = dial(cleanup, listener.address(), "watch-1", None)
     link.send(b"hello")
     wait_for(listener, is_received)
-    listener._ping_all(8)
-    listener._ping_all(8)
+    listener._ping_all()
+    listener._ping_all()
     assert link.receive(0.2) is None
     assert listener.poll(0.2) == []
     assert listener._unanswered["watch-1"] == 0
