@@ -400,6 +400,20 @@ def _add_bench(commands: Any, common: argparse.ArgumentParser) -> None:
     sub.add_argument("--compare", metavar="OLD.json", help="flag what is slower than in this run")
     _add_bench_accuracy(group, common)
     _add_bench_link(group, common)
+    _add_bench_fleet(group, common)
+
+
+def _add_bench_fleet(group: Any, common: argparse.ArgumentParser) -> None:
+    text = "many devices on one edge host over ZeroMQ with keys: speed, fairness, memory, losses"
+    sub = group.add_parser("fleet", parents=[common], help=text, description=text, epilog=EXITS)
+    sub.formatter_class = argparse.RawDescriptionHelpFormatter
+    sub.set_defaults(command=_bench_fleet)
+    sub.add_argument("--devices", nargs="+", type=_count, metavar="N", help="(default 10 100 1000)")
+    sub.add_argument(
+        "--reply", nargs="+", type=_count, metavar="BYTES", help="gradients (default 300 10000)"
+    )
+    sub.add_argument("--seconds", type=_count, metavar="N", help="messages are counted (default 5)")
+    sub.add_argument("--quick", action="store_true", help="10 and 100 devices, 1 s each")
 
 
 def _add_bench_link(group: Any, common: argparse.ArgumentParser) -> None:
@@ -655,6 +669,13 @@ def _bench_link(args: argparse.Namespace) -> int:
     from .bench_link import run_bench_link
 
     return run_bench_link(args)
+
+
+def _bench_fleet(args: argparse.Namespace) -> int:
+    _need("bench fleet", "torch", "PyTorch", "edge")
+    from .bench_fleet import run_bench_fleet
+
+    return run_bench_fleet(args)
 
 
 # ---- files ----
