@@ -9,14 +9,11 @@ import select
 import time
 from collections.abc import Mapping
 
-import zmq
-
 from .keys import Keys
 from .link import LinkLost
-from .zmq_link import ZmqLink, need_files
+from .zmq_link import ZmqLink, need_files, shared_context
 
 _FILES_PER_END = 6  # its connection, and the mailboxes of its sockets and their monitor
-_SOCKETS_PER_END = 4
 _SWEEP_S = 0.25  # all ends are looked at this often: joining and losses have no other alarm clock
 
 
@@ -29,8 +26,7 @@ class Ends:
         Raises LinkError: as a link does, or this process may not open as many files.
         """
         need_files(len(keys) * _FILES_PER_END, f"{len(keys)} device ends in one process")
-        self._context = zmq.Context()
-        self._context.set(zmq.MAX_SOCKETS, len(keys) * _SOCKETS_PER_END + 64)
+        self._context = shared_context(len(keys))
         self.links: dict[str, ZmqLink] = {}
         self._epoll = select.epoll()
         self._names: dict[int, str] = {}  # by descriptor

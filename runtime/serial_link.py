@@ -120,9 +120,7 @@ class _Port:
 
 
 def _ports() -> str:
-    from serial.tools import list_ports
-
-    names = sorted(port.device for port in list_ports.comports())
+    names = sorted(port.device for port in _table())
     return ", ".join(names[:12]) if names else "none"
 
 
@@ -165,6 +163,8 @@ def _is_taken(error: OSError) -> bool:
 
 def _table() -> list[Listed]:
     """The ports of this machine; none where the system cannot say."""
+    from serial.tools import list_ports  # most devices never ask
+
     try:
         return list(list_ports.comports())
     except (OSError, TypeError, ValueError):  # a device went away while pyserial looked at it

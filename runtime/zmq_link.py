@@ -47,16 +47,17 @@ _HIGH_WATER = 64  # messages a stuck peer may leave unread before it counts as g
 _UNREAD = 16  # messages of one peer that the host keeps unread: one that floods fills no memory
 _SEALING = 1024  # bytes, more than CURVE adds to a message
 _HANDSHAKE_MS = 3000
-_HEARTBEAT_MS = 1000
+_HEARTBEAT_MS = 800
 _HEARTBEAT_TIMEOUT_MS = 1800  # beside the interval: a stopped peer is known within 3 s
 _RECONNECT_MS = (100, 2000)
 _LINGER_MS = 500
 _PING_S = 1.0
 _MEASURE_S = 5.0  # between two pings of a device, which only time the way
-_LOOK_AGAIN_S = 0.1
+_LOOK_AGAIN_S = 0.05
 _UNANSWERED = 8  # pings; more would only fill the queue of a device that computes for long
 _DRAIN = 128  # messages taken in one poll, so that pings and lines get their turn
 _REFUSED_WAIT_S = 1.0
+_SOCKETS_PER_LINK = 6  # the DEALER and its monitor's pair, twice where one follows another
 _OPEN_FILES = 65536  # asked for where the system allows it
 _OTHER_FILES = 64  # of the program itself, and of connections that were not yet let in
 _BACKLOG = 4096  # connections that wait to be taken; libzmq's 100 leave the rest of a fleet waiting
@@ -388,6 +389,13 @@ class _Gate(threading.Thread):
             self.refused += 1
             return [b"1.0", request[1], b"400", b"not in the allow list", b"", b""]
         return [b"1.0", request[1], b"200", b"OK", f"{name} {key}".encode(), b""]
+
+
+def shared_context(links: int) -> zmq.Context[zmq.Socket[bytes]]:
+    """For so many links of one process; whoever asked ends it (`term`) when they are closed."""
+    context = zmq.Context()
+    context.set(zmq.MAX_SOCKETS, links * _SOCKETS_PER_LINK + 64)
+    return context
 
 
 def need_files(count: int, what: str) -> None:

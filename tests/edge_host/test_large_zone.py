@@ -1,4 +1,4 @@
-"""A zone of a hundred devices with keys: the real edge host trains with all of them on real links."""
+"""A zone of a hundred devices with keys: the real edge host trains with them on real links."""
 
 from __future__ import annotations
 

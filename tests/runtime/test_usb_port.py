@@ -20,6 +20,7 @@ from seamline.runtime.config import is_line, make_job
 from seamline.runtime.link import Link, LinkError, LinkLost, open_link
 from seamline.runtime.serial_link import parse_address, port_path
 from seamline.runtime.usb_port import Place
+from serial.tools import list_ports
 
 from seamline.cli import main
 
@@ -40,7 +41,7 @@ class Row:
 @pytest.fixture
 def table(monkeypatch: pytest.MonkeyPatch) -> list[Row]:
     rows: list[Row] = []
-    monkeypatch.setattr(serial_link.list_ports, "comports", lambda: list(rows))
+    monkeypatch.setattr(list_ports, "comports", lambda: list(rows))
     monkeypatch.setattr(serial_link, "_FIRST_OPEN_S", 0.1)
     return rows
 
@@ -103,7 +104,7 @@ def test_a_table_that_cannot_be_read_is_an_empty_one(monkeypatch: pytest.MonkeyP
     def raises() -> list[Row]:
         raise TypeError("int() can't convert non-string with explicit base")
 
-    monkeypatch.setattr(serial_link.list_ports, "comports", raises)
+    monkeypatch.setattr(list_ports, "comports", raises)
     with pytest.raises(LinkError, match=r"\(there is none\)"):
         port_path("usb=A1")
 
