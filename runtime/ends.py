@@ -10,8 +10,8 @@ import time
 from collections.abc import Mapping
 
 from .keys import Keys
-from .link import LinkLost
-from .zmq_link import ZmqLink, need_files, shared_context
+from .link import LinkLost, need_files
+from .zmq_link import ZmqLink, shared_context
 
 _FILES_PER_END = 6  # its connection, and the mailboxes of its sockets and their monitor
 _SWEEP_S = 0.25  # all ends are looked at this often: joining and losses have no other alarm clock

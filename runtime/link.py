@@ -4,6 +4,8 @@ one.
 
 from __future__ import annotations
 
+import contextlib
+import resource
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
@@ -15,6 +17,8 @@ if TYPE_CHECKING:
 MESSAGE_MAX = 16 << 20  # bytes, header included; SEAM_MESSAGE_MAX of the core
 JOIN_TIMEOUT = 10.0  # seconds a device waits for the first sign of its host before it says so
 
+_OPEN_FILES = 65536  # asked for where the system allows it
+_OTHER_FILES = 64  # of the program itself, and of connections that were not yet let in
 _HEADER = 24
 _KIND_AT = 3
 PING, PONG = 17, 18
@@ -151,6 +155,27 @@ def check_size(data: bytes) -> None:
     """ValueError when a message is longer than any peer would take."""
     if len(data) > MESSAGE_MAX:
         raise ValueError(f"a message of {len(data)} bytes: at most {MESSAGE_MAX} are allowed")
+
+
+def need_files(count: int, what: str) -> None:
+    """Raise this process's limit of open files as far as it goes; the usual 1024 is soon reached.
+
+    count: connections and what goes with them, beside some files of the program's own. what: they
+    are for. Raises LinkError: the limit stays lower.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = max(_OPEN_FILES, count + _OTHER_FILES)
+    wanted = most if hard == resource.RLIM_INFINITY else min(hard, most)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        with contextlib.suppress(OSError, ValueError):  # a container may forbid it: then it stays
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+            soft = wanted
+    if soft != resource.RLIM_INFINITY and soft < count + _OTHER_FILES:
+        raise LinkError(
+            f"{what} need {count + _OTHER_FILES} open files, but this system allows {soft}: raise "
+            "its limit (`ulimit -Hn`, LimitNOFILE= of a systemd unit, --ulimit nofile= of a "
+            "container)"
+        )
 
 
 def is_serial(address: str) -> bool:

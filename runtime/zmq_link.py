@@ -8,7 +8,6 @@ import contextlib
 import errno
 import math
 import re
-import resource
 import struct
 import threading
 import time
@@ -35,6 +34,7 @@ from .link import (
     check_size,
     host_of,
     is_ping,
+    need_files,
     ping,
 )
 
@@ -58,8 +58,6 @@ _UNANSWERED = 8  # pings; more would only fill the queue of a device that comput
 _DRAIN = 128  # messages taken in one poll, so that pings and lines get their turn
 _REFUSED_WAIT_S = 1.0
 _SOCKETS_PER_LINK = 6  # the DEALER and its monitor's pair, twice where one follows another
-_OPEN_FILES = 65536  # asked for where the system allows it
-_OTHER_FILES = 64  # of the program itself, and of connections that were not yet let in
 _BACKLOG = 4096  # connections that wait to be taken; libzmq's 100 leave the rest of a fleet waiting
 _NOBODY = "nobody is there; check the address, and that the host runs"
 _RETIRED = 16  # old connections of one peer that are remembered, to drop what they still send
@@ -396,27 +394,6 @@ def shared_context(links: int) -> zmq.Context[zmq.Socket[bytes]]:
     context = zmq.Context()
     context.set(zmq.MAX_SOCKETS, links * _SOCKETS_PER_LINK + 64)
     return context
-
-
-def need_files(count: int, what: str) -> None:
-    """Raise this process's limit of open files as far as it goes; the usual 1024 is soon reached.
-
-    count: connections and what goes with them, beside some files of the program's own. what: they
-    are for. Raises LinkError: the limit stays lower.
-    """
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    most = max(_OPEN_FILES, count + _OTHER_FILES)
-    wanted = most if hard == resource.RLIM_INFINITY else min(hard, most)
-    if soft != resource.RLIM_INFINITY and soft < wanted:
-        with contextlib.suppress(OSError, ValueError):  # a container may forbid it: then it stays
-            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
-            soft = wanted
-    if soft != resource.RLIM_INFINITY and soft < count + _OTHER_FILES:
-        raise LinkError(
-            f"{what} need {count + _OTHER_FILES} open files, but this system allows {soft}: raise "
-            "its limit (`ulimit -Hn`, LimitNOFILE= of a systemd unit, --ulimit nofile= of a "
-            "container)"
-        )
 
 
 def _prove_gate(context: zmq.Context[zmq.Socket[bytes]], address: str, keys: Keys) -> None:

@@ -233,6 +233,15 @@ def _silence(text: str) -> tuple[str, float, float]:
         ) from None
 
 
+def _seconds(text: str) -> float:
+    try:
+        if 0 < float(text) < 1e9:
+            return float(text)
+    except ValueError:
+        pass
+    raise argparse.ArgumentTypeError(f"seconds above 0 are needed, for example 5, found {text!r}")
+
+
 def _add_link_proxy(sub: argparse.ArgumentParser) -> None:
     sub.add_argument(
         "--line",
@@ -240,8 +249,8 @@ def _add_link_proxy(sub: argparse.ArgumentParser) -> None:
         action="append",
         required=True,
         metavar=("A", "B"),
-        help="two ends: PATH (a pseudo-terminal is made), serial:PATH:BAUD, listen://HOST:PORT, "
-        "socket://HOST:PORT or unix:PATH",
+        help="two ends: PATH (a pseudo-terminal is made), serial:PATH:BAUD, listen://HOST:PORT "
+        "(each caller gets a connection to the other end), socket://HOST:PORT or unix:PATH",
     )
     sub.add_argument("--seed", type=_seed, default=0, help="of all faults")
     for name, (kind, text) in _FAULTS.items():
@@ -253,6 +262,14 @@ def _add_link_proxy(sub: argparse.ArgumentParser) -> None:
         default=[],
         metavar="[a:|b:]FROM-UNTIL",
         help="seconds in which nothing reaches end A, end B or both",
+    )
+    sub.add_argument(
+        "--cut",
+        type=_seconds,
+        action="append",
+        default=[],
+        metavar="SECONDS",
+        help="at this time all connections of listen:// ends are hung up on",
     )
 
 
@@ -570,7 +587,8 @@ def _link_proxy(args: argparse.Namespace) -> int:
             lines = event["counters"]
             print_table(list(lines[0]), [[str(v) for v in line.values()] for line in lines], 1)
 
-    return run_link_proxy([(a, b) for a, b in args.line], emit=tell, faults=faults, seed=args.seed)
+    lines = [(a, b) for a, b in args.line]
+    return run_link_proxy(lines, emit=tell, faults=faults, seed=args.seed, cuts=args.cut)
 
 
 def _status(args: argparse.Namespace) -> int:

@@ -13,11 +13,11 @@ from contextlib import ExitStack, contextmanager
 
 import pytest
 import zmq
-from seamline.runtime import zmq_link
+from seamline.runtime import link, zmq_link
 from seamline.runtime.ends import Ends
 from seamline.runtime.keys import Keys, new_secret, public_of
-from seamline.runtime.link import LinkError, LinkLost, Lost, Received, is_ping
-from seamline.runtime.zmq_link import ZmqListener, need_files
+from seamline.runtime.link import LinkError, LinkLost, Lost, Received, is_ping, need_files
+from seamline.runtime.zmq_link import ZmqListener
 
 LOCAL = "tcp://127.0.0.1:*"
 DEVICES, PROCESSES, ANSWERS = 1000, 2, 4
@@ -206,8 +206,8 @@ def test_ends_of_one_process_are_apart_and_tell_of_a_refused_key() -> None:
 def test_a_system_that_allows_too_few_open_files_is_a_clear_error(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(zmq_link.resource, "getrlimit", lambda what: (1024, 1024))
-    monkeypatch.setattr(zmq_link.resource, "setrlimit", lambda what, limits: None)
+    monkeypatch.setattr(link.resource, "getrlimit", lambda what: (1024, 1024))
+    monkeypatch.setattr(link.resource, "setrlimit", lambda what, limits: None)
     need_files(900, "900 peers")
     host, _ = new_keys([f"d{number}" for number in range(1000)])
     text = "1000 peers with a key in the key folder need 1064 open files, but this system allows"
