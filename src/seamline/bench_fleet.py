@@ -260,8 +260,7 @@ def _phases(
     row: Row = {"devices": devices, "joined_s": round(time.monotonic() - begin, 3)}
     row |= {"up_bytes": UP, "down_bytes": len(served.grad), **_idle(served)}
     row |= _traffic(served, crowds, seconds)
-    row["kb_per_device"] = round((_rss_kb() - rss) / devices, 1)
-    row["host_rss_mb"] = round(_rss_kb() / 1024, 1)
+    row["kb_per_device"] = round((row["host_rss_mb"] * 1024 - rss) / devices, 1)
     row["lost"] = len(served.lost)  # by mistake
     row["killed_s"] = _noticed(served, crowds[0][0].pid, signal.SIGKILL, set(parts[0]))
     row["stopped_s"] = _noticed(served, crowds[1][0].pid, signal.SIGSTOP, set(parts[1]))
@@ -288,7 +287,7 @@ def _traffic(served: _Served, crowds: list[Any], seconds: float) -> Row:
     crossed = served.sent + served.received
     served.until(lambda: False, seconds)
     spent, wall = time.process_time() - cpu, time.monotonic() - begin
-    crossed = served.sent + served.received - crossed
+    crossed, rss = served.sent + served.received - crossed, _rss_kb()
     found = [served.counts.get(name, 0) - before.get(name, 0) for name in sorted(served.joined)]
     total = sum(found)
     if total == 0:
@@ -304,6 +303,7 @@ def _traffic(served: _Served, crowds: list[Any], seconds: float) -> Row:
         "jain": round(total**2 / (len(found) * sum(count**2 for count in found)), 4),
         "p50_ms": round(float(p50), 2),
         "p99_ms": round(float(p99), 2),
+        "host_rss_mb": round(rss / 1024, 2),
         "cpu_us": round(spent / total * 1e6, 1),
     }
 
