@@ -2,12 +2,14 @@
 
 import hashlib
 import json
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from seamline.runtime.config import read_job
 
 
 def run_job(path: Path) -> subprocess.CompletedProcess[str]:
@@ -72,6 +74,34 @@ def test_a_killed_device_is_noticed_the_round_goes_on_and_it_rejoins(job, start)
     host.wait_for(lambda e: e["event"] == "joined" and e["device"] == "d01", 10, after=seen)
     again.wait_for(lambda e: e["event"] == "done")
     assert host.process.wait(30) == 0
+
+
+def test_a_fleet_behind_a_bad_network_joins_again_after_each_cut(job, start):
+    """Three devices with keys reach their host through the proxy only; it is slow, stalls, and
+    hangs up on all of them every few seconds.
+    """
+    names = ["d00", "d01", "d02"]
+    path = job(devices=3, cloud_rounds=200, edge_rounds=20)
+    address = read_job(str(path)).zones[0].address.removeprefix("tcp://")
+    line = ["--line", "listen://127.0.0.1:0", f"socket://{address}"]
+    shape = ["--delay-ms", "2", "--bandwidth", "2000000", "--loss", "0.001", "--seed", "1"]
+    cuts = [word for seconds in range(4, 60, 4) for word in ("--cut", str(seconds))]
+    proxy = start("link-proxy", *line, *shape, *cuts)
+    door = proxy.wait_for(lambda e: e["event"] == "listening")["lines"][0][0]
+    start("cloud", str(path))
+    host = start("host", str(path), "--zone", "A")
+    link = ["--link", door.replace("listen://", "tcp://")]
+    devices = [start("device", str(path), "--id", name, *link) for name in names]
+    for device in devices:
+        device.wait_for(lambda e: e["event"] == "lost" and "connection to" in e["reason"])
+        seen = len(device.events)
+        device.wait_for(lambda e: e["event"] == "joined", after=seen)
+    seen = len(host.events)
+    after = host.wait_for(rounds, 20, after=seen)
+    assert set(after["devices"]) <= set(names) and after["loss"] > 0
+    proxy.process.send_signal(signal.SIGTERM)
+    counters = proxy.wait_for(lambda e: e["event"] == "done")["counters"]
+    assert counters[0]["connections"] >= 6 and counters[0]["bytes_in"] > 100_000
 
 
 @pytest.mark.parametrize("who", ["host", "cloud"])

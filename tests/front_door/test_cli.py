@@ -127,6 +127,7 @@ MISTAKES = {
     "half a cable": (["link-proxy", "--line", "a"], 2, "--line"),
     "a rate above one": (["link-proxy", "--line", "a", "b", "--ber", "2"], 2, "ber 2.0"),
     "a silence of no time": (["link-proxy", "--line", "a", "b", "--silence", "x"], 2, "FROM-UNTIL"),
+    "a cut at no time": (["link-proxy", "--line", "a", "b", "--cut", "0"], 2, "seconds above 0"),
     "a cable into nowhere": (["link-proxy", "--line", "/no/a", "/no/b"], 4, "/no/a"),
     "a folder that is not the demo's": (["demo", "--out", ".."], 2, "is not empty"),
     "a folder inside a file": (["demo", "--out", "{job}/x"], 2, "cannot write to --out"),
