@@ -193,6 +193,7 @@ class AllowList:
         self._keys = dict(keys.peers)
         self._names = {key: name for name, key in keys.peers.items()}
         self._seen: dict[str, tuple[int, int, int]] | None = None  # it may have changed since
+        self._found: dict[str, str] = {}  # every key read, also one under two names
         self._next = clock()
         self._lock = threading.Lock()
 
@@ -216,19 +217,24 @@ class AllowList:
             except OSError:  # for example too many open files: no reason to send everyone away
                 return
             if seen != self._seen:
-                self._seen = seen
                 self._keys = self._read(self._folder, seen)
                 self._names = {key: name for name, key in self._keys.items()}
+                self._seen = seen
 
     def _read(self, folder: Path, files: dict[str, tuple[int, int, int]]) -> dict[str, str]:
-        found: dict[str, str] = {}
-        for file in files:
+        """Reads what is new or changed; of a thousand files that is mostly one."""
+        before, self._found = self._found, {}
+        for file, status in files.items():
             name = file.removesuffix(".public")
-            if name != self._own.name:
-                with contextlib.suppress(UserError):
-                    found[name] = read_key(folder / file)
-        uses = Counter([self._own.public, *found.values()])
-        return {name: key for name, key in found.items() if uses[key] == 1}
+            if name == self._own.name:
+                continue
+            if self._seen is not None and self._seen.get(file) == status and name in before:
+                self._found[name] = before[name]
+                continue
+            with contextlib.suppress(UserError):
+                self._found[name] = read_key(folder / file)
+        uses = Counter([self._own.public, *self._found.values()])
+        return {name: key for name, key in self._found.items() if uses[key] == 1}
 
 
 def _files(folder: Path) -> dict[str, tuple[int, int, int]]:

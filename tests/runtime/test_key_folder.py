@@ -217,6 +217,34 @@ def test_a_copy_over_an_old_file_is_seen(folder: Path) -> None:
     assert allowed.name_of(key) == "watch-1"
 
 
+def test_of_many_keys_only_those_that_changed_are_read_again(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A thousand devices are paired one after the other while the host runs."""
+    clock = Clock()
+    allowed = AllowList(load_keys(folder, "host-A"), clock)
+    clock.now += 0.2
+    allowed.look()
+    read: list[str] = []
+    real = key_folder.read_key
+
+    def spy(path: Path) -> str:
+        read.append(path.name)
+        return real(path)
+
+    monkeypatch.setattr(key_folder, "read_key", spy)
+    key, double = public_of(new_secret()), load_keys_of(folder, "watch-2")
+    (folder / "watch-1.public").write_text(f"# changed\n{key}\n")
+    (folder / "watch-3.public").write_text(f"{double}\n")
+    clock.now += 0.2
+    assert allowed.name_of(key) == "watch-1" and allowed.name_of(double) is None
+    assert sorted(read) == ["watch-1.public", "watch-3.public"]
+    (folder / "watch-3.public").unlink()
+    clock.now += 0.2
+    assert allowed.name_of(double) == "watch-2"  # not read again, and alone again
+    assert len(read) == 2
+
+
 def test_a_damaged_or_doubled_file_lets_nobody_in_and_keeps_nobody_out(folder: Path) -> None:
     clock = Clock()
     allowed = AllowList(load_keys(folder, "host-A"), clock)
