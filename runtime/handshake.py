@@ -210,13 +210,15 @@ class Handshake:
     def _repeat(self, body: bytes, now_ms: int, step: int) -> None:
         self._repeating, self._at, self._step = body, now_ms, step
 
-    def _refuse(self, code: int) -> None:
-        self._count(code)
+    def _refuse(self, code: int, name: str = "") -> None:
+        self._count(code, name)
         self._answer(self._refusal(code))
 
-    def _count(self, code: int) -> None:
-        """Who asks is told no more than the code; we know whether its name belongs elsewhere."""
-        name = self._theirs.name if self._theirs is not None else ""
+    def _count(self, code: int, name: str = "") -> None:
+        """name: claimed by whom we refuse; empty: as its HELLO said. Who asks is told no more than
+        the code; we know whether its name belongs elsewhere.
+        """
+        name = name or (self._theirs.name if self._theirs is not None else "")
         self.called = name if name.isprintable() else ascii(name)
         reason = REASONS[code]
         if code == UNKNOWN and self._elsewhere is not None and self._elsewhere(name):
@@ -328,7 +330,7 @@ class Handshake:
         if not hello.patterns >> self._pattern & 1:
             self._answer(self._hello)  # it says what we would do
             if self._pattern == KK:
-                self._refuse(NOT_PAIRING)
+                self._refuse(NOT_PAIRING, hello.name)
             return
         if self._theirs is None or self._theirs.body != body:
             self._begin(now_ms)

@@ -18,7 +18,7 @@ from typing import Any
 import msgspec
 
 from .files import write_whole
-from .link import Peer
+from .link import JOINED, Peer
 
 FOLDER = "status"  # in the folder of a run: TIER.json, and TIER.lock while TIER lives
 EVERY_S = 1.0
@@ -153,6 +153,8 @@ class Watch:
         found = []
         for peer in peers:
             for reason, count in peer.refused.items():
+                if reason == "wrong_key" and peer.state == JOINED:
+                    continue  # a late answer of an earlier try fails like a wrong key
                 when, told = self._told.get((peer.name, reason), (now - TOLD_S, 0))
                 if count > told and now - when >= TOLD_S:
                     self._told[peer.name, reason] = (now, count)

@@ -261,7 +261,7 @@ def test_a_disk_that_takes_nothing_is_told_once_and_stops_nobody(tmp_path):
 
 def moved(count: int, **refused: int) -> Peer:
     counters = {**LINE, "payload_sent": count, "payload_received": 2 * count}
-    return Peer("watch-1", "serial", JOINED, "", counters, refused, "eve")
+    return Peer("watch-1", "serial", LOST, "", counters, refused, "eve")
 
 
 def test_goodput_is_a_mean_over_the_last_ten_seconds():
@@ -290,3 +290,13 @@ def test_a_refusal_is_told_at_once_then_once_a_minute_while_it_goes_on():
     assert not watch.refusals([moved(0, wrong_key=180)], 2000.0)
     (other,) = watch.refusals([moved(0, wrong_key=180, unknown_name=1)], 2000.5)
     assert other["reason"] == "unknown_name" and "copy eve.public there" in other["text"]
+
+
+def test_a_failed_try_on_the_way_to_a_connection_is_counted_and_not_told():
+    """An answer that comes late, of an earlier handshake, fails like a wrong key."""
+    watch = Watch()
+    joined = Peer("watch-1", "serial", JOINED, "", LINE, {"wrong_key": 1}, "watch-1")
+    assert watch.refusals([joined], 1.0) == []
+    assert watch.rows([joined], 1.0)[0].refused == {"wrong_key": 1}
+    (event,) = watch.refusals([moved(0, wrong_key=2)], 2.0)
+    assert event["count"] == 2

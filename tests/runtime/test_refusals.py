@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
+from zlib import crc32
 
 import pytest
 from cables import Cable
@@ -139,8 +140,6 @@ def test_sealed_frames_are_told_by_a_host_without_keys(bench, keys):
 
 def other_version(name: bytes = b"watch-1") -> bytes:
     """A HELLO of an end that speaks versions 2 and 3 only."""
-    from zlib import crc32
-
     body = b"\x14\x00\x02\x03\x00\x01" + bytes(16) + bytes([len(name)]) + name
     return encode_body(body + crc32(body).to_bytes(4, "little"))
 
@@ -153,16 +152,16 @@ def test_another_version_is_told(bench, keys, cleanup):
     assert "another version of the line" in host.wait("other_version")["text"]
 
 
-def test_a_pairing_device_is_told(bench, keys, cleanup):
+@pytest.mark.parametrize("name", [b"watch-1", b"\x1b[2J"])
+def test_a_pairing_device_is_told_by_its_name(bench, keys, cleanup, name):
     host = bench(keys("host-A"))
     other = os.open(host.cable.b, os.O_RDWR | os.O_NOCTTY)
     cleanup.callback(os.close, other)
-    hello = FrameDecoder(2000, raw=True).feed(other_version())[0][:-4]
-    from zlib import crc32
-
+    hello = FrameDecoder(2000, raw=True).feed(other_version(name))[0][:-4]
     pairing = hello[:2] + b"\x01\x01\x00\x04" + hello[6:]
     os.write(other, b"\0" + encode_body(pairing + crc32(pairing).to_bytes(4, "little")))
     assert "it is pairing" in host.wait("pairing")["text"]
+    assert host.peer().called == ("watch-1" if name == b"watch-1" else "'\\x1b[2J'")
 
 
 def test_a_port_that_another_program_took_while_it_was_away_is_told(bench, keys, monkeypatch):
