@@ -5,11 +5,14 @@ import json
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 from seamline.runtime.config import read_job
+
+from seamline.cli import main
 
 
 def run_job(path: Path) -> subprocess.CompletedProcess[str]:
@@ -140,3 +143,38 @@ def test_fronts_in_int8_give_the_same_bits_with_any_kernels(job, tmp_path, monke
             assert file["blob"].size > 1000 and file["plan"].size > 100
         (tmp_path / "out").rename(tmp_path / f"out-{len(hashes)}")
     assert hashes[0] == hashes[1]
+
+
+def test_status_shows_every_tier_while_it_runs_and_a_device_that_was_killed(
+    job, start, tmp_path, capsys
+):
+    path = job(cloud_rounds=200, edge_rounds=20)
+    _, hosts, devices = tiers(start, path)
+    hosts["A"].wait_for(lambda e: e["event"] == "link" and e["peer"] == "d01")
+    devices["d00"].kill()
+    hosts["A"].wait_for(lambda e: e["event"] == "link" and e["state"] == "lost", 10)
+    wanted = {
+        "cloud": {"host-A": "joined"},
+        "host-A": {"cloud": "joined", "d00": "lost", "d01": "joined"},
+        "d01": {"host-A": "joined"},
+    }
+    seen, until = {}, time.monotonic() + 30
+    while seen != wanted:  # told once a second
+        assert time.monotonic() < until, seen
+        assert main(["status", str(path), "--format", "json"]) == 0
+        found = {tier["name"]: tier for tier in json.loads(capsys.readouterr().out)["tiers"]}
+        seen = {
+            name: {row["peer"]: row["state"] for row in tier["peers"]}
+            for name, tier in found.items()
+            if name != "d00"  # what it said last
+        }
+        time.sleep(0.1)
+    assert {name: tier["state"] for name, tier in found.items()} == {
+        "cloud": "running",
+        "host-A": "running",
+        "d00": "died",
+        "d01": "running",
+    }
+    assert found["host-A"]["pid"] == hosts["A"].process.pid
+    assert main(["status", str(tmp_path / "out")]) == 0
+    assert "d00: died" in capsys.readouterr().out
