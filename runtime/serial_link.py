@@ -212,6 +212,13 @@ def open_port(address: str, place: Place | None = None) -> _Port:
         select.select([], [], [], _REOPEN_S[0])
 
 
+def _sealed_bodies(counters: dict[str, int]) -> int:
+    """Whole bodies that are no packets, before anybody was there: handshakes, at an end in clear
+    text.
+    """
+    return counters["malformed"] if counters["joins"] == 0 else 0
+
+
 class SerialLine:
     """One end of a line, either end: the protocol is the same from both sides.
 
@@ -290,7 +297,7 @@ class SerialLine:
         else:
             counters = end.counters
             found = {"other_version": counters["other_version"]}
-            found["sealed"] = counters["strays"] if counters["joins"] == 0 else 0
+            found["sealed"] = _sealed_bodies(counters)
         found["busy"] = self._busy
         return {reason: count for reason, count in found.items() if count}
 
@@ -311,9 +318,7 @@ class SerialLine:
         """Why there is no peer, as far as it can be told."""
         if isinstance(self._end, SealedEnd):
             return self._end.trouble
-        counters = self._end.counters
-        sealed = counters["malformed"] > 0 and counters["joins"] == 0  # handshakes are no packets
-        return _SEALED if sealed else ""
+        return _SEALED if _sealed_bodies(self._end.counters) else ""
 
     def drop(self) -> None:
         """The peer has to prove its key anew."""
