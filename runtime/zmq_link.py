@@ -512,7 +512,7 @@ class ZmqListener:
                 self._drop_forgotten()
                 self._ping_all()
             while self._suspects and time.monotonic() >= self._suspects[0][0]:
-                self._put(self._suspects.popleft()[1], self._ping)
+                self._put_ping(self._suspects.popleft()[1])
             if self._news or time.monotonic() >= deadline:
                 if self._gate is not None:
                     self.counters[""]["refused_keys"] = self._gate.refused
@@ -691,8 +691,14 @@ class ZmqListener:
             count = self._unanswered.get(peer, 0)
             if count < _UNANSWERED:
                 self._unanswered[peer] = count + 1
-                if self._put(peer, self._ping):
-                    self._trip_of(peer).begin()
+                self._put_ping(peer)
+
+    def _put_ping(self, peer: str) -> bool:
+        """Every ping is timed, as each answer is taken for that to the oldest."""
+        sent = self._put(peer, self._ping)
+        if sent:
+            self._trip_of(peer).begin()
+        return sent
 
     def _hear_news(self) -> None:
         """Connections have ended: their peers are pinged at once, the others are left in peace (a
@@ -702,7 +708,7 @@ class ZmqListener:
         assert self._monitor is not None
         for _, descriptor in _events(self._monitor):
             peer = self._descriptors.pop(descriptor, None)
-            if peer is not None and self._put(peer, self._ping):
+            if peer is not None and self._put_ping(peer):
                 # The ROUTER had not heard of the end of this connection yet.
                 self._suspects.append((time.monotonic() + _LOOK_AGAIN_S, peer))
 
