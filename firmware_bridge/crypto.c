@@ -29,6 +29,18 @@ void seam_crypto_hash(uint8_t *out, const seam_crypto_part *parts, size_t count)
     crypto_blake2b_final(&hash, out);
 }
 
+/* The parameter block is XORed into the first state (RFC 7693, 2.5), its bytes 48 to 63, the
+ * personalisation, into the last two words; Monocypher has no call for them. */
+void seam_crypto_hash_personal(uint8_t *out, const uint8_t *personal, const uint8_t *bytes,
+                               size_t size) {
+    crypto_blake2b_ctx hash;
+    crypto_blake2b_init(&hash, SEAM_KEY_SIZE);
+    for (unsigned i = 0; i < 16u; i++)
+        hash.hash[6u + i / 8u] ^= (uint64_t)personal[i] << (8u * (i % 8u));
+    crypto_blake2b_update(&hash, bytes, size);
+    crypto_blake2b_final(&hash, out);
+}
+
 void seam_crypto_lock(uint8_t *out, const uint8_t *key, uint64_t number, const uint8_t *with,
                       size_t with_size, const uint8_t *text, size_t size) {
     crypto_aead_ctx lock;

@@ -1,4 +1,4 @@
-/* The four functions of cryptography that a sealed line stands on. The core has none of its own: an
+/* The few functions of cryptography that a sealed line stands on. The core has none of its own: an
  * image links an implementation (Monocypher on a microcontroller). All are constant in time. */
 #ifndef SEAM_CRYPTO_H
 #define SEAM_CRYPTO_H
@@ -22,6 +22,10 @@ void seam_crypto_x25519_public(uint8_t *out, const uint8_t *secret);
 
 /* BLAKE2b (RFC 7693), 64 bytes, of the parts one after the other. */
 void seam_crypto_hash(uint8_t *out, const seam_crypto_part *parts, size_t count);
+
+/* The same with 32 bytes and the personalisation of RFC 7693's parameter block, 16 bytes. */
+void seam_crypto_hash_personal(uint8_t *out, const uint8_t *personal, const uint8_t *bytes,
+                               size_t size);
 
 /* ChaCha20-Poly1305 (RFC 8439); the nonce is four zero bytes and `number`, little-endian. out gets
  * size + SEAM_TAG_SIZE bytes and may be text. */
