@@ -15,7 +15,8 @@ HANDSHAKE = 0x14  # first byte of a body
 HELLO, FIRST, SECOND, THIRD, REFUSE = 0, 1, 2, 3, 15
 KK, PSK, XX = 0, 1, 2  # patterns; KK is for ends that know each other's key
 DEVICE, HOST = 0, 1
-UNKNOWN, OTHER_KEY, OTHER_VERSION, NOT_PAIRING, IN_CLEAR = 1, 2, 3, 5, 6  # codes of a REFUSE
+# Codes of a REFUSE; nobody says BUSY yet, but a host of many lines may.
+UNKNOWN, OTHER_KEY, OTHER_VERSION, BUSY, NOT_PAIRING, IN_CLEAR = 1, 2, 3, 4, 5, 6
 
 _VERSION = 1
 _BODY_MAX, _NAME_MAX = 256, 63
@@ -46,6 +47,7 @@ HINTS = {  # what a REFUSE, of which nothing is proved, lets us say
     ".public file into its key folder (or `seamline pair`), and look at the ids",
     OTHER_KEY: _WRONG_KEY.format(peer="the other end"),
     OTHER_VERSION: "the other end speaks another version of the line: upgrade the older of the two",
+    BUSY: "the other end is busy with another handshake: try again in a minute",
     NOT_PAIRING: "the other end runs, but it does not pair: stop it, start `seamline pair` there",
 }
 

@@ -76,16 +76,17 @@ class Device:
     """A SealedEnd of a device, as it is in an image. draw: its random bytes."""
 
     def __init__(
-        self, library: ctypes.CDLL, boot_id: int, now_ms: int, name: str, secret: bytes,
-        host: str, host_key: bytes, *, rx_space: int = 1 << 16, first_number: int = 0,
+        self, library: ctypes.CDLL, boot_id: int, now_ms: int, name: str | bytes, secret: bytes,
+        host: str | bytes, host_key: bytes, *, rx_space: int = 1 << 16, first_number: int = 0,
         bytes_per_second: int = 11520, draw: Callable[[int], bytes] = os.urandom,
     ) -> None:  # fmt: skip
         self._library = library
         self._state = ctypes.create_string_buffer(library.device_size())
         self._rx = ctypes.create_string_buffer(rx_space)
         self._tx: ctypes.Array[ctypes.c_char] | None = None
+        own, peer = (one.encode() if isinstance(one, str) else one for one in (name, host))
         self._hand = HandshakeConfig(
-            name.encode(), secret, host.encode(), host_key, None, entropy(draw), None, first_number
+            own, secret, peer, host_key, None, entropy(draw), None, first_number
         )
         figures = PacketConfig(
             boot_id, ctypes.addressof(self._rx), rx_space, bytes_per_second, 1024, 1

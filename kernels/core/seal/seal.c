@@ -51,8 +51,10 @@ static void note(seam_seal *seal, uint64_t number) {
 }
 
 size_t seam_seal_read(seam_seal *seal, uint8_t *body, size_t size, const uint8_t **packet) {
-    if (size <= SEAM_SEAL_MORE || body[0] != SEAM_SEAL_TYPE)
+    if (size <= SEAM_SEAL_MORE || body[0] != SEAM_SEAL_TYPE) {
+        seal->forged++;
         return 0u;
+    }
     const uint64_t number = number_of(seal, seam_get16(body + 1));
     if (number >= SEAM_SEAL_LAST || is_seen(seal, number)) {
         seal->replayed++;
