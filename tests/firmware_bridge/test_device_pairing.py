@@ -7,11 +7,15 @@ import hashlib
 import random
 import zlib
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from c_device import PairingDevice, build
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from seamline.kernels._link import FrameDecoder, PacketEnd, encode_body
-from seamline.runtime.handshake import HOST, Handshake
+from seamline.runtime import handshake as handshake_module
+from seamline.runtime import noise as noise_module
+from seamline.runtime.handshake import DEVICE, HOST, Handshake
 from seamline.runtime.keys import load_keys, make_keys, raw_key
 from seamline.runtime.pairing import NOT_WRITTEN, OTHER_KEY, OTHER_NAME, Pairing
 
@@ -273,3 +277,145 @@ def test_any_bytes_are_borne_while_pairing(library, folder):
     ends.answers["host"] = True
     ends.run()
     ends.assert_paired()
+
+
+# ---- the same as in Python, byte by byte ----
+
+TROUBLES = {  # words of what Python says, and of what C says
+    "nobody answered": "nobody answered",
+    "speaks clear text": "speaks clear text",
+    "sends back what we send": "sends back what we send",
+    "is a device, too": "a device, too",
+    "one end has --secret-file": "one end has a secret",
+    "does not pair": "does not pair",
+    "the secrets differ": "the secrets differ",
+    "another version": "another version",
+    "busy with another": "busy with another",
+    "does not know us": "does not know us",
+    "is not the one it has": "is not the one it has",
+    "you did not confirm": "our user did not confirm",
+    "host-A did not confirm": "the user of the host did not confirm",
+    "has another key for": "the host has another key",
+    "does not expect": "the host expects another name",
+    "could not keep the key": "the host could not write",
+    "is gone": "the host is gone",
+}
+
+
+def is_same(ours: str, theirs: str) -> bool:
+    found = [word for key, word in TROUBLES.items() if key in theirs]
+    assert len(found) == bool(theirs), theirs
+    return found[0] in ours if found else not ours
+
+
+def stir(draw: random.Random, own: bytes) -> bytes:
+    """What a bad line or a bad peer puts between."""
+    role, patterns = draw.choice([0, 1, 1, 1]), draw.choice([1, 2, 4, 7])
+    hello = b"\x14\0\1\1" + bytes([role, patterns]) + draw.randbytes(16) + b"\x06host-A"
+    refusal = bytes([0x14, 15, draw.randrange(8), 0])
+    second = b"\x14\2" + draw.randbytes(draw.choice([0, 96, 97]))
+    packet = bytes([draw.choice([0x11, 0x12, 0x13, 0x21, 0x15])]) + draw.randbytes(30)
+    body = draw.choice([hello, refusal, second, packet, draw.randbytes(draw.randrange(1, 250))])
+    sealed = encode_body(b"\x18" + draw.randbytes(draw.choice([1, 18, 19, 22, 40])))
+    checked = encode_body(body + zlib.crc32(body).to_bytes(4, "little"))
+    return draw.choice([checked, checked, sealed, own, encode_body(body)])
+
+
+class Twins:
+    """A device in C and one in Python that are fed the same and draw the same, and a host."""
+
+    def __init__(self, library, folder, patch, seed: int) -> None:
+        self.draw = draw = random.Random(seed)
+        self.randoms = {name: random.Random(at) for name, at in zip("cph", (1, 1, 2), strict=True)}
+        self.turn = "p"
+        self.patch(patch)
+        own = {name: load_keys(folder, name) for name in ("watch-1", "host-A")}
+        secret = draw.choice([SECRET, None])
+        theirs = draw.choice([secret, secret, secret, secret, SECRET, None, bytes(16)])
+        self.device = PairingDevice(
+            library, 0, "watch-1", raw_key(own["watch-1"].secret), secret, 20_000,
+            draw=self.randoms["c"].randbytes,
+        )  # fmt: skip
+        self.twin = Pairing(own["watch-1"], DEVICE, lambda *_: None, secret, 20_000)
+        self.turn = "h"
+        check = draw.choice([None, None, None, (OTHER_KEY, "no")])
+        self.host = Pairing(own["host-A"], HOST, lambda *_: check, theirs, 20_000)
+        self.loss, self.noise = draw.choice([0, 0.1, 0.4]), draw.choice([0, 0, 0.02, 0.2])
+        self.cut_at = draw.choice([10**6, 10**6, draw.randrange(3000)])
+        self.answers = {who: draw.choice([True, True, False]) for who in ("device", "host")}
+        self.stored = 0
+
+    def patch(self, patch) -> None:
+        twins = self
+
+        class Keys:
+            from_private_bytes = X25519PrivateKey.from_private_bytes
+
+            @staticmethod
+            def generate():
+                return X25519PrivateKey.from_private_bytes(draw(32))
+
+        def draw(size: int) -> bytes:
+            return twins.randoms[twins.turn].randbytes(size)
+
+        patch.setattr(handshake_module, "os", SimpleNamespace(urandom=draw))
+        patch.setattr(noise_module, "X25519PrivateKey", Keys)
+
+    def line(self, data: bytes, now: int) -> bytes:
+        kept = b""
+        for frame in data.split(b"\0")[:-1]:
+            if now < self.cut_at and self.draw.random() >= self.loss:
+                kept += frame + b"\0"
+        return kept
+
+    def store(self, now: int) -> None:
+        """In C it is done inside."""
+        if self.twin.may_store:
+            self.twin.has_stored(now)
+            self.stored += 1
+
+    def step(self, now: int) -> None:
+        self.store(now)
+        said = self.device.output(now)
+        self.turn = "p"
+        assert said == b"".join(iter(lambda: self.twin.output(now), b"")), now
+        assert self.device.over == self.twin.over and self.device.asking == self.twin.asking
+        if not self.device.over:
+            assert self.device.wait(now) == self.twin.wait(now)
+        self.turn = "h"
+        self.host.feed(self.line(said, now), now)
+        if self.host.asking and now > 2000:
+            self.host.answer(self.answers["host"])
+        if self.host.may_store:
+            self.host.has_stored(now)
+        came = self.line(self.host.output(now), now)
+        if self.draw.random() < self.noise:
+            came += stir(self.draw, said)
+        self.both(came, now)
+
+    def both(self, came: bytes, now: int) -> None:
+        self.device.feed(came, now)
+        self.turn = "p"
+        self.twin.feed(came, now)
+        self.store(now)
+        if self.device.asking and now > 2500:
+            assert self.device.code == self.twin.peer.code
+            for end in (self.device, self.twin):
+                end.answer(self.answers["device"])
+        assert is_same(self.device.trouble, self.twin.trouble), (now, self.device.trouble)
+
+
+@pytest.mark.parametrize("block", range(4))
+def test_pairing_in_c_says_what_the_one_in_python_says(library, folder, monkeypatch, block):
+    stored, troubles = 0, set()
+    for seed in range(50 * block, 50 * block + 50):
+        twins = Twins(library, folder, monkeypatch, seed)
+        now = 0
+        while not (twins.device.over and twins.twin.over):
+            now += twins.draw.choice([1, 10, 50])
+            twins.step(now)
+            assert now < 40_000
+        assert len(twins.device.stored) == twins.stored
+        stored += twins.stored
+        troubles.add(twins.device.trouble)
+    assert stored >= 10 and len(troubles) >= 5
