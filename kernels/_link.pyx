@@ -36,6 +36,7 @@ cdef extern from "seam_link.h" nogil:
     ctypedef struct seam_packet_end:
         seam_packet_counters counters
         uint64_t peer_epoch
+        uint32_t connection
         uint8_t tx_busy
     int seam_packet_start(seam_packet_end *end, const seam_packet_config *config, uint64_t now_ms)
     int seam_packet_send(seam_packet_end *end, const uint8_t *message, uint32_t size)
@@ -267,6 +268,11 @@ cdef class PacketEnd:
     @property
     def joined(self):
         return self.end.peer_epoch != 0
+
+    @property
+    def connection(self):
+        """The number in packets of the connection, the newest there was; 0 before the first."""
+        return self.end.connection
 
     @property
     def busy(self):

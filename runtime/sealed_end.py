@@ -9,13 +9,13 @@ from ..kernels._link import PACKET_MAX, SILENT, STUCK, FrameDecoder, PacketEnd, 
 from .handshake import DEVICE, HANDSHAKE, HOST, Handshake
 from .keys import Keys, raw_key
 from .link import host_of
-from .seal import SEALED, Seal
+from .seal import SEALED, SEALED_SHORT, Seal
 
 if TYPE_CHECKING:
     from .key_folder import AllowList
 
 _BODY_MAX = PACKET_MAX + 32
-_MORE = 15  # bytes of a sealed frame beside those of a clear one
+_MORE = 11  # bytes of a sealed frame beside those of a clear one
 _CHECK = 4  # bytes of CRC-32 behind a body in clear
 _JOIN_MS = 3000  # for packets to meet under new keys; else the keys are taken for lost
 _WORN_MS = 500  # for new keys to come, once those in use are used up
@@ -24,6 +24,8 @@ _CLEAR = (
     "(if it is seamline at all)"
 )
 _VERSION = 1  # high half of a body's first byte
+_CONNECTED = (2, 3)  # types of packets that have a tag of the connection,
+_TAG = slice(4, 8)  # here
 _IN_CLEAR = range(0x11, 0x14)  # first bytes of packets
 
 
@@ -128,7 +130,7 @@ class SealedEnd:
         if self._dropped:
             self._dropped, self._seal, self._next = False, None, None
         for body in self._decoder.feed(data):
-            if body[0] == SEALED:
+            if body[0] in (SEALED, SEALED_SHORT):
                 self._take_sealed(body, now_ms)
             elif zlib.crc32(body[:-_CHECK]).to_bytes(_CHECK, "little") != body[-_CHECK:]:
                 self._counts["frames_damaged"] += 1
@@ -164,7 +166,7 @@ class SealedEnd:
             packet = self._packets.output_packet(now_ms)
             if not packet:
                 break
-            parts.append(encode_body(self._seal.seal(packet)))
+            parts.append(encode_body(self._sealed(self._seal, packet)))
             limit -= len(parts[-1])
         return b"".join(parts)
 
@@ -204,12 +206,27 @@ class SealedEnd:
         self._packets.hurry(now_ms)
 
     def _take_sealed(self, body: bytes, now_ms: int) -> None:
-        packet = self._seal.open(body) if self._seal is not None else None
+        packet = self._opened(self._seal, body) if self._seal is not None else None
         if packet is None and self._next is not None:
-            packet = self._next.open(body)
+            packet = self._opened(self._next, body)
             if packet is not None:
                 self._use(self._next, now_ms)
         if packet is not None:
             self._packets.input_packet(packet, now_ms)
         elif self._seal is None and not self._handshake.is_device:
             self._handshake.call(now_ms)
+
+    def _sealed(self, seal: Seal, packet: bytes) -> bytes:
+        """The tag of the connection is left out as soon as the peer is known to have the keys: it
+        may have lost the connection with them.
+        """
+        if seal.heard and packet[0] & 15 in _CONNECTED:
+            return seal.seal(packet[: _TAG.start] + packet[_TAG.stop :], packet[_TAG])
+        return seal.seal(packet)
+
+    def _opened(self, seal: Seal, body: bytes) -> bytes | None:
+        known = self._packets.connection.to_bytes(4, "little")
+        packet = seal.open(body, known)
+        if packet is None or body[0] == SEALED:
+            return packet
+        return packet[: _TAG.start] + known + packet[_TAG.start :]

@@ -348,7 +348,7 @@ def test_clear_text_is_refused_and_told(library):
         lone.feed(play.device.output(play.now), play.now)
     assert not play.device.joined and not lone.joined and play.device.events() == []
     assert "speaks clear text" in play.device.trouble
-    assert play.device.counters["clear_refused"] > 0 and lone.counters["strays"] > 0
+    assert play.device.counters["clear_refused"] > 0 and lone.counters["malformed"] > 0
 
 
 @pytest.mark.parametrize(

@@ -180,19 +180,19 @@ class Seal:
         self.library, self.state = library, ctypes.create_string_buffer(256)
         library.seam_seal_start(self.state, send, receive, ctypes.c_uint64(first))
 
-    def write(self, packet: bytes) -> bytes:
-        out = ctypes.create_string_buffer(len(packet) + HEADER + TAG)
+    def write(self, packet: bytes, known: bytes | None = None) -> bytes:
+        out, size = ctypes.create_string_buffer(len(packet) + HEADER + TAG), len(packet)
         size = self.library.seam_seal_write(
-            self.state, out, ctypes.c_size_t(len(out)), packet, ctypes.c_size_t(len(packet))
+            self.state, out, ctypes.c_size_t(len(out)), packet, ctypes.c_size_t(size), known
         )
         assert size == len(out)
         return out.raw
 
-    def read(self, body: bytes) -> bytes | None:
+    def read(self, body: bytes, known: bytes | None = None) -> bytes | None:
         buffer = ctypes.create_string_buffer(body, max(1, len(body)))
         packet = ctypes.c_void_p()
         size = self.library.seam_seal_read(
-            self.state, buffer, ctypes.c_size_t(len(body)), ctypes.byref(packet)
+            self.state, buffer, ctypes.c_size_t(len(body)), known, ctypes.byref(packet)
         )
         return ctypes.string_at(packet, size) if size else None
 
@@ -209,6 +209,20 @@ def test_frames_are_what_another_implementation_makes_of_them(library, first):
         assert ours.write(packet) == sealed
         assert ours.read(sealed) == packet
         assert ours.read(sealed) is None  # again: a replay
+
+
+def test_what_both_ends_know_is_proved_and_not_sent(library):
+    key, known = bytes(range(32)), b"both"
+    sender, receiver = Seal(library, key, key), Seal(library, key, key)
+    short = sender.write(b"a packet", known)
+    head = short[:HEADER]
+    assert head == b"\x19\0\0"
+    assert short == head + ChaCha20Poly1305(key).encrypt(bytes(12), b"a packet", head + known)
+    assert receiver.read(short) is None
+    assert receiver.read(short, b"else") is None
+    assert receiver.read(b"\x18" + short[1:]) is None
+    assert receiver.read(short, known) == b"a packet"
+    assert receiver.read(short, known) is None  # a replay
 
 
 def test_frames_arrive_out_of_order_but_once(library):
@@ -246,7 +260,8 @@ def test_a_key_is_used_up(library):
     seal = Seal(library, bytes(32), bytes(32), 2**48 - 1)
     seal.write(b"the last")
     out = ctypes.create_string_buffer(64)
-    size = library.seam_seal_write(seal.state, out, ctypes.c_size_t(64), b"x", ctypes.c_size_t(1))
+    one, room = ctypes.c_size_t(1), ctypes.c_size_t(64)
+    size = library.seam_seal_write(seal.state, out, room, b"x", one, None)
     assert size == -7
 
 

@@ -154,7 +154,7 @@ def test_a_changed_hello_pairs_nobody(folders, end):
     def rewrite(body):
         if body[:2] != b"\x14\0":
             return body
-        body = body[:10] + b"\x55" + body[11:-4]
+        body = body[:10] + bytes([body[10] ^ 1]) + body[11:-4]
         return body + zlib.crc32(body).to_bytes(4, "little")
 
     ends._carry = change

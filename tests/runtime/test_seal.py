@@ -71,3 +71,14 @@ def test_numbers_end_before_a_nonce_could_be_used_twice():
     with pytest.raises(OverflowError, match="a new handshake is due"):
         a.seal(b"one more")
     assert b.open(b"\x18\0\0" + bytes(20)) is None and b.counters["replayed"] == 1
+
+
+def test_what_both_ends_know_is_proved_and_not_sent():
+    a, b = pair()
+    body = a.seal(b"packet", b"both")
+    assert body[0] == 0x19 and len(body) == len(a.seal(b"packet"))
+    for wrong in (b"", b"else"):
+        assert b.open(body, wrong) is None
+    assert b.open(b"\x18" + body[1:], b"both") is None
+    assert not b.heard
+    assert b.open(body, b"both") == b"packet" and b.heard

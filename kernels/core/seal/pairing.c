@@ -142,7 +142,7 @@ static void answer_read(seam_pairing *pairing, uint8_t answer, uint8_t reason) {
 static void sealed_read(seam_pairing *pairing, uint32_t size, uint64_t now_ms) {
     const uint8_t *packet = NULL;
     if (!pairing->keyed ||
-        seam_seal_read(&pairing->seal, pairing->body, size, &packet) != PAIR_SIZE)
+        seam_seal_read(&pairing->seal, pairing->body, size, NULL, &packet) != PAIR_SIZE)
         return;
     if (packet[0] != PAIR)
         return;
@@ -256,7 +256,7 @@ int64_t seam_pairing_output(seam_pairing *pairing, uint8_t *wire, size_t space, 
     pairing->say_ms = now_ms + (is_ended(pairing) ? FAREWELL_MS : SAY_MS);
     if (pairing->farewells != 0u)
         pairing->farewells--;
-    size = seam_seal_write(&pairing->seal, body, space - FRONT, packet, sizeof packet);
+    size = seam_seal_write(&pairing->seal, body, space - FRONT, packet, sizeof packet, NULL);
     return size < 0 ? size : seam_frame_encode_raw(wire, space, body, (size_t)size);
 }
 

@@ -13,17 +13,27 @@ void seam_seal_start(seam_seal *seal, const uint8_t *send_key, const uint8_t *re
     seal->largest = first - 1u;
 }
 
+/* What is proved beside the packet: the body's first bytes, then what both ends know. */
+static size_t proven(uint8_t *bytes, const uint8_t *body, const uint8_t *known) {
+    memcpy(bytes, body, SEAM_SEAL_HEADER);
+    if (body[0] != SEAM_SEAL_SHORT)
+        return SEAM_SEAL_HEADER;
+    memcpy(bytes + SEAM_SEAL_HEADER, known, SEAM_SEAL_KNOWN);
+    return SEAM_SEAL_HEADER + SEAM_SEAL_KNOWN;
+}
+
 int64_t seam_seal_write(seam_seal *seal, uint8_t *out, size_t space, const uint8_t *packet,
-                        size_t size) {
+                        size_t size, const uint8_t *known) {
+    uint8_t beside[SEAM_SEAL_HEADER + SEAM_SEAL_KNOWN];
     if (space < SEAM_SEAL_MORE || space - SEAM_SEAL_MORE < size)
         return SEAM_E_SPACE;
     if (seal->next >= SEAM_SEAL_LAST)
         return SEAM_E_LIMIT;
     memmove(out + SEAM_SEAL_HEADER, packet, size);
-    out[0] = SEAM_SEAL_TYPE;
+    out[0] = known != NULL ? SEAM_SEAL_SHORT : SEAM_SEAL_TYPE;
     seam_put16(out + 1, (uint16_t)seal->next);
-    seam_crypto_lock(out + SEAM_SEAL_HEADER, seal->send_key, seal->next, out, SEAM_SEAL_HEADER,
-                     out + SEAM_SEAL_HEADER, size);
+    seam_crypto_lock(out + SEAM_SEAL_HEADER, seal->send_key, seal->next, beside,
+                     proven(beside, out, known), out + SEAM_SEAL_HEADER, size);
     seal->next++;
     return (int64_t)(size + SEAM_SEAL_MORE);
 }
@@ -50,8 +60,11 @@ static void note(seam_seal *seal, uint64_t number) {
     }
 }
 
-size_t seam_seal_read(seam_seal *seal, uint8_t *body, size_t size, const uint8_t **packet) {
-    if (size <= SEAM_SEAL_MORE || body[0] != SEAM_SEAL_TYPE) {
+size_t seam_seal_read(seam_seal *seal, uint8_t *body, size_t size, const uint8_t *known,
+                      const uint8_t **packet) {
+    uint8_t beside[SEAM_SEAL_HEADER + SEAM_SEAL_KNOWN];
+    if (size <= SEAM_SEAL_MORE || !seam_seal_is(body[0]) ||
+        (body[0] == SEAM_SEAL_SHORT && known == NULL)) {
         seal->forged++;
         return 0u;
     }
@@ -61,12 +74,13 @@ size_t seam_seal_read(seam_seal *seal, uint8_t *body, size_t size, const uint8_t
         return 0u;
     }
     uint8_t *text = body + SEAM_SEAL_HEADER;
-    if (!seam_crypto_unlock(text, seal->receive_key, number, body, SEAM_SEAL_HEADER, text,
-                            size - SEAM_SEAL_MORE)) {
+    if (!seam_crypto_unlock(text, seal->receive_key, number, beside, proven(beside, body, known),
+                            text, size - SEAM_SEAL_MORE)) {
         seal->forged++;
         return 0u;
     }
     note(seal, number);
+    seal->heard = 1u;
     *packet = text;
     return size - SEAM_SEAL_MORE;
 }

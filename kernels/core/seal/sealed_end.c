@@ -11,7 +11,10 @@
 #define JOIN_MS 3000u /* for packets to meet under new keys; else the keys are taken for lost */
 #define WORN_MS 500u  /* for new keys to come, once those in use are used up */
 #define FRONT 13u     /* COBS begins so far in front of its body, and never catches up with it */
-#define MORE 15u      /* bytes of a sealed frame beside those of a clear one: no CRC-32 */
+#define MORE 11u      /* bytes of a sealed frame beside those of a clear one */
+#define DATA 2u       /* types of packets that have the tag of a connection, */
+#define ACK 3u
+#define TAG_AT 4u /* here */
 
 int seam_sealed_start(seam_sealed_end *end, const seam_handshake_config *handshake,
                       const seam_packet_config *packets, uint64_t now_ms) {
@@ -46,15 +49,37 @@ static void adopt(seam_sealed_end *end, uint64_t now_ms) {
 }
 
 static void sealed_read(seam_sealed_end *end, uint32_t size, uint64_t now_ms) {
+    uint8_t known[SEAM_SEAL_KNOWN], *text = end->body + SEAM_SEAL_HEADER;
+    const int is_short = end->body[0] == SEAM_SEAL_SHORT;
     const uint8_t *packet = NULL;
-    const size_t found = end->keyed ? seam_seal_read(&end->seal, end->body, size, &packet) : 0u;
+    seam_put32(known, end->packets.connection);
+    size_t found = end->keyed ? seam_seal_read(&end->seal, end->body, size, known, &packet) : 0u;
+    if (is_short && found >= TAG_AT) { /* the seal's own tag leaves the room */
+        memmove(text + TAG_AT + SEAM_SEAL_KNOWN, text + TAG_AT, found - TAG_AT);
+        memcpy(text + TAG_AT, known, sizeof known);
+        found += sizeof known;
+    }
     if (found != 0u)
         seam_packet_input(&end->packets, packet, found, now_ms);
 }
 
+/* The packet's tag of the connection is left out as soon as the host is known to have the keys: it
+ * may have lost the connection with them. */
+static int64_t sealed_write(seam_sealed_end *end, uint8_t *body, size_t space, uint8_t *packet,
+                            size_t size) {
+    uint8_t known[SEAM_SEAL_KNOWN];
+    const uint8_t type = packet[0] & 15u;
+    if (!end->seal.heard || (type != DATA && type != ACK))
+        return seam_seal_write(&end->seal, body, space, packet, size, NULL);
+    memcpy(known, packet + TAG_AT, sizeof known);
+    size -= sizeof known;
+    memmove(packet + TAG_AT, packet + TAG_AT + sizeof known, size - TAG_AT);
+    return seam_seal_write(&end->seal, body, space, packet, size, known);
+}
+
 static void body_read(seam_sealed_end *end, uint32_t size, uint64_t now_ms) {
     const uint8_t type = end->body[0];
-    if (type == SEAM_SEAL_TYPE) {
+    if (seam_seal_is(type)) {
         sealed_read(end, size, now_ms);
         return;
     }
@@ -116,7 +141,7 @@ int64_t seam_sealed_output(seam_sealed_end *end, uint8_t *wire, size_t space, ui
     size = seam_packet_output(&end->packets, packet, SEAM_PACKET_MAX, now_ms);
     if (size <= 0)
         return size;
-    size = seam_seal_write(&end->seal, body, space - FRONT, packet, (size_t)size);
+    size = sealed_write(end, body, space - FRONT, packet, (size_t)size);
     return size < 0 ? size : seam_frame_encode_raw(wire, space, body, (size_t)size);
 }
 

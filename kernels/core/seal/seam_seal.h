@@ -50,6 +50,8 @@ void seam_noise_split(seam_noise *noise, uint8_t *from_initiator, uint8_t *from_
 /* ---- Sealed frames ---- */
 
 #define SEAM_SEAL_TYPE 0x18u
+#define SEAM_SEAL_SHORT 0x19u /* of one without the bytes that both ends know */
+#define SEAM_SEAL_KNOWN 4u    /* so many */
 #define SEAM_SEAL_HEADER 3u
 #define SEAM_SEAL_MORE (SEAM_SEAL_HEADER + SEAM_TAG_SIZE) /* bytes beside the packet */
 #define SEAM_SEAL_LAST (UINT64_C(1) << 48)                /* numbers under one key */
@@ -60,16 +62,24 @@ typedef struct {
     uint64_t largest; /* received */
     uint64_t seen;    /* bit i: largest - i */
     uint32_t forged, replayed;
+    uint8_t heard; /* the peer has proved that it has these keys */
 } seam_seal;
+
+/* Is it the first byte of a sealed body? */
+static inline int seam_seal_is(uint8_t type) {
+    return type == SEAM_SEAL_TYPE || type == SEAM_SEAL_SHORT;
+}
 
 void seam_seal_start(seam_seal *seal, const uint8_t *send_key, const uint8_t *receive_key,
                      uint64_t first);
-/* A packet -> the body of a frame: its size, SEAM_E_SPACE, or SEAM_E_LIMIT: the key is used up. */
+/* A packet -> the body of a frame: its size, SEAM_E_SPACE, or SEAM_E_LIMIT: the key is used up.
+ * known: SEAM_SEAL_KNOWN bytes that both ends know, bound to the packet and not sent, or NULL. */
 SEAM_MUST_USE int64_t seam_seal_write(seam_seal *seal, uint8_t *out, size_t space,
-                                      const uint8_t *packet, size_t size);
+                                      const uint8_t *packet, size_t size, const uint8_t *known);
 /* The body of a frame -> the packet in it, in place of its ciphertext: its size, or 0: forged, seen
- * before, or no sealed body; then the body is as it was or useless. *packet points into body. */
+ * before, or no sealed body; then the body is as it was or useless. *packet points into body.
+ * known: for a SEAM_SEAL_SHORT, or NULL: none is taken. */
 SEAM_MUST_USE size_t seam_seal_read(seam_seal *seal, uint8_t *body, size_t size,
-                                    const uint8_t **packet);
+                                    const uint8_t *known, const uint8_t **packet);
 
 #endif
