@@ -63,8 +63,10 @@ static void mtu_choose(seam_packet_end *end) {
     uint32_t size = end->peer_mtu;
     const uint32_t cost = FRAME_COST + end->config.more;
     const uint64_t most = (uint64_t)cost * end->line_bytes * LOSS;
-    while (size > SEAM_PACKET_UNIT && (uint64_t)size * (size + cost) * end->line_lost > most) {
+    uint32_t middle = size - SEAM_PACKET_UNIT / 2u; /* between this size and the next smaller */
+    while (size > SEAM_PACKET_UNIT && (uint64_t)middle * (middle + cost) * end->line_lost > most) {
         size -= SEAM_PACKET_UNIT;
+        middle -= SEAM_PACKET_UNIT;
     }
     end->counters.mtu = size;
 }
