@@ -77,7 +77,8 @@ int64_t line_say(const uint8_t **wire, uint64_t now_ms) {
     int64_t size = seam_packet_output(&end, said, sizeof said, now_ms);
 #ifdef SEALED
     static uint8_t body[BODY];
-    if (size <= 0 || (size = seam_seal_write(&seal, body, sizeof body, said, (size_t)size, NULL)) < 0)
+    if (size <= 0 ||
+        (size = seam_seal_write(&seal, body, sizeof body, said, (size_t)size, NULL)) < 0)
         return size;
     return seam_frame_encode_raw(frame, sizeof frame, body, (size_t)size);
 #else
