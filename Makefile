@@ -163,7 +163,28 @@ build/fuzz/core/%.o: kernels/core/%.c $(filter %.h,$(CORE))
 
 build/fuzz/%: tests/fuzz/fuzz_%.c tests/fuzz/fuzz.h $(FUZZ_CORE)
 	@echo "building the fuzzer $*"
-	@$(FUZZ_CC) $(FUZZ_FLAGS) -fsanitize=fuzzer -o $@ $< $(FUZZ_CORE) -lm
+	@$(FUZZ_CC) $(FUZZ_FLAGS) -fsanitize=fuzzer -o $@ $(filter %.c %.o,$^) -lm
+
+# The handshake's has the sealing and its cryptography, too: its objects join the line above.
+FUZZ_SEAL := $(patsubst kernels/core/%.c,build/fuzz/core/%.o,$(filter %.c,$(SEALING))) build/fuzz/core/crypto.o
+FUZZ_SEAL += build/fuzz/core/monocypher.o
+$(FUZZ_SEAL): $(filter %.h,$(SEALING))
+build/fuzz/handshake: $(FUZZ_SEAL)
+
+build/fuzz/monocypher/made: $(VENV)/tested firmware_bridge/monocypher.py
+	@mkdir -p $(@D)
+	@folder=$$($(BIN)/python -m seamline.firmware_bridge.monocypher) && cp $$folder/monocypher.[ch] $(@D) \
+		|| { echo "error: make fuzz needs Monocypher for its target handshake" >&2; exit 1; }
+	@touch $@
+
+build/fuzz/core/crypto.o: firmware_bridge/crypto.c build/fuzz/monocypher/made
+	@mkdir -p $(@D)
+	@$(FUZZ_CC) $(FUZZ_FLAGS) -fsanitize=fuzzer-no-link -Ikernels/core/seal -Ibuild/fuzz/monocypher -c -o $@ $<
+
+# It is watched for what it is given, not searched itself; without -O2 it would be half of the time.
+build/fuzz/core/monocypher.o: build/fuzz/monocypher/made
+	@mkdir -p $(@D)
+	@$(FUZZ_CC) -std=gnu11 -O2 -g -fsanitize=address -c -o $@ build/fuzz/monocypher/monocypher.c
 
 build/fuzz/seeds/made: $(VENV)/tested tests/fuzz/seeds.py
 	$(BIN)/python tests/fuzz/seeds.py build/fuzz/seeds

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import sys
 import tarfile
 import tempfile
 from pathlib import Path
@@ -61,3 +62,17 @@ def _keep(folder: Path, archive: Path) -> Path:
     except (OSError, ValueError) as error:
         raise MonocypherError(f"{archive} cannot be used: {error}") from None
     return folder
+
+
+def main() -> int:
+    """Say where Monocypher is, for builds; returns an exit code."""
+    try:
+        print(monocypher())
+    except MonocypherError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

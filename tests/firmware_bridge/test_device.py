@@ -510,6 +510,59 @@ def test_any_bytes_are_borne(library):
     play.exchange()
 
 
+@pytest.mark.parametrize("fails", [16, 32])
+def test_without_one_of_its_random_numbers_it_only_waits(library, fails):
+    """fails: the bytes of the one for a HELLO, or for a key."""
+    empty = True
+
+    def draw(size: int) -> bytes:
+        return b"" if empty and size == fails else os.urandom(size)
+
+    play = Play(library, draw=draw)
+    for _ in range(12_000):
+        play.step()
+    assert FIRST not in stages(play.device.output(play.now))
+    play.device.feed(frame(HOST_HELLO), play.now)
+    assert FIRST not in stages(play.device.output(play.now))
+    assert "no random bytes" in play.device.trouble and not play.device.joined
+    empty = False
+    assert play.join() < 7000
+    play.exchange()
+
+
+def test_a_hello_is_one_where_python_takes_it_for_one(library):
+    draw = random.Random(6)
+    found = [0, 0]
+    for _ in range(5000):
+        name = draw.choice(
+            [b"host-A", b"n" * 63, b"n" * 64, "höst".encode(), "\U0001f600".encode()]
+        )
+        body = bytearray(HOST_HELLO[:22] + bytes([len(name)]) + name)
+        if draw.random() < 0.7:
+            body[draw.choice([0, 1, 2, 3, 4, 22, *range(23, len(body))])] = draw.choice(
+                [0, 1, 2, 0x14, 6, 0x80, 0xC0, 0xE0, 0xED, 0xF0, 0xF4, 0xF5, draw.randrange(256)]
+            )
+        body = body[: draw.choice([len(body)] * 4 + [draw.randrange(len(body))])]
+        size = ctypes.c_size_t(len(body))
+        ours = library.seam_handshake_is_hello(bytes(body), size)
+        assert ours == (handshake_module.read_hello(bytes(body)) is not None), body
+        found[ours] += 1
+    assert min(found) > 500
+
+
+@pytest.mark.parametrize("hellos", [5, 1000])
+def test_a_flood_of_hellos_is_answered_now_and_then(library, hellos):
+    play = Play(library)
+    play.device.output(play.now)
+    other = bytearray(HOST_HELLO)
+    other[2:4] = b"\2\3"
+    for _ in range(hellos):
+        play.device.feed(frame(bytes(other)), play.now)
+    assert stages(play.device.output(play.now)) == [REFUSE] * 4
+    play.join()
+    play.exchange()
+
+
 @pytest.mark.parametrize("name", ["", "a" * 64, "\ud800", "b\xff"])
 def test_a_name_that_cannot_be_said_does_not_start(library, name):
     def start(own: bytes, host: bytes) -> int:
@@ -544,7 +597,17 @@ def is_same(ours: str, theirs: str) -> bool:
 
 def stir(draw: random.Random, last: list[bytes]) -> bytes:
     """What a bad line or a bad peer puts between."""
-    name = draw.choice([b"host-A", b"host-B", b"\xc3\x28abc", b"\xed\xa0\x80", "höst".encode()])
+    name = draw.choice(
+        [
+            b"host-A",
+            b"n" * 63,
+            b"n" * 64,
+            b"n" * 200,
+            b"\xc3\x28abc",
+            b"\xed\xa0\x80",
+            "höst".encode(),
+        ]
+    )
     hello = bytearray(HOST_HELLO[:6] + draw.randbytes(16) + bytes([len(name)]) + name)
     if draw.random() < 0.3:
         hello[draw.randrange(2, len(hello))] ^= 1 << draw.randrange(8)
@@ -613,6 +676,9 @@ def compare(draw, seeded, draws, ends) -> int:
         seeded.draw = draws["p"].randbytes
         theirs.feed(came, now)
         assert ours.events() == theirs.events(), at
+        if draw.random() < 0.1:
+            message = draw.randbytes(draw.randrange(3000))
+            assert ours.send(message) == theirs.send(message)
         assert is_same(ours.trouble, theirs.trouble), (ours.trouble, theirs.trouble)
     counters = theirs.counters
     assert ours.counters == {name: counters[name] for name in ours.counters}

@@ -310,8 +310,9 @@ def is_same(ours: str, theirs: str) -> bool:
 
 def stir(draw: random.Random, own: bytes) -> bytes:
     """What a bad line or a bad peer puts between."""
-    role, patterns = draw.choice([0, 1, 1, 1]), draw.choice([1, 2, 4, 7])
-    hello = b"\x14\0\1\1" + bytes([role, patterns]) + draw.randbytes(16) + b"\x06host-A"
+    role, patterns = draw.choice([0, 1, 1, 1, 2]), draw.choice([1, 2, 4, 7])
+    name = b"n" * draw.choice([6, 63, 64, 200])
+    hello = b"\x14\0\1\1" + bytes([role, patterns]) + draw.randbytes(16) + bytes([len(name)]) + name
     refusal = bytes([0x14, 15, draw.randrange(8), 0])
     second = b"\x14\2" + draw.randbytes(draw.choice([0, 96, 97]))
     packet = bytes([draw.choice([0x11, 0x12, 0x13, 0x21, 0x15])]) + draw.randbytes(30)
@@ -391,6 +392,9 @@ class Twins:
         came = self.line(self.host.output(now), now)
         if self.draw.random() < self.noise:
             came += stir(self.draw, said)
+        if self.host._seal is not None and self.draw.random() < self.noise / 4:
+            odd = bytes([self.draw.choice([0x15, 0x15, 0x12]), *self.draw.choices(range(6), k=2)])
+            came += encode_body(self.host._seal.seal(odd))
         self.both(came, now)
 
     def both(self, came: bytes, now: int) -> None:

@@ -131,6 +131,40 @@ def packets() -> dict[str, bytes]:
     return {"talk": b"\x0f" + b"".join(calls), "bad": b"\x10" + b"".join(calls * 3)}
 
 
+def handshakes() -> dict[str, bytes]:
+    """A known host, a secret, a code: its right answers, packets and words of a pairing under the
+    seal; and bodies that are nearly right.
+    """
+
+    def given(call: int, data: bytes) -> bytes:
+        return bytes([call]) + len(data).to_bytes(2, "little") + data
+
+    def hello(patterns: int, name: bytes, last: int = 1) -> bytes:
+        return b"\x14\0\1" + bytes([last, 1, patterns]) + bytes(16) + bytes([len(name)]) + name
+
+    opened = bytes([0x11, 0, 1, 0]) + (9 << 32).to_bytes(8, "little") + bytes(8)
+    opened += bytes([0, 4, 8, 0, 0, 2, 0, 0])  # mtu 1024, window 8, room 512
+    data = bytes([0x12, 1, 1, 0]) + bytes(10) + b"\x55" * 6
+    pair = [given(7, bytes([0x15, answer, reason])) for answer, reason in ((0, 0), (1, 0), (2, 0))]
+    right = b"\6" * 3
+    bad = [
+        given(0, hello(7, b"host-A")), given(2, hello(7, "höst".encode())),
+        given(2, hello(1, b"n" * 64)), given(2, hello(7, b"host-A", 9)), given(0, b"\x14\2"),
+        given(2, b"\x14\2" + bytes(96)), given(2, b"\x14\x0f\2\0"), given(1, b"\x18" + bytes(30)),
+        given(3, b"\x18\0\0" + bytes(20)), given(2, b"\x12" + bytes(20)), b"\5\x40\x40",
+    ]  # fmt: skip
+    talk = [given(7, opened), given(7, data), b"\x09\x40", b"\x09\1", b"\5\xff\x20"]
+    return {
+        "known": b"\0" + right + b"".join(talk),
+        "secret": b"\1" + right + b"".join(pair),
+        "code": b"\2" + right + pair[0] + b"\x09\1" + b"".join(pair),
+        "no": b"\2" + right + pair[0] + given(7, b"\x15\3\2"),
+        "bad-known": b"\3" + b"".join(bad) + b"\5\xff\x20" + right + b"".join(bad + talk),
+        "bad-secret": b"\4" + b"".join(bad) + right + b"".join(bad + pair),
+        "dry": b"\7" + right + b"\5\xff\x20" + right + b"".join(pair),
+    }
+
+
 def conversations() -> dict[str, bytes]:
     """What a host says to a device: a whole round of training, of an f32 and of an int8 front."""
     layers = [LayerSpec("dense", 0, (1, 1, 3))]
@@ -168,7 +202,7 @@ def _conversation(plan: bytes, weights: bytes, how: int) -> bytes:
 
 def main(folder: Path) -> None:
     targets = {"plan": plans(), "q8_plan": q8_plans(), "parcel": parcels(), "frame": frames()}
-    targets |= {"packet": packets(), "session": conversations()}
+    targets |= {"packet": packets(), "session": conversations(), "handshake": handshakes()}
     for target, seeds in targets.items():
         (folder / target).mkdir(parents=True, exist_ok=True)
         for name, data in seeds.items():

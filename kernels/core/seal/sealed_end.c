@@ -44,7 +44,6 @@ static void adopt(seam_sealed_end *end, uint64_t now_ms) {
     end->counters.handshakes++;
     end->keyed = 1u;
     end->since_ms = now_ms;
-    seam_handshake_confirm(&end->handshake);
     seam_packet_hurry(&end->packets, now_ms);
 }
 
