@@ -153,8 +153,13 @@ def handshakes() -> dict[str, bytes]:
         given(2, b"\x14\2" + bytes(96)), given(2, b"\x14\x0f\2\0"), given(1, b"\x18" + bytes(30)),
         given(3, b"\x18\0\0" + bytes(20)), given(2, b"\x12" + bytes(20)), b"\5\x40\x40",
     ]  # fmt: skip
+    # Behind a right HELLO: a second message cut at each of its parts, and a name that is too long.
+    cut = [
+        b"\6" + given(0, b"\x14\2" + bytes(size)) + b"\5\xff\x20" for size in (0, 31, 40, 70, 90)
+    ]
+    cut += [given(0, hello(7, b"n" * 64)), given(0, hello(7, b"n" * 200)), b"\6"]
     talk = [given(7, opened), given(7, data), b"\x09\x40", b"\x09\1", b"\5\xff\x20"]
-    return {
+    found = {
         "known": b"\0" + right + b"".join(talk),
         "secret": b"\1" + right + b"".join(pair),
         "code": b"\2" + right + pair[0] + b"\x09\1" + b"".join(pair),
@@ -163,6 +168,10 @@ def handshakes() -> dict[str, bytes]:
         "bad-secret": b"\4" + b"".join(bad) + right + b"".join(bad + pair),
         "dry": b"\7" + right + b"\5\xff\x20" + right + b"".join(pair),
     }
+    sealed = [given(1, b"\x18\0\0" + bytes(size)) for size in (0, 1, 15, 16, 17)]
+    names = ("cut-known", "cut-secret", "cut-code")
+    found |= {name: bytes([i]) + b"".join(cut + sealed) for i, name in enumerate(names)}
+    return found
 
 
 def conversations() -> dict[str, bytes]:
