@@ -25,11 +25,13 @@ from seamline.kernels._link import (
 from seamline.runtime import handshake as handshake_module
 from seamline.runtime import noise as noise_module
 from seamline.runtime.handshake import DEVICE, HOST, Handshake
-from seamline.runtime.keys import new_secret, public_of, raw_key
 from seamline.runtime.sealed_end import SealedEnd
 
-SECRETS = {name: new_secret() for name in ("watch-1", "host-A", "other")}
-PUBLIC = {name: raw_key(public_of(secret)) for name, secret in SECRETS.items()}
+SECRETS = {name: random.Random(name).randbytes(32) for name in ("watch-1", "host-A", "other")}
+PUBLIC = {
+    name: X25519PrivateKey.from_private_bytes(secret).public_key().public_bytes_raw()
+    for name, secret in SECRETS.items()
+}
 HELLO, FIRST, SECOND, REFUSE = 0, 1, 2, 15
 HOST_HELLO = b"\x14\0\1\1\1\1" + bytes(16) + b"\x06host-A"
 boot_ids = (number << 32 for number in count(1))
@@ -47,7 +49,7 @@ def host_of(
 ) -> SealedEnd:
     """key: whose public key the host takes for the device's."""
     known = {device: PUBLIC[key or device]}.get
-    secret = raw_key(SECRETS["host-A"])
+    secret = SECRETS["host-A"]
     hand = Handshake(HOST, name, secret, known=known, first_number=first_number)
     return SealedEnd(next(boot_ids), 0, hand)
 
@@ -82,7 +84,7 @@ class Play:
 
     def new_device(self, key: str = "host-A", **how: object) -> Device:
         made = Device(
-            self.library, next(boot_ids), self.now, "watch-1", raw_key(SECRETS["watch-1"]),
+            self.library, next(boot_ids), self.now, "watch-1", SECRETS["watch-1"],
             "host-A", PUBLIC[key], **how,
         )  # fmt: skip
         assert made.started == 0
@@ -333,7 +335,7 @@ def test_another_device_or_host_on_the_line_is_refused(library):
 
 
 def test_a_host_that_pairs_is_told(library):
-    hand = Handshake(HOST, "host-A", raw_key(SECRETS["host-A"]))
+    hand = Handshake(HOST, "host-A", SECRETS["host-A"])
     play = Play(library, SealedEnd(next(boot_ids), 0, hand))
     play.run(lambda: bool(play.device.trouble))
     assert "the other end is pairing" in play.device.trouble
@@ -431,7 +433,7 @@ def test_a_point_of_low_order_is_no_key(library, point):
     assert "is not the one it has" in play.device.trouble
     assert play.device.counters["handshakes"] == 0
     # as the host's key
-    secret = raw_key(SECRETS["watch-1"])
+    secret = SECRETS["watch-1"]
     device = Device(library, 1 << 32, 0, "watch-1", secret, "host-A", point)
     device.feed(frame(HOST_HELLO), 1)
     assert stages(device.output(1)) == [REFUSE] and "the key of the host" in device.trouble
@@ -635,14 +637,12 @@ def test_device_in_c_says_what_the_one_in_python_says(library, seeded, block):
         boot = next(boot_ids)
         first = draw.choice([0, 0, 2**16 - 3, 2**48 - 12])
         ours = Device(
-            library, boot, 0, "watch-1", raw_key(SECRETS["watch-1"]), "host-A", PUBLIC["host-A"],
+            library, boot, 0, "watch-1", SECRETS["watch-1"], "host-A", PUBLIC["host-A"],
             first_number=first, draw=draws["c"].randbytes, rx_space=4096,
         )  # fmt: skip
         seeded.draw = draws["p"].randbytes
         known = {"host-A": PUBLIC["host-A"]}.get
-        hand = Handshake(
-            DEVICE, "watch-1", raw_key(SECRETS["watch-1"]), known=known, first_number=first
-        )
+        hand = Handshake(DEVICE, "watch-1", SECRETS["watch-1"], known=known, first_number=first)
         theirs = SealedEnd(boot, 0, hand, bytes_per_second=11520, rx_space=4096)
         seeded.draw = draws["h"].randbytes
         host = host_of(first_number=first)
