@@ -173,7 +173,7 @@ build/fuzz/handshake: $(FUZZ_SEAL)
 
 build/fuzz/monocypher/made: $(VENV)/tested firmware_bridge/monocypher.py
 	@mkdir -p $(@D)
-	@folder=$$($(BIN)/python -m seamline.firmware_bridge.monocypher) && cp $$folder/monocypher.[ch] $(@D) \
+	@folder=$$($(BIN)/python -m seamline.firmware_bridge.monocypher) && cp "$$folder"/monocypher.[ch] $(@D) \
 		|| { echo "error: make fuzz needs Monocypher for its target handshake" >&2; exit 1; }
 	@touch $@
 

@@ -184,8 +184,16 @@ static void seal(world *w, play *p, int fits) {
                                          : end->connection;
         for (size_t i = 0; end != NULL && fits && size >= at + width && i < width; i++)
             packet[at + i] = (uint8_t)(tag >> (8u * i));
+        uint8_t known[SEAM_SEAL_KNOWN];
+        const int shortened = !opens && size >= 2u * sizeof known && packet[size - 1u] % 2u != 0u;
+        if (shortened) {
+            memcpy(known, packet + at, sizeof known);
+            size -= sizeof known;
+            memmove(packet + at, packet + at + sizeof known, size - at);
+        }
         uint8_t *body = exact(size + SEAM_SEAL_MORE);
-        const int64_t made = seam_seal_write(&w->seal, body, size + SEAM_SEAL_MORE, packet, size);
+        const int64_t made = seam_seal_write(&w->seal, body, size + SEAM_SEAL_MORE, packet, size,
+                                             shortened ? known : NULL);
         if (made != (int64_t)(size + SEAM_SEAL_MORE))
             abort();
         feed_body(w, body, (size_t)made, 0);
@@ -202,7 +210,8 @@ static void parse(world *w, play *p, int sealed) {
     uint8_t *body = some(p, 2048u, &size);
     const uint8_t *packet = NULL;
     seam_seal spare = w->line != NULL ? w->line->seal : w->pairing->seal;
-    if (sealed && seam_seal_read(&spare, body, size, &packet) > size)
+    const uint8_t known[SEAM_SEAL_KNOWN] = {0};
+    if (sealed && seam_seal_read(&spare, body, size, w->now % 2u ? known : NULL, &packet) > size)
         abort();
     if (!sealed)
         seam_handshake_input(w->hand, body, size, w->now);
