@@ -76,6 +76,7 @@ class _Program:
     changed: bool = False  # the front has trained since it was saved
     saved: float = field(default_factory=time.monotonic)
     told: float = field(default_factory=time.monotonic)
+    told_steps: int = 0
 
     def serve(self) -> None:
         """Until the host says BYE."""
@@ -212,7 +213,7 @@ class _Program:
         self.reporter.tick(now)
         if now - self.saved >= SAVE_EVERY_S:
             self.save(now)
-        if now - self.told >= STATS_EVERY_S:
+        if now - self.told >= STATS_EVERY_S and self.steps != self.told_steps:
             self.tell(now)
 
     def save(self, now: float) -> None:
@@ -236,7 +237,8 @@ class _Program:
         self.emit({"event": "error", "device": self.device_id, "reason": reason})
 
     def tell(self, now: float) -> None:
-        self.told = now
+        """Also at the end; between, only when something was done since."""
+        self.told, self.told_steps = now, self.steps
         event = {"event": "stats", "device": self.device_id, "vmhwm_mb": vmhwm_mb()}
         self.emit({**event, "steps": self.steps, "compute_s": round(self.compute_s, 3)})
 

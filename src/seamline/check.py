@@ -91,7 +91,8 @@ def run_check(job: Job, *, only: str | None, insecure: bool, format_: str) -> in
     """
     roles = _roles(job, only)
     report = Report(format_)
-    report.say("job", f"{job.name}: {job.mode}, {len(job.zones)} zones, {len(job.devices)} devices")
+    zones, devices = _count(len(job.zones), "zone"), _count(len(job.devices), "device")
+    report.say("job", f"{job.name}: {job.mode}, {zones}, {devices}")
     if not insecure:
         _check_keys(job, roles, report)
     _check_addresses(job, roles, report)
@@ -99,6 +100,10 @@ def run_check(job: Job, *, only: str | None, insecure: bool, format_: str) -> in
     if roles.zones:
         _check_model(job, data, report)
     return report.exit_code
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
 
 
 # ---- keys ----
