@@ -184,16 +184,20 @@ static void seal(world *w, play *p, int fits) {
                                          : end->connection;
         for (size_t i = 0; end != NULL && fits && size >= at + width && i < width; i++)
             packet[at + i] = (uint8_t)(tag >> (8u * i));
-        uint8_t known[SEAM_SEAL_KNOWN];
-        const int shortened = !opens && size >= 2u * sizeof known && packet[size - 1u] % 2u != 0u;
-        if (shortened) {
-            memcpy(known, packet + at, sizeof known);
+        /* A flag that no packet has says: without the connection, which the seal proves. */
+        const int brief = end != NULL && size >= 2u && (packet[1] & 0x80u) != 0u;
+        uint8_t known[SEAM_SEAL_KNOWN] = {0};
+        for (size_t i = 0; brief && i < sizeof known; i++)
+            known[i] = (uint8_t)(end->connection >> (8u * i));
+        if (brief)
+            packet[1] &= 0x7Fu;
+        if (brief && size >= 8u) {
             size -= sizeof known;
-            memmove(packet + at, packet + at + sizeof known, size - at);
+            memmove(packet + 4, packet + 4 + sizeof known, size - 4u);
         }
         uint8_t *body = exact(size + SEAM_SEAL_MORE);
         const int64_t made = seam_seal_write(&w->seal, body, size + SEAM_SEAL_MORE, packet, size,
-                                             shortened ? known : NULL);
+                                             brief ? known : NULL);
         if (made != (int64_t)(size + SEAM_SEAL_MORE))
             abort();
         feed_body(w, body, (size_t)made, 0);
@@ -210,8 +214,9 @@ static void parse(world *w, play *p, int sealed) {
     uint8_t *body = some(p, 2048u, &size);
     const uint8_t *packet = NULL;
     seam_seal spare = w->line != NULL ? w->line->seal : w->pairing->seal;
-    const uint8_t known[SEAM_SEAL_KNOWN] = {0};
-    if (sealed && seam_seal_read(&spare, body, size, w->now % 2u ? known : NULL, &packet) > size)
+    const uint8_t known[SEAM_SEAL_KNOWN] = {1, 2, 3, 4};
+    const int is_known = size % 2u == 0u;
+    if (sealed && seam_seal_read(&spare, body, size, is_known ? known : NULL, &packet) > size)
         abort();
     if (!sealed)
         seam_handshake_input(w->hand, body, size, w->now);

@@ -158,7 +158,16 @@ def handshakes() -> dict[str, bytes]:
         b"\6" + given(0, b"\x14\2" + bytes(size)) + b"\5\xff\x20" for size in (0, 31, 40, 70, 90)
     ]
     cut += [given(0, hello(7, b"n" * 64)), given(0, hello(7, b"n" * 200)), b"\6"]
-    talk = [given(7, opened), given(7, data), b"\x09\x40", b"\x09\1", b"\5\xff\x20"]
+    brief = bytes([0x12, 0x80, 2, 0]) + bytes(10) + b"\x55" * 6  # its connection is not sent
+    talk = [
+        given(7, opened),
+        given(7, brief),
+        given(7, b"\x12\x80"),
+        given(7, data),
+        b"\x09\x40",
+        b"\x09\1",
+        b"\5\xff\x20",
+    ]
     found = {
         "known": b"\0" + right + b"".join(talk),
         "secret": b"\1" + right + b"".join(pair),
