@@ -122,10 +122,27 @@ def build(
     command = [COMPILER, *board.flags, *C_FLAGS, f"-DARENA_BYTES={board.arena}", *extra_flags]
     command += [*map(str, files), *LINK_FLAGS, "-T", str(HERE / "boards" / f"{board.script}.ld")]
     command += ["-lgcc", "-o", str(image)]
-    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    done = subprocess.run(
+        command,
+        check=False,
+        capture_output=True,
+        text=True,
+        umask=0o077,  # it may hold a key
+    )
     if done.returncode != 0:
         raise RuntimeError(f"{board.machine} does not build: {done.stderr.strip()}")
     return image
+
+
+def emulator(board: Board, image: Path, arguments: Sequence[str] = ()) -> list[str]:
+    """The command that runs an image, but for its line."""
+    words = ",".join(f"arg={word}" for word in arguments)
+    semihosting = "enable=on,target=native" + (f",{words}" if words else "")
+    command = [EMULATOR, "-M", board.machine, "-kernel", str(image), "-display", "none"]
+    command += ["-monitor", "none", "-semihosting-config", semihosting]
+    if shutil.which("taskset"):  # the emulator is faster on one core
+        command = ["taskset", "-c", str(max(os.sched_getaffinity(0))), *command]
+    return command
 
 
 def run(
@@ -141,15 +158,10 @@ def run(
     options: more for the emulator. Raises RuntimeError if the image fails or takes too long; the
     emulator is gone in any case.
     """
-    words = ",".join(f"arg={word}" for word in arguments)
-    semihosting = "enable=on,target=native" + (f",{words}" if words else "")
-    command = [EMULATOR, "-M", board.machine, "-kernel", str(image), "-display", "none"]
-    command += ["-monitor", "none", "-serial", "none", "-semihosting-config", semihosting]
-    if shutil.which("taskset"):  # the emulator is faster on one core
-        command = ["taskset", "-c", str(max(os.sched_getaffinity(0))), *command]
+    command = emulator(board, image, arguments)
     try:
         done = subprocess.run(
-            [*command, *options],
+            [*command, "-serial", "none", *options],
             check=False,
             capture_output=True,
             text=True,

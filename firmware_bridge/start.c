@@ -36,16 +36,24 @@ __attribute__((naked)) void image_fault(void) {
     __asm volatile("tst lr, #4\n ite eq\n mrseq r0, msp\n mrsne r0, psp\n b image_fault_at");
 }
 
+__attribute__((weak, alias("image_fault"))) void board_tick(void);
+__attribute__((weak, alias("image_fault"))) void board_interrupt(void);
+
 typedef void handler(void);
+
+#define FOUR(what) what, what, what, what
+#define SIXTEEN(what) FOUR(what), FOUR(what), FOUR(what), FOUR(what)
 
 typedef struct {
     uint32_t *stack;
-    handler *handlers[15];
+    handler *handlers[15], *interrupts[64];
 } vector_table;
 
 __attribute__((section(".vectors"), used)) static const vector_table vectors = {
     image_stack_top,
     {image_reset, image_fault, image_fault, image_fault, image_fault, image_fault, image_fault,
      image_fault, image_fault, image_fault, image_fault, image_fault, image_fault, image_fault,
-     image_fault},
+     board_tick},
+    {SIXTEEN(board_interrupt), SIXTEEN(board_interrupt), SIXTEEN(board_interrupt),
+     SIXTEEN(board_interrupt)},
 };

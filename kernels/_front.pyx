@@ -589,6 +589,11 @@ cdef class Session:
         """
         self.kept_round, self.kept_plan = round, plan
 
+    @property
+    def memory_bytes(self):
+        """What it asked for with the last plan; 0 before."""
+        return self.s.need_bytes
+
     def answer(self):
         """The message to send after SEND."""
         return PyBytes_FromStringAndSize(<char *>self.s.answer, self.s.answer_size)

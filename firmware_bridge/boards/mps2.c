@@ -3,7 +3,17 @@
 
 #define COUNTER (*(volatile uint32_t *)0x40028018u) /* 25 MHz */
 
+#if defined(DEVICE_BAUD)
+#define UART 0x40004000u
+#define UART_IRQ 0u
+#define CLOCK_HZ 25000000u
+#include "cmsdk.h"
+#endif
+
 void board_init(void) {
+#if defined(DEVICE_BAUD)
+    line_start(DEVICE_BAUD);
+#endif
 }
 
 /* An instruction takes 64 ns of emulated time. */

@@ -128,6 +128,7 @@ def _parser() -> argparse.ArgumentParser:
     check.add_argument("--only", metavar="NAME", help="one tier: cloud, host-A, watch-3, ..")
     _add_plan(add("plan", _plan, "what a front takes on a device: RAM, flash, work, bytes sent"))
     _add_job(commands, common)
+    _add_firmware(commands, common)
     _add_keys(commands, common)
     _add_pair(add("pair", _pair, "a device and its edge host learn each other's key over a cable"))
     _add_data(commands, common)
@@ -327,6 +328,26 @@ def _add_plan(sub: argparse.ArgumentParser) -> None:
 def _add_group(commands: Any, name: str, text: str) -> Any:
     group = commands.add_parser(name, help=text, description=text)
     return group.add_subparsers(metavar="COMMAND", required=True)
+
+
+def _add_firmware(commands: Any, common: argparse.ArgumentParser) -> None:
+    group = _add_group(commands, "firmware", "images of devices for Cortex-M boards")
+    text = "compile the image of a device of a job: code, samples, names and keys"
+    build = group.add_parser("build", parents=[common], help=text, description=text, epilog=EXITS)
+    build.add_argument("job", metavar="JOB", help="job file (TOML)")
+    build.add_argument("--id", required=True, metavar="DEVICE", help="one of the job's devices")
+    build.add_argument("--board", required=True, metavar="NAME", help="an385, an386, an500, an547")
+    build.add_argument("--baud", type=_count, default=921600, metavar="N", help="(default 921600)")
+    build.add_argument(
+        "--out", metavar="FOLDER", help="(default: firmware/DEVICE in the job's out)"
+    )
+    build.set_defaults(command=_firmware_build)
+    text = "run an image in an emulator; its line is a TCP socket of this machine"
+    run = group.add_parser("run", parents=[common], help=text, description=text, epilog=EXITS)
+    run.add_argument("image", metavar="IMAGE", help="what `seamline firmware build` made")
+    run.add_argument("--board", required=True, metavar="NAME", help="the one it was built for")
+    run.add_argument("--port", type=_count, default=0, metavar="N", help="(default: a free one)")
+    run.set_defaults(command=_firmware_run)
 
 
 def _add_job(commands: Any, common: argparse.ArgumentParser) -> None:
@@ -595,6 +616,20 @@ def _status(args: argparse.Namespace) -> int:
     from .status_command import run_status
 
     return run_status(args)
+
+
+def _firmware_build(args: argparse.Namespace) -> int:
+    job = _read(args.job)
+    _need("firmware build", "torch", "PyTorch", "edge")
+    from .firmware_command import run_firmware_build
+
+    return run_firmware_build(args, job)
+
+
+def _firmware_run(args: argparse.Namespace) -> int:
+    from .firmware_command import run_firmware_run
+
+    return run_firmware_run(args)
 
 
 # ---- whole jobs ----
