@@ -84,7 +84,7 @@ static void put_test(void) {
 
 /* ---- the conversation ---- */
 
-static uint8_t joined, answer_due, ended;
+static uint8_t joined, answer_due, came, ended;
 static uint64_t said_ms;
 
 /* What the session wants done, until there is an answer or nothing to do. */
@@ -115,14 +115,21 @@ static void hear(void) {
     seam_packet_event_kind kind;
     while ((kind = seam_sealed_event(&line)) != SEAM_EVENT_NONE) {
         if (kind == SEAM_EVENT_MESSAGE) {
-            uint32_t size = 0;
-            const uint8_t *message = seam_sealed_message(&line, &size);
-            act(seam_session_receive(&session, message, size));
-            seam_sealed_done(&line);
+            came = 1u;
         } else if (kind != SEAM_EVENT_SENT) { /* JOINED, or lost: either way a new beginning */
             joined = answer_due = 0u;
             said_ms = 0u;
         }
+    }
+    /* An answer that is still on its way lies where the next one will be made. */
+    if (came && !line.packets.tx_busy) {
+        uint32_t size = 0;
+        const uint8_t *message = seam_sealed_message(&line, &size);
+        came = 0u;
+        if (message == NULL)
+            return;
+        act(seam_session_receive(&session, message, size));
+        seam_sealed_done(&line);
     }
 }
 
