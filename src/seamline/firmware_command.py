@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 from .firmware_bridge import image
 from .firmware_bridge.device import DeviceImage, build_device, memory_of
 from .firmware_bridge.emulator import serve
-from .firmware_bridge.monocypher import MonocypherError
 from .kernels.parcel import CODECS
 from .runtime.config import Job, find_device, find_zone
 from .runtime.data import device_data
@@ -42,7 +41,7 @@ def run_firmware_build(args: argparse.Namespace, job: Job) -> int:
     out = Path(args.out or Path(job.out) / "firmware" / args.id)
     try:
         built = build_device(board, device, out)
-    except (MonocypherError, RuntimeError) as error:
+    except RuntimeError as error:  # most often: it does not fit
         raise UserError(str(error), 5) from None
     _print_sizes(built, device)
     print(f"{built} holds the secret key of {args.id}: who can read it, or the board, is {args.id}")
@@ -61,8 +60,9 @@ def run_firmware_run(args: argparse.Namespace) -> int:
         print(f'in the job: link = "{running.address}", host_link = "{running.address}"')
         sys.stdout.flush()
         code = running.wait()
+        said = running.said() or "it said nothing"
     if code != 0:
-        raise UserError(f"the image ended with {code}: {running.said() or 'it said nothing'}", 1)
+        raise UserError(f"{path} ended with {code}: {said}", 3)
     print("the host said goodbye: done")
     return 0
 

@@ -159,11 +159,14 @@ def test_what_is_wrong_with_a_build_is_one_line(folder, tools, tmp_path):
         )
         assert done.returncode == code and text in done.stderr, done.stderr
         assert done.stderr.count("\n") == 1
-    done = subprocess.run(
-        seamline("firmware", "run", str(tmp_path / "none.elf"), "--board", "an386"),
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    assert done.returncode == 3 and "there is no image" in done.stderr
+    (tmp_path / "text.elf").write_text("no image")
+    for name, text in (("none.elf", "there is no image"), ("text.elf", "ended with")):
+        done = subprocess.run(
+            seamline("firmware", "run", str(tmp_path / name), "--board", "an386"),
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        assert done.returncode == 3 and text in done.stderr, done.stderr
+        assert "Traceback" not in done.stderr
