@@ -136,9 +136,10 @@ class Nursery:
         return self.codes[pid]
 
     async def kill(self, pid: int) -> None:
-        if pid not in self.codes:
-            os.kill(pid, signal.SIGKILL)
-            await self.ended(pid)
+        with contextlib.suppress(ProcessLookupError):  # ended, and not told yet
+            if pid not in self.codes:
+                os.kill(pid, signal.SIGKILL)
+        await self.ended(pid)
 
 
 @contextlib.asynccontextmanager
