@@ -13,7 +13,14 @@ from pathlib import Path
 
 WHEEL_MAX = 3_000_000  # bytes; the C core and its three faces are the most of it
 MODULES = ("_core", "_front", "_link")
-FIRMWARE = ("start.c", "image.ld", "boards/mps2.ld", "include/string.h")
+FIRMWARE = (
+    "start.c",
+    "device.c",
+    "boards/mps2_line.c",
+    "image.ld",
+    "boards/mps2.ld",
+    "include/string.h",
+)
 
 
 def wheel_faults(names: list[str]) -> list[str]:

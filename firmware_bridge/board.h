@@ -15,27 +15,6 @@ __attribute__((noreturn)) void board_fault(uint32_t pc, uint32_t lr);
 
 void board_print(const char *text);
 
-/* ---- a device's: without them an image cannot be one ---- */
-
-/* Bytes that have come over the line since, by interrupt: how many of `size`. */
-size_t board_read(uint8_t *to, size_t size);
-/* All of them, waiting where the line is slow; reception goes on. */
-void board_write(const uint8_t *from, size_t size);
-/* Since the start. */
-uint64_t board_millis(void);
-/* Until something has come over the line, or a millisecond. */
-void board_sleep(void);
-/* From a generator that nobody can foretell; 0: it has none yet. Keys depend on it. */
-int board_random(uint8_t *to, size_t size);
-/* The program still runs: for a watchdog. */
-void board_alive(void);
-
-/* Interrupts, where a board has any; else they are faults. */
-void board_tick(void);
-void board_interrupt(void);
-
-/* ---- what an emulator or a probe does ---- */
-
 /* A file on the machine that runs the emulator or holds the probe, to be read once from its start;
  * -1: it cannot be opened. */
 intptr_t board_file_open(const char *path);
@@ -47,5 +26,33 @@ int board_arguments(char *to, size_t space);
 
 /* Instructions since some moment: under `-icount shift=6`, exact to about five. */
 uint32_t board_instructions(void);
+
+/* ---- What a device asks of it besides (device.c) ---- */
+
+/* Ticks a second of the processor's clock: SysTick counts them. */
+uint32_t board_clock(void);
+
+/* The line's UART: interrupts on, received bytes go into a ring; where it is full, the next byte
+ * stays in the UART. When a frame has come or all bytes have gone out, it calls line_wanted. */
+void board_line_start(void);
+/* Takes bytes from the ring: how many, at most `space`. */
+size_t board_read(uint8_t *to, size_t space);
+/* Begins to send bytes, which stay in place until board_writing gives 0. */
+void board_write(const uint8_t *bytes, size_t size);
+int board_writing(void);
+
+/* Milliseconds since the start. */
+uint64_t board_millis(void);
+
+/* Random bytes that nobody can guess; 0: there are none now, ask again. Who can guess them can
+ * read the line. */
+int board_random(void *context, uint8_t *out, size_t size);
+
+/* One sample: values in the order h, w, c, and its label. 0: there is none with this number. */
+int board_sample(float *values, int32_t *label, int training, uint32_t number);
+
+/* Called at least once a second while the program lives, but for the time a layer computes. Does
+ * nothing unless a board has its own. */
+void board_watchdog(void);
 
 #endif

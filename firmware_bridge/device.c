@@ -1,200 +1,266 @@
-/* A device in an image: its sealed line, its session and its samples, in one loop that sleeps
- * between events. */
+/* A device on a microcontroller: the session of the core, its line, its samples. No heap. */
 #include <string.h>
 
+#include "batches.h"
 #include "board.h"
 #include "device.h"
-#include "seam_device.h"
+#include "line_service.h"
 #include "seam_front.h"
 
-#define HELLO_MS 1000u /* until a host answers */
-#define CHUNK 64u      /* bytes taken from the line at a time */
+#define HELLO_MS 1000u /* until the host has answered, doubling */
+#define HELLO_LAST_MS 8000u
+#define FAREWELL_MS 500u /* for the last word to be acknowledged */
+#define REFUSED 6        /* exit code, as `seamline device` has it */
 
-extern const float device_x_train[], device_x_test[]; /* [n][DEVICE_VALUES] */
-extern const int32_t device_y_train[], device_y_test[];
-extern const uint8_t device_secret[], device_host_key[];
+extern uint32_t image_stack_top[], image_stack_limit[];
 
-static seam_sealed_end line;
+int main(void);
+
 static seam_session session;
-static uint8_t rx[DEVICE_RX_BYTES], wire[SEAM_SEALED_WIRE];
-static uint8_t arena[DEVICE_ARENA_BYTES] __attribute__((aligned(16), section(".noinit")));
+static batches walk;
+static struct {
+    uint64_t said_ms;
+    uint32_t hello_ms;
+    int linked;  /* the host's end of the line is there */
+    int joined;  /* the host has sent a plan, and we have taken it */
+    int fresh;   /* and since then, nothing was trained */
+    int sending; /* the session's answer is still on its way: it must stay in place */
+    int waiting; /* a message is there, not looked at yet */
+    int over;    /* the host has said BYE */
+} state;
 
-/* ---- samples: an endless walk through all, in a new order each epoch ---- */
+/* ---- how much of the stack is ever used ---- */
 
-#define EPOCH_STREAM 0x45504F43u
+#define PAINT 0x5AA5C33Cu
 
-static uint16_t order[DEVICE_TRAIN];
-static uint32_t drawn[DEVICE_TRAIN];
-static uint32_t ordered_epoch, ordered_seed;
-static uint8_t is_ordered;
-
-static int comes_before(uint16_t a, uint16_t b) {
-    return drawn[a] != drawn[b] ? drawn[a] < drawn[b] : a < b;
+static void stack_paint(void) {
+    uint32_t *at = image_stack_limit, *top;
+    __asm volatile("mrs %0, msp" : "=r"(top));
+    while (at < top)
+        *at++ = PAINT;
 }
 
-/* Lets the entry at `root` down to its place among the first `count`, the last of all on top. */
-static void sift(uint32_t root, uint32_t count) {
-    const uint16_t entry = order[root];
-    for (uint32_t child; (child = 2u * root + 1u) < count; root = child) {
-        if (child + 1u < count && comes_before(order[child], order[child + 1u]))
-            child++;
-        if (!comes_before(entry, order[child]))
-            break;
-        order[root] = order[child];
-    }
-    order[root] = entry;
+static void print_number(uint32_t value) {
+    char text[11] = {0};
+    unsigned at = 10;
+    do {
+        text[--at] = (char)('0' + value % 10u);
+        value /= 10u;
+    } while (value != 0u);
+    board_print(text + at);
 }
 
-static void order_epoch(uint32_t epoch) {
-    if (is_ordered && epoch == ordered_epoch && session.seed == ordered_seed)
+static void stack_tell(void) {
+    const uint32_t *at = image_stack_limit;
+    while (*at == PAINT)
+        at++;
+    board_print("stack: ");
+    print_number((uint32_t)((const char *)image_stack_top - (const char *)at));
+    board_print(" bytes used\n");
+}
+
+/* ---- saying something ---- */
+
+static void send(void) {
+    line_lock();
+    state.sending = channel_send(session.answer, session.answer_size) == SEAM_OK;
+    line_unlock();
+    line_wanted();
+}
+
+static void greet(uint64_t now) {
+    if (!state.linked || state.joined || state.sending || now - state.said_ms < state.hello_ms)
         return;
-    seam_random_fill(drawn, session.seed, EPOCH_STREAM + epoch, 0, DEVICE_TRAIN);
-    for (uint32_t i = 0; i < DEVICE_TRAIN; i++)
-        order[i] = (uint16_t)i;
-    for (uint32_t i = DEVICE_TRAIN / 2u; i-- > 0;)
-        sift(i, DEVICE_TRAIN);
-    for (uint32_t left = DEVICE_TRAIN; left-- > 1u;) {
-        const uint16_t last = order[0];
-        order[0] = order[left];
-        order[left] = last;
-        sift(0, left);
+    state.said_ms = now;
+    state.hello_ms = state.hello_ms < HELLO_LAST_MS ? 2u * state.hello_ms : HELLO_LAST_MS;
+    seam_session_hello(&session);
+    send();
+}
+
+/* ---- a message ---- */
+
+static int place_batch(int training) {
+    const seam_session *s = &session;
+    for (uint32_t i = 0; i < s->need_count; i++) {
+        const uint32_t number =
+            training ? batches_sample(&walk, s->seed, (uint64_t)s->need_first * s->batch + i)
+                     : s->need_first + i;
+        if (!board_sample(s->inputs + (size_t)i * device.values, s->labels + i, training, number))
+            return seam_session_refuse(&session, SEAM_E_DATA);
+        board_watchdog();
     }
-    ordered_epoch = epoch;
-    ordered_seed = session.seed;
-    is_ordered = 1u;
+    return seam_session_batch(&session);
 }
 
-static void put_training(void) {
-    for (uint32_t i = 0; i < session.need_count; i++) {
-        const uint64_t at = (uint64_t)session.need_first * session.need_count + i;
-        order_epoch((uint32_t)(at / DEVICE_TRAIN));
-        const uint32_t sample = order[at % DEVICE_TRAIN];
-        memcpy(session.inputs + (size_t)i * DEVICE_VALUES,
-               device_x_train + (size_t)sample * DEVICE_VALUES, DEVICE_VALUES * sizeof(float));
-        session.labels[i] = device_y_train[sample];
-    }
-}
-
-static void put_test(void) {
-    const size_t first = session.need_first, count = session.need_count;
-    memcpy(session.inputs, device_x_test + first * DEVICE_VALUES,
-           count * DEVICE_VALUES * sizeof(float));
-    memcpy(session.labels, device_y_test + first, count * sizeof(int32_t));
-}
-
-/* ---- the conversation ---- */
-
-static uint8_t joined, answer_due, came, ended;
-static uint64_t said_ms;
-
-/* What the session wants done, until there is an answer or nothing to do. */
-static void act(int action) {
-    while (action == SEAM_DO_MEMORY || action == SEAM_DO_TRAIN || action == SEAM_DO_TEST) {
-        board_alive();
-        if (action == SEAM_DO_MEMORY) {
-            const int fits = session.need_bytes <= sizeof arena;
-            action = seam_session_memory(&session, fits ? arena : NULL);
-            joined = (uint8_t)fits;
-            continue;
-        }
-        if (action == SEAM_DO_TRAIN)
-            put_training();
-        else
-            put_test();
-        action = seam_session_batch(&session);
-    }
-    if (action == SEAM_DO_SEND)
-        answer_due = 1u;
-    else if (action == SEAM_DO_FAIL)
-        joined = 0u; /* the host forgot us, or refuses: greet it again */
-    else if (action == SEAM_DO_END)
-        ended = 1u;
-}
-
-static void hear(void) {
-    seam_packet_event_kind kind;
-    while ((kind = seam_sealed_event(&line)) != SEAM_EVENT_NONE) {
-        if (kind == SEAM_EVENT_MESSAGE) {
-            came = 1u;
-        } else if (kind != SEAM_EVENT_SENT) { /* JOINED, or lost: either way a new beginning */
-            joined = answer_due = 0u;
-            said_ms = 0u;
+/* The plan's input must be what our samples are, or they would be written beyond it. */
+static int give_memory(void) {
+    const int fits = session.need_bytes <= device.memory_bytes;
+    seam_plan plan;
+    seam_tensor input;
+    if (fits && seam_plan_open(&plan, session.pending_plan, session.plan_size) == SEAM_OK) {
+        seam_plan_tensor(&input, &plan, 0);
+        if (input.values != device.values) {
+            const int told = seam_session_memory(&session, NULL);
+            return told < 0 ? told : seam_session_refuse(&session, SEAM_E_SHAPE);
         }
     }
-    /* An answer that is still on its way lies where the next one will be made. */
-    if (came && !line.packets.tx_busy) {
-        uint32_t size = 0;
-        const uint8_t *message = seam_sealed_message(&line, &size);
-        came = 0u;
-        if (message == NULL)
-            return;
-        act(seam_session_receive(&session, message, size));
-        seam_sealed_done(&line);
+    const int same = fits ? seam_session_go_on(&session) : SEAM_E_STATE;
+    if (same != SEAM_E_STATE)
+        return same;
+    session.trained_round = 0;
+    session.facts.has_checkpoint = 0;
+    return seam_session_memory(&session, fits ? device.memory : NULL);
+}
+
+static void fail(void) {
+    state.joined = 0;
+    if (session.failed_code == (uint16_t)-SEAM_E_STATE ||
+        session.failed_code == (uint16_t)-SEAM_E_SESSION)
+        return; /* a new HELLO helps */
+    char text[SEAM_TEXT_MAX + 1u];
+    memcpy(text, session.failed_text, session.failed_size);
+    text[session.failed_size] = '\0';
+    board_print("the edge host refused us: ");
+    board_print(text);
+    board_print("\n");
+    board_exit(REFUSED);
+}
+
+/* The message is used: there is room for the next. */
+static void release(void) {
+    state.waiting = 0;
+    line_lock();
+    channel_done();
+    line_unlock();
+    line_wanted();
+}
+
+/* A front that has outlived a loss of the line goes on with its momentum, but not where the job
+ * begins anew. */
+static void begin(void) {
+    if (state.fresh && session.trained_round == 1)
+        seam_session_forget_momentum(&session);
+    state.fresh = 0;
+}
+
+static void take(void) {
+    uint32_t size;
+    const uint8_t *message = channel_message(&size);
+    const uint8_t kind = size > 3u ? message[3] : 0u;
+    int action = seam_session_receive(&session, message, size);
+    if (action == SEAM_DO_MEMORY)
+        action = give_memory();
+    if (action == SEAM_DO_FAIL)
+        fail();
+    release();
+    state.said_ms = board_millis(); /* the host is about to go on: no HELLO between */
+    if (action == SEAM_DO_TRAIN)
+        begin();
+    while (action == SEAM_DO_TRAIN || action == SEAM_DO_TEST)
+        action = place_batch(action == SEAM_DO_TRAIN);
+    if (action == SEAM_DO_SEND) {
+        const uint8_t said = session.answer[3];
+        state.fresh |= kind == SEAM_PLAN;
+        state.joined = said != SEAM_ERROR && (state.joined || kind == SEAM_PLAN);
+        send();
     }
+    state.over |= action == SEAM_DO_END;
 }
 
-static void say(uint64_t now) {
-    if (!joined && !answer_due && (said_ms == 0u || now - said_ms >= HELLO_MS)) {
-        seam_session_hello(&session);
-        answer_due = 1u;
-        said_ms = now;
+/* ---- the line ---- */
+
+static void lose(void) {
+    state.linked = state.joined = state.sending = 0;
+    if (state.waiting)
+        release();
+}
+
+/* What has happened on the line; 0: nothing. */
+static int hear(void) {
+    line_lock();
+    const seam_packet_event_kind event = channel_event();
+    line_unlock();
+    switch (event) {
+    case SEAM_EVENT_NONE:
+        return 0;
+    case SEAM_EVENT_JOINED:
+        state.linked = 1;
+        state.joined = state.sending = 0;
+        state.hello_ms = 0;
+        greet(board_millis());
+        state.hello_ms = HELLO_MS;
+        return 1;
+    case SEAM_EVENT_MESSAGE:
+        state.waiting = 1;
+        return 1;
+    case SEAM_EVENT_SENT:
+        state.sending = 0;
+        return 1;
+    case SEAM_EVENT_SILENT:
+    case SEAM_EVENT_RESTARTED:
+    case SEAM_EVENT_STUCK:
+    case SEAM_EVENT_FULL:
+        lose();
+        return 1;
     }
-    if (answer_due && seam_sealed_send(&line, session.answer, session.answer_size) == SEAM_OK)
-        answer_due = 0u;
-    int64_t size;
-    while ((size = seam_sealed_output(&line, wire, sizeof wire, board_millis())) > 0)
-        board_write(wire, (size_t)size);
+    return 0;
 }
 
-static int random_bytes(void *context, uint8_t *out, size_t size) {
-    (void)context;
-    return board_random(out, size);
-}
-
-static float extreme(int largest) {
-    float found = device_x_train[0];
-    for (size_t i = 1; i < (size_t)DEVICE_TRAIN * DEVICE_VALUES; i++)
-        if (largest ? device_x_train[i] > found : device_x_train[i] < found)
-            found = device_x_train[i];
-    return found;
-}
+/* ---- beginning and end ---- */
 
 static int start(void) {
-    seam_device_facts facts = {.id = (const uint8_t *)DEVICE_ID,
-                               .id_size = sizeof DEVICE_ID - 1u,
-                               .ram = sizeof arena,
-                               .training_samples = DEVICE_TRAIN,
-                               .test_samples = DEVICE_TEST,
-                               .least = extreme(0),
-                               .most = extreme(1)};
-    uint8_t boot[8];
-    while (!board_random(boot, sizeof boot))
-        board_alive();
-    memcpy(facts.boot_id, boot, sizeof boot);
+    seam_device_facts facts = {.id = (const uint8_t *)device.id,
+                               .id_size = (uint8_t)strlen(device.id),
+                               .ram = device.ram,
+                               .flash = device.flash,
+                               .training_samples = device.training,
+                               .test_samples = device.tests,
+                               .least = device.least,
+                               .most = device.most};
+    uint64_t boot_id = 0;
+    while (!board_random(NULL, facts.boot_id, sizeof facts.boot_id) ||
+           !board_random(NULL, (uint8_t *)&boot_id, sizeof boot_id))
+        board_watchdog();
+    walk = (batches){.order = device.order, .samples = device.training};
     seam_session_init(&session, &facts);
-    const seam_handshake_config handshake = {.name = DEVICE_ID,
-                                             .secret = device_secret,
-                                             .host = DEVICE_HOST,
-                                             .host_key = device_host_key,
-                                             .entropy = random_bytes};
-    seam_packet_config packets = {
-        .rx = rx, .rx_space = sizeof rx, .bytes_per_second = DEVICE_BAUD / 10u, .first_number = 1u};
-    memcpy(&packets.boot_id, boot, sizeof boot);
-    return seam_sealed_start(&line, &handshake, &packets, board_millis());
+    const seam_packet_config packets = {.boot_id = boot_id | UINT64_C(1) << 63,
+                                        .rx = device.message,
+                                        .rx_space = device.message_bytes};
+    return line_begin(&packets);
+}
+
+/* The host has to hear that we have its BYE. */
+static void farewell(void) {
+    const uint64_t until = board_millis() + FAREWELL_MS;
+    while (board_millis() < until) {
+        board_watchdog();
+        line_sleep();
+    }
+}
+
+__attribute__((weak)) void board_watchdog(void) {
 }
 
 int main(void) {
-    uint8_t bytes[CHUNK];
-    if (start() != SEAM_OK)
-        return 2;
-    while (!ended || line.packets.tx_busy) {
-        board_alive();
-        const size_t count = board_read(bytes, sizeof bytes);
-        seam_sealed_feed(&line, bytes, count, board_millis());
-        hear();
-        say(board_millis());
-        if (count == 0u)
-            board_sleep(); /* at most until the clock's next tick */
+    stack_paint();
+    const int status = start();
+    if (status != SEAM_OK) {
+        board_print(seam_status_text(status));
+        board_print("\n");
+        return 1;
     }
+    while (!state.over) {
+        board_watchdog();
+        if (hear())
+            continue;
+        if (state.waiting && !state.sending) {
+            take();
+            continue;
+        }
+        greet(board_millis());
+        line_sleep();
+    }
+    farewell();
+    stack_tell();
     return 0;
 }

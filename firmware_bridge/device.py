@@ -1,90 +1,372 @@
-"""The image of one device: its samples, names and keys, and memory in fixed sizes."""
+"""Images of devices: one device of one job, with its samples and keys, for a board."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import os
+import re
+import subprocess
+import tempfile
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
-from ..kernels.front import HEADER, SEND, Session
-from ..runtime import message as wire
+from ..kernels import parcel
+from ..runtime import boards
+from ..runtime.arena import round16
 from ..runtime.data import Data
-from ..runtime.message import Kind, Message, Settings
-from .image import CORE, HERE, KERNEL_FILES, Board, build, sealing
+from ..runtime.errors import UserError
+from ..runtime.plan import read_plan
+from . import image
+from .image import CORE, HERE
+from .monocypher import monocypher
 
-_HEADS = 96  # bytes, most, in front of the values: of a body and of its one or two parcels
-FRONT_FILES = [CORE / "plan.c", CORE / "message.c", CORE / "session.c", *CORE.glob("front*.c")]
+MESSAGE = 24  # bytes in front of a body
+PLAN_HEAD, STEP_HEAD, GRAD_HEAD, ACT_HEAD, WEIGHTS_HEAD = 24, 12, 8, 4, 8
+LEAST_MESSAGE = 1024  # any other the host sends is shorter
+SPARE = 16  # bytes a session keeps behind its longest answer
+SAMPLES_MOST = 65535  # their numbers have 16 bits in an image
+DOES_NOT_FIT = 5
+_MARK = "seamline device for "
+
+_SESSION = ["front", "front_q8", "front_q8_backward", "front_q8_blob", "front_q8_forward"]
+_SESSION += ["front_q8_loss", "message", "plan", "session"]
+SOURCES = [
+    *image.KERNEL_FILES,
+    *(CORE / f"{stem}.c" for stem in (*_SESSION, "frame", "packet")),
+    *(HERE / f"{stem}.c" for stem in ("batches", "device", "line_service", "samples")),
+]
 
 
 @dataclass(frozen=True)
-class DeviceImage:
-    """What is built in. secret, host_key: 32 bytes. arena_bytes, message_bytes: of what the host's
-    plan will ask, as `memory_of` gives them."""
+class Target:
+    """A board a device can be built for. stack: bytes of RAM that must be left for it; optimise:
+    what the compiler is asked for."""
 
     name: str
-    host: str
+    board: image.Board
+    chip: boards.Board
+    stack: int = 8192
+    optimise: str = "-O2"
+
+
+TARGETS = {
+    "an385": Target("an385", image.BOARDS["an385"], boards.BOARDS["mps2-an385"]),
+    "an386": Target("an386", image.BOARDS["an386"], boards.BOARDS["mps2-an386"]),
+    "an500": Target("an500", image.BOARDS["an500"], boards.BOARDS["mps2-an500"]),
+    "an547": Target("an547", image.BOARDS["an547"], boards.BOARDS["mps3-an547"]),
+    "lm3s6965evb": Target(
+        "lm3s6965evb",
+        image.Board(
+            "lm3s6965evb", "Cortex-M3", ("-mcpu=cortex-m3",), "lm3s6965", "lm3s6965", 0, "generic"
+        ),
+        boards.BOARDS["lm3s6965evb"],
+        6144,
+        "-Os",
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Keys:
+    """Of a sealed line: what the device has built in. 32 bytes each, but for the host's name."""
+
     secret: bytes
+    host: str
     host_key: bytes
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A device of a job. codecs: of f32 activations up and gradients down. keys: None: clear
+    text.
+    """
+
+    device_id: str
+    plan: bytes
     data: Data
-    baud: int
-    arena_bytes: int
-    message_bytes: int
+    codec_up: str = "int8"
+    codec_down: str = "int8"
+    keys: Keys | None = None
 
 
-def memory_of(plan: bytes, settings: Settings, values: int, data: Data) -> tuple[int, int]:
-    """Bytes that a session asks for when it gets this plan, and bytes of the longest message that
-    comes to it. values: bytes of the longest weights or gradient that the host sends.
+@dataclass(frozen=True)
+class Sizes:
+    """Bytes of an image. arena: what the plan and its session take; message: room for the longest
+    one from the host; stack: what is left of the RAM for it."""
 
-    Raises ValueError: no device can run the plan.
-    """
-    session = Session("x", bytes(8), len(data.x_train), len(data.x_test))
-    session.hello()
-    session.receive(Message(Kind.WELCOME, 1, body=wire.welcome_body()).encode())
-    asked = Message(Kind.PLAN, 1, body=wire.plan_body(settings, plan)).encode()
-    if session.receive(asked) != SEND or session.answer()[3] != Kind.READY:
-        raise ValueError("a session refuses the plan")
-    memory = session.memory_bytes
-    return memory, max(len(asked), HEADER + _HEADS + values)
+    text: int
+    data: int
+    bss: int
+    samples: int
+    arena: int
+    message: int
+    stack: int
+
+    @property
+    def flash(self) -> int:
+        return self.text + self.data + self.samples
+
+    @property
+    def ram(self) -> int:
+        """Without the stack."""
+        return self.data + self.bss + self.arena + self.message
 
 
-def build_device(board: Board, device: DeviceImage, out: Path) -> Path:
-    """Compiles it; `out` then holds the device's key, so it and the image are for its owner only.
+def find_target(name: str) -> Target:
+    """Raises UserError (exit 2) that lists the boards."""
+    if name not in TARGETS:
+        raise UserError(f"there is no board {name!r} to build for; there are {', '.join(TARGETS)}")
+    return TARGETS[name]
 
-    Raises RuntimeError with what the compiler said, MonocypherError.
-    """
-    out.mkdir(parents=True, exist_ok=True, mode=0o700)
-    data = device.data
-    arrays = {
-        "device_x_train": np.ascontiguousarray(data.x_train, "<f4"),
-        "device_y_train": np.ascontiguousarray(data.y_train, "<i4"),
-        "device_x_test": np.ascontiguousarray(data.x_test, "<f4"),
-        "device_y_test": np.ascontiguousarray(data.y_test, "<i4"),
+
+# ---- how much memory ----
+
+
+def _is_q8(plan: bytes) -> bool:
+    return plan[6] == 1
+
+
+def memory_bytes(recipe: Recipe) -> int:
+    """What a session asks for when this plan comes, exactly."""
+    plan = read_plan(recipe.plan)
+    parts = [plan.arena_bytes, len(recipe.plan), 4 * plan.batch]
+    if not _is_q8(recipe.plan):
+        act = ACT_HEAD + 2 * plan.batch + _parcel(recipe.codec_up, (plan.batch, *plan.shapes[-1]))
+        weights = WEIGHTS_HEAD + _parcel("f32", (plan.parameters,))
+        parts.append(MESSAGE + max(act, weights) + SPARE)
+    return sum(map(round16, parts))
+
+
+def message_bytes(recipe: Recipe) -> int:
+    """The longest message the host has for a device with this plan."""
+    plan = read_plan(recipe.plan)
+    in_q8 = _is_q8(recipe.plan)
+    weights = _parcel("int8" if in_q8 else "f32", (plan.blob_bytes // (1 if in_q8 else 4),))
+    codec = "int8" if in_q8 else recipe.codec_down
+    gradient = _parcel(codec, (plan.batch, *plan.shapes[-1]))
+    bodies = PLAN_HEAD + len(recipe.plan), STEP_HEAD + weights, GRAD_HEAD + gradient
+    return round16(max(LEAST_MESSAGE, MESSAGE + max(bodies)))
+
+
+def _parcel(codec: str, shape: tuple[int, ...]) -> int:
+    """Bytes of a parcel of this shape."""
+    return len(parcel.pack(np.zeros(shape, np.float32), codec)) if np.prod(shape) else 0
+
+
+# ---- the files of one device ----
+
+
+def _check(recipe: Recipe) -> None:
+    data, shape = recipe.data, read_plan(recipe.plan).shapes[0]
+    if data.x_train.shape[1:] != tuple(shape):
+        raise UserError(
+            f"a sample of {recipe.device_id} has the shape {data.x_train.shape[1:]}, the front "
+            f"takes {tuple(shape)}",
+            3,
+        )
+    if max(len(data.x_train), len(data.x_test)) > SAMPLES_MOST:
+        raise UserError(
+            f"{recipe.device_id} has more than {SAMPLES_MOST} samples, too many for an image: "
+            "give fewer with --data or --samples",
+            3,
+        )
+
+
+def _bytes(value: bytes) -> str:
+    return "{" + ", ".join(map(str, value)) + "}"
+
+
+def _text(value: str) -> str:
+    return '"' + "".join(f"\\{byte:03o}" for byte in value.encode()) + '"'
+
+
+def _write_device(recipe: Recipe, target: Target, folder: Path) -> Path:
+    """device_config.c and samples.bin: this device as C. Nobody else may read them."""
+    data, keys = recipe.data, recipe.keys
+    x = np.concatenate([data.x_train, data.x_test]).astype("<f4")
+    y = np.concatenate([data.y_train, data.y_test]).astype("<u2")
+    (folder / "samples.bin").write_bytes(x.tobytes() + y.tobytes())
+    memory, message = memory_bytes(recipe), message_bytes(recipe)
+    least, most = float(data.x_train.min()).hex(), float(data.x_train.max()).hex()
+    fields = {
+        "made_for": f'"{_MARK}{target.name}"',
+        "id": _text(recipe.device_id),
+        "training": len(data.x_train),
+        "tests": len(data.x_test),
+        "values": int(np.prod(data.x_train.shape[1:])),
+        "least": f"{least}f",
+        "most": f"{most}f",
+        "x": "samples_x",
+        "y": "samples_y",
+        "order": "order",
+        "message": "device_message",
+        "memory": "device_memory",
+        "message_bytes": message,
+        "memory_bytes": memory,
+        "ram": f"{target.chip.ram}u",
+        "flash": f"{target.chip.flash}u",
     }
-    parts = {name: array.tobytes() for name, array in arrays.items()}
-    parts |= {"device_secret": device.secret, "device_host_key": device.host_key}
-    listing = ['    .section .samples, "a"']
-    for name, held in parts.items():
-        path = out / f"{name}.bin"
-        path.touch(0o600)
-        path.chmod(0o600)
-        path.write_bytes(held)
-        listing += ["    .balign 16", f"    .global {name}", f"{name}:", f'    .incbin "{path}"']
-    (out / "parts.S").write_text("\n".join(listing) + "\n")
-    defines = {
-        "ID": f'"{device.name}"',
-        "HOST": f'"{device.host}"',
-        "TRAIN": f"{len(data.x_train)}u",
-        "TEST": f"{len(data.x_test)}u",
-        "VALUES": f"{data.x_train[0].size}u",
-        "RX_BYTES": f"{device.message_bytes}u",
-        "ARENA_BYTES": f"{device.arena_bytes}u",
-    }
-    lines = "".join(f"#define DEVICE_{name} {value}\n" for name, value in defines.items())
-    (out / "device.h").write_text(f"/* What this image is of. */\n{lines}")
-    files, flags = sealing()
-    sources = [HERE / "device.c", out / "parts.S", *{*files, *KERNEL_FILES, *FRONT_FILES}]
-    built = build(board, sources, out, [*flags, f"-I{out}", f"-DDEVICE_BAUD={device.baud}u"])
-    for name in parts:
-        (out / f"{name}.bin").unlink()
-    return built
+    lines = [
+        f"/* {target.chip.title}, made by `seamline firmware build`. */",
+        '#include "device.h"',
+        "extern const float samples_x[];",
+        "extern const uint16_t samples_y[];",
+        '__asm__(".section .samples,\\"a\\"\\n.balign 16\\n"'
+        ' ".global samples_x\\n.global samples_y\\n"'
+        f' "samples_x:\\n.incbin \\"samples.bin\\"\\n.set samples_y, samples_x + {x.nbytes}\\n"'
+        ' ".previous");',
+        f"static uint16_t order[{max(1, len(data.x_train))}];",
+        '#define LARGE __attribute__((section(".noinit"), aligned(16))) static uint8_t',
+        f"LARGE device_memory[{memory}];",
+        f"LARGE device_message[{message}];",
+    ]
+    if keys is not None:
+        fields |= {"host": _text(keys.host), "secret": "secret", "host_key": "host_key"}
+        lines += [f"static const uint8_t secret[32] = {_bytes(keys.secret)};"]
+        lines += [f"static const uint8_t host_key[32] = {_bytes(keys.host_key)};"]
+    assigned = ",\n    ".join(f".{name} = {value}" for name, value in fields.items())
+    lines.append(f"const image_device device = {{\n    {assigned}}};")
+    source = folder / "device_config.c"
+    source.write_text("\n".join(lines) + "\n")
+    return source
+
+
+# ---- compiling ----
+
+
+def _files(target: Target, recipe: Recipe) -> tuple[list[Path], list[str]]:
+    """Sources of every device of this kind on this board, and flags."""
+    board = target.board
+    files = [*SOURCES, *image.BASE_FILES]
+    files += [HERE / "boards" / f"{board.source}{part}.c" for part in ("", "_line")]
+    flags = [*board.flags, *image.C_FLAGS, target.optimise, f"-I{HERE / 'boards'}"]
+    if recipe.keys is None:
+        return [*files, HERE / "channel_clear.c"], flags
+    crypto = monocypher()
+    files += [HERE / "channel_sealed.c", HERE / "crypto.c", HERE / "cipher.c"]
+    files += sorted((CORE / "seal").glob("*.c"))
+    # Monocypher's own choice: 13 KB less of a hash that few use.
+    flags += ["-DBLAKE2_NO_UNROLLING", f"-I{CORE / 'seal'}", "-isystem", str(crypto)]
+    return files, flags
+
+
+def _run(command: Sequence[str], what: str, folder: Path) -> None:
+    done = subprocess.run(command, check=False, capture_output=True, text=True, cwd=folder)
+    if not done.returncode:
+        return
+    over = re.search(r"region `?(\w+)' overflowed by (\d+) bytes", done.stderr)
+    if over is not None:
+        raise UserError(
+            f"{what} does not fit: {over[1]} lacks {int(over[2]):,} bytes", DOES_NOT_FIT
+        )
+    if "is left for the stack" in done.stderr:
+        raise UserError(f"{what} does not fit: too little RAM is left for its stack", DOES_NOT_FIT)
+    raise RuntimeError(f"{what} does not build: {done.stderr.strip()}")
+
+
+def _compile(sources: Sequence[Path], flags: Sequence[str], what: str, folder: Path) -> list[Path]:
+    """Objects of the sources in `folder`; those that are there already are taken as they are."""
+    jobs = [(source, folder / f"{source.parent.name}-{source.stem}.o") for source in sources]
+
+    def one(job: tuple[Path, Path]) -> Path:
+        source, out = job
+        if not out.exists():
+            draft = out.with_suffix(".draft")
+            command = [image.COMPILER, *flags, "-c", str(source), "-o", str(draft)]
+            _run(command, what, folder)
+            draft.replace(out)
+        return out
+
+    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+        return list(pool.map(one, jobs))
+
+
+def build(recipe: Recipe, target: Target, out: Path, objects: Path | None = None) -> Sizes:
+    """Writes the image `out`, which only its owner may read: it may hold keys.
+
+    objects: a folder that keeps what all devices of a kind (board, sealed or clear) share. Raises
+    UserError: samples of another shape, a board that is too small.
+    """
+    _check(recipe)
+    files, flags = _files(target, recipe)
+    what = f"the image for {target.board.machine}"
+    with tempfile.TemporaryDirectory(prefix="seamline-") as draft:  # mode 0700
+        folder = Path(draft)
+        shared = objects or folder
+        shared.mkdir(parents=True, exist_ok=True)
+        made = _compile(files, flags, what, shared)
+        made += _compile([_write_device(recipe, target, folder)], flags, what, folder)
+        elf = folder / "image.elf"
+        link = [image.COMPILER, *target.board.flags, *map(str, made), *image.LINK_FLAGS]
+        link += [f"-Wl,--defsym=image_stack_bytes={target.stack}"]
+        link += ["-T", str(HERE / "boards" / f"{target.board.script}.ld"), "-lgcc", "-o", str(elf)]
+        _run(link, what, folder)
+        draft_out = out.with_name(f".{out.name}.draft")
+        draft_out.unlink(missing_ok=True)
+        with os.fdopen(os.open(draft_out, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as f:
+            f.write(elf.read_bytes())
+        draft_out.replace(out)
+    return sizes(out)
+
+
+# ---- what is in an image ----
+
+
+def sizes(elf: Path) -> Sizes:
+    """What an image takes, before it is flashed. Raises UserError: it is no image of a device."""
+    rows = [line.split() for line in _ask("arm-none-eabi-size", "-A", str(elf)).splitlines()]
+    of = {row[0]: int(row[1]) for row in rows if len(row) == 3 and row[1].isdigit()}
+    found = [line.split() for line in _ask("arm-none-eabi-nm", "-S", str(elf)).splitlines()]
+    at = {row[-1]: int(row[0], 16) for row in found}
+    size = {row[-1]: int(row[1], 16) for row in found if len(row) == 4}
+    try:
+        return Sizes(
+            text=of[".text"],
+            data=of.get(".data", 0),
+            bss=of[".bss"],
+            samples=of.get(".samples", 0),
+            arena=size["device_memory"],
+            message=size["device_message"],
+            stack=at["image_stack_top"] - at["image_stack_limit"],
+        )
+    except KeyError:
+        raise _no_image(elf) from None
+
+
+def board_of(elf: Path) -> str:
+    """The name of the board an image was built for. Raises UserError: it is none of a device."""
+    try:
+        data = elf.read_bytes()
+    except OSError as error:
+        raise UserError(f"{elf} cannot be read: {error.strerror}", 3) from None
+    found = re.search(_MARK.encode() + rb"([a-z0-9]+)\0", data)
+    if found is None or found[1].decode() not in TARGETS:
+        raise _no_image(elf)
+    return found[1].decode()
+
+
+def _no_image(elf: Path) -> UserError:
+    return UserError(f"{elf} is no image of a device: make one with `seamline firmware build`", 3)
+
+
+def _ask(*command: str) -> str:
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise UserError(done.stderr.strip().splitlines()[0], 3)
+    return done.stdout
+
+
+def shortened(data: Data, count: int | None) -> Data:
+    """The first samples of each part, at most `count`; None: all."""
+    if count is None:
+        return data
+    return replace(
+        data,
+        x_train=data.x_train[:count],
+        y_train=data.y_train[:count],
+        x_test=data.x_test[:count],
+        y_test=data.y_test[:count],
+    )

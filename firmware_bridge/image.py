@@ -90,9 +90,9 @@ BOARDS = {
 }
 
 
-def missing() -> str | None:
-    """One line about the tools that are not installed; None: all are."""
-    lacking = [tool for tool in PACKAGES if shutil.which(tool) is None]
+def missing(tools: Sequence[str] = tuple(PACKAGES)) -> str | None:
+    """One line about those of the tools that are not installed; None: all are."""
+    lacking = [tool for tool in tools if shutil.which(tool) is None]
     if not lacking:
         return None
     packages = " ".join(PACKAGES[tool] for tool in lacking)

@@ -64,22 +64,18 @@ size_t board_file_read(intptr_t file, void *to, size_t size) {
     return size - (size_t)call(SYS_READ, &block); /* it says how many are missing */
 }
 
-/* An emulated board has the machine's generator; a real one brings its own and leaves this out. */
-__attribute__((weak)) int board_random(uint8_t *to, size_t size) {
-    static intptr_t generator = -1;
-    if (generator < 0)
-        generator = board_file_open("/dev/urandom");
-    return generator >= 0 && board_file_read(generator, to, size) == size;
-}
-
-/* No watchdog here. */
-__attribute__((weak)) void board_alive(void) {
-}
-
 int board_arguments(char *to, size_t space) {
     struct {
         char *to;
         size_t space;
     } block = {to, space};
     return call(SYS_GET_CMDLINE, &block) == 0 ? 0 : -1;
+}
+
+int board_random(void *context, uint8_t *out, size_t size) {
+    static intptr_t file = -1;
+    (void)context;
+    if (file < 0)
+        file = board_file_open("/dev/urandom");
+    return file >= 0 && board_file_read(file, out, size) == size;
 }

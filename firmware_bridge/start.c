@@ -15,6 +15,10 @@ int main(void);
 void image_reset(void);
 void image_fault(void);
 void image_fault_at(const uint32_t *frame);
+/* What an image may have of its own: else each is a fault. */
+void image_tick(void);      /* SysTick */
+void image_pend(void);      /* PendSV */
+void image_interrupt(void); /* every interrupt of the board */
 
 void image_reset(void) {
 #if defined(__ARM_FP) || defined(__ARM_FEATURE_MVE)
@@ -36,24 +40,24 @@ __attribute__((naked)) void image_fault(void) {
     __asm volatile("tst lr, #4\n ite eq\n mrseq r0, msp\n mrsne r0, psp\n b image_fault_at");
 }
 
-__attribute__((weak, alias("image_fault"))) void board_tick(void);
-__attribute__((weak, alias("image_fault"))) void board_interrupt(void);
+void image_tick(void) __attribute__((weak, alias("image_fault")));
+void image_pend(void) __attribute__((weak, alias("image_fault")));
+void image_interrupt(void) __attribute__((weak, alias("image_fault")));
 
 typedef void handler(void);
 
-#define FOUR(what) what, what, what, what
-#define SIXTEEN(what) FOUR(what), FOUR(what), FOUR(what), FOUR(what)
+#define EIGHT(what) what, what, what, what, what, what, what, what
 
 typedef struct {
     uint32_t *stack;
-    handler *handlers[15], *interrupts[64];
+    handler *handlers[15], *interrupts[48];
 } vector_table;
 
 __attribute__((section(".vectors"), used)) static const vector_table vectors = {
     image_stack_top,
     {image_reset, image_fault, image_fault, image_fault, image_fault, image_fault, image_fault,
-     image_fault, image_fault, image_fault, image_fault, image_fault, image_fault, image_fault,
-     board_tick},
-    {SIXTEEN(board_interrupt), SIXTEEN(board_interrupt), SIXTEEN(board_interrupt),
-     SIXTEEN(board_interrupt)},
+     image_fault, image_fault, image_fault, image_fault, image_fault, image_fault, image_pend,
+     image_tick},
+    {EIGHT(image_interrupt), EIGHT(image_interrupt), EIGHT(image_interrupt), EIGHT(image_interrupt),
+     EIGHT(image_interrupt), EIGHT(image_interrupt)},
 };

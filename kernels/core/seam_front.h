@@ -265,6 +265,8 @@ typedef struct {
     const uint8_t *failed_text; /* inside the message given last */
     /* memory */
     const uint8_t *pending_plan; /* inside the message given last, until seam_session_memory */
+    uint32_t front_plan_size;    /* of the plan whose front is in memory; 0: none */
+    uint8_t front_q8;            /* is that an int8 front? */
     uint8_t *out, *all, *kept;   /* for answers; for one with all weights; the one given last */
     uint32_t out_space, all_space;
     uint8_t small[SEAM_MESSAGE_HEADER + 8u + SEAM_TEXT_MAX];
@@ -277,6 +279,12 @@ void seam_session_hello(seam_session *s);
 SEAM_MUST_USE int seam_session_receive(seam_session *s, const uint8_t *bytes, size_t size);
 /* The memory asked for (16-aligned), or NULL: there is none, which the host is told. */
 SEAM_MUST_USE int seam_session_memory(seam_session *s, void *memory);
+/* Instead, where the caller still has the memory given last and it is large enough: go on with the
+ * front in it, trained as it is, which READY says. SEAM_E_STATE: it is of another plan, or was
+ * never trained, or is not finite; seam_session_memory is still due. */
+SEAM_MUST_USE int seam_session_go_on(seam_session *s);
+/* No momentum, as at the start. */
+void seam_session_forget_momentum(seam_session *s);
 /* The batch asked for is in place. */
 SEAM_MUST_USE int seam_session_batch(seam_session *s);
 /* Tell the host that the data cannot be used; a status in, an action out. */

@@ -1,7 +1,7 @@
 /* The device's session: one state machine for Linux and firmware. Bytes in, an action out; it never
  * waits. */
 #include "bytes.h"
-#include "seam_front.h"
+#include "front_q8.h"
 
 #include <string.h>
 
@@ -321,6 +321,7 @@ int seam_session_memory(seam_session *s, void *memory) {
     if (s->state != STATE_MEMORY)
         return SEAM_E_STATE;
     s->state = STATE_WELCOMED;
+    s->front_plan_size = 0; /* if there is a front there, it is written over */
     if (memory == NULL)
         return error(s, SEAM_E_MEMORY, SEAM_PLAN);
     seam_plan opened;
@@ -340,9 +341,44 @@ int seam_session_memory(seam_session *s, void *memory) {
     if (status != SEAM_OK)
         return status;
     place_answers(s, &opened, arena, next);
+    s->front_plan_size = s->plan_size;
+    s->front_q8 = s->q8 != 0;
     s->local_done = 0;
     s->kind = SEAM_PLAN;
     return ready(s);
+}
+
+/* Would it be of use to go on with it? One that diverged must not stay. */
+static int is_front_finite(const seam_session *s) {
+    for (uint32_t i = 0; !s->q8 && i < s->front.plan.parameters; i++)
+        if (!is_finite(s->front.parameters[i]) || !is_finite(s->front.momentum[i]))
+            return 0;
+    return 1;
+}
+
+int seam_session_go_on(seam_session *s) {
+    const int same = s->front_plan_size == s->plan_size && s->front_q8 == (s->q8 != 0);
+    if (s->state != STATE_MEMORY || !same || s->trained_round == 0 ||
+        memcmp(plan_of(s)->bytes, s->pending_plan, s->plan_size) != 0 || !is_front_finite(s))
+        return SEAM_E_STATE;
+    if (s->q8)
+        seam_q8_front_forget(&s->q8_front);
+    s->state = STATE_WELCOMED;
+    s->facts.has_checkpoint = 1;
+    s->local_done = 0;
+    s->kind = SEAM_PLAN;
+    return ready(s);
+}
+
+void seam_session_forget_momentum(seam_session *s) {
+    const seam_q8_front *f = &s->q8_front;
+    if (!s->q8) {
+        memset(s->front.momentum, 0, s->front.plan.parameters * sizeof(float));
+        return;
+    }
+    if (f->velocity != NULL)
+        memset(f->velocity, 0, f->plan.velocity_size);
+    memset(f->velocity_exponents, 0, f->plan.layers * sizeof(int32_t));
 }
 
 static int is_rate(const seam_session *s) {

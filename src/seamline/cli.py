@@ -331,23 +331,33 @@ def _add_group(commands: Any, name: str, text: str) -> Any:
 
 
 def _add_firmware(commands: Any, common: argparse.ArgumentParser) -> None:
-    group = _add_group(commands, "firmware", "images of devices for Cortex-M boards")
-    text = "compile the image of a device of a job: code, samples, names and keys"
-    build = group.add_parser("build", parents=[common], help=text, description=text, epilog=EXITS)
-    build.add_argument("job", metavar="JOB", help="job file (TOML)")
-    build.add_argument("--id", required=True, metavar="DEVICE", help="one of the job's devices")
-    build.add_argument("--board", required=True, metavar="NAME", help="an385, an386, an500, an547")
-    build.add_argument("--baud", type=_count, default=921600, metavar="N", help="(default 921600)")
+    group = _add_group(commands, "firmware", "devices that are microcontrollers")
+
+    def add(name: str, text: str) -> Any:
+        sub = group.add_parser(name, parents=[common], help=text, description=text, epilog=EXITS)
+        sub.formatter_class = argparse.RawDescriptionHelpFormatter
+        sub.set_defaults(command=_firmware, action=name)
+        return sub
+
+    build = add("build", "an image that makes a board one device of a job")
+    build.add_argument("--board", required=True, metavar="NAME", help="an385, an386, an547, ..")
+    build.add_argument("--job", required=True, metavar="JOB", help="job file (TOML)")
+    build.add_argument("--id", required=True, metavar="ID", help="the device")
+    build.add_argument("--data", metavar="FILE.npz", help="its samples (default: as in the job)")
     build.add_argument(
-        "--out", metavar="FOLDER", help="(default: firmware/DEVICE in the job's out)"
+        "--samples", type=_count, metavar="N", help="only the first N to train and N to test"
     )
-    build.set_defaults(command=_firmware_build)
-    text = "run an image in an emulator; its line is a TCP socket of this machine"
-    run = group.add_parser("run", parents=[common], help=text, description=text, epilog=EXITS)
-    run.add_argument("image", metavar="IMAGE", help="what `seamline firmware build` made")
-    run.add_argument("--board", required=True, metavar="NAME", help="the one it was built for")
-    run.add_argument("--port", type=_count, default=0, metavar="N", help="(default: a free one)")
-    run.set_defaults(command=_firmware_run)
+    build.add_argument(
+        "--insecure", action="store_true", help="no keys, clear text on the line: for a bench"
+    )
+    build.add_argument("-o", dest="out", required=True, metavar="X.elf", help="the image")
+    size = add("size", "what an image takes of its board's flash and RAM")
+    run = add("run", "an image in the emulator; its UART becomes a socket")
+    for sub in (size, run):
+        sub.add_argument("image", metavar="X.elf")
+    run.add_argument(
+        "--port", type=int, default=0, metavar="N", help="of the socket (default: a free one)"
+    )
 
 
 def _add_job(commands: Any, common: argparse.ArgumentParser) -> None:
@@ -618,18 +628,16 @@ def _status(args: argparse.Namespace) -> int:
     return run_status(args)
 
 
-def _firmware_build(args: argparse.Namespace) -> int:
+def _firmware(args: argparse.Namespace) -> int:
+    from .firmware_command import run_build, run_image, run_size
+
+    if args.action == "size":
+        return run_size(args)
+    if args.action == "run":
+        return run_image(args)
     job = _read(args.job)
     _need("firmware build", "torch", "PyTorch", "edge")
-    from .firmware_command import run_firmware_build
-
-    return run_firmware_build(args, job)
-
-
-def _firmware_run(args: argparse.Namespace) -> int:
-    from .firmware_command import run_firmware_run
-
-    return run_firmware_run(args)
+    return run_build(args, job)
 
 
 # ---- whole jobs ----
