@@ -284,10 +284,17 @@ def _compile(sources: Sequence[Path], flags: Sequence[str], what: str, folder: P
         return list(pool.map(one, jobs))
 
 
-def build(recipe: Recipe, target: Target, out: Path, objects: Path | None = None) -> Sizes:
+def build(
+    recipe: Recipe,
+    target: Target,
+    out: Path,
+    objects: Path | None = None,
+    own: Sequence[Path] = (),
+) -> Sizes:
     """Writes the image `out`, which only its owner may read: it may hold keys.
 
-    objects: a folder that keeps what all devices of a kind (board, sealed or clear) share. Raises
+    objects: a folder that keeps what all devices of a kind (board, sealed or clear) share. own: C
+    files with hooks (board_sample, board_watchdog) in place of those that are there. Raises
     UserError: samples of another shape, a board that is too small.
     """
     _check(recipe)
@@ -298,7 +305,7 @@ def build(recipe: Recipe, target: Target, out: Path, objects: Path | None = None
         shared = objects or folder
         shared.mkdir(parents=True, exist_ok=True)
         made = _compile(files, flags, what, shared)
-        made += _compile([_write_device(recipe, target, folder)], flags, what, folder)
+        made += _compile([_write_device(recipe, target, folder), *own], flags, what, folder)
         elf = folder / "image.elf"
         link = [image.COMPILER, *target.board.flags, *map(str, made), *image.LINK_FLAGS]
         link += [f"-Wl,--defsym=image_stack_bytes={target.stack}"]

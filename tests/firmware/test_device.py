@@ -203,6 +203,7 @@ class Line:
             assert event is not None, "the board says nothing"
             if isinstance(event, bytes):
                 return Message.decode(event)
+            assert not event.lost, event.reason
 
     def greeted(self, session: int) -> None:
         """Welcomes the board."""
@@ -311,6 +312,39 @@ def test_what_a_board_has_learnt_outlives_its_host(tools, objects, tmp_path):
     for at in (10, 5, 0):
         here.pop(at)
     assert board == here
+
+
+SLOW = """
+#include "board.h"
+/* A sample takes longer than a silence that a host takes for a loss. */
+int board_sample(float *values, int32_t *label, int training, uint32_t number) {
+    const uint64_t until = board_millis() + 3500u;
+    while (board_millis() < until) {
+    }
+    for (int i = 0; i < 600; i++)
+        values[i] = (float)(number % 3u);
+    *label = training;
+    return 1;
+}
+"""
+
+
+def test_a_board_that_computes_for_seconds_keeps_its_host(tools, objects, tmp_path):
+    job, slow = read_job(write_job(tmp_path, arithmetic="f32", batch=2)), tmp_path / "slow.c"
+    slow.write_text(SLOW)
+    recipe, target = recipe_of(job, sealed=False), device.find_target("an386")
+    device.build(recipe, target, tmp_path / "x.elf", objects / "an386-clear", [slow])
+    weights = np.zeros(read_plan(recipe.plan).parameters, np.float32)
+    with Emulator(target.board, tmp_path / "x.elf") as emulator:
+        line = Line(emulator.address)
+        try:
+            line.greeted(1)
+            line.ask(Message(Kind.PLAN, 1, body=plan_message(job)))
+            body = wire.step_body(0.1, 0, 1, pack(weights, "f32"))
+            act = line.ask(Message(Kind.STEP, 1, 1, 0, Flag.WEIGHTS, body))
+            assert act.kind == Kind.ACT and act.body[4:8] == b"\1\0\1\0"
+        finally:
+            line.close()
 
 
 @pytest.mark.parametrize("kind", KINDS)
