@@ -77,7 +77,8 @@ def _plug(path: str) -> _Plug:
     return _Plug(path, master, slave)
 
 
-def _host_and_port(address: str, least: int = 1) -> tuple[str, int]:
+def host_and_port(address: str, least: int = 1) -> tuple[str, int]:
+    """Of SCHEME://HOST:PORT, the port from `least`. Raises LinkError (exit code 2)."""
     scheme, _, rest = address.partition("://")
     host, _, port = rest.rpartition(":")
     if not host or not port.isdecimal() or not least <= int(port) < 65536:
@@ -94,7 +95,7 @@ def _socket_plug(address: str, *, wait: bool = True) -> _Plug:
             peer = socket.socket(socket.AF_UNIX)
             where: Any = address.removeprefix("unix:")
         else:
-            found = socket.getaddrinfo(*_host_and_port(address), type=socket.SOCK_STREAM)
+            found = socket.getaddrinfo(*host_and_port(address), type=socket.SOCK_STREAM)
             family, kind, number, _, where = found[0]
             peer = socket.socket(family, kind, number)
         peer.settimeout(_CONNECT_S if wait else 0.0)
@@ -175,7 +176,7 @@ class _End:
 def _open_end(address: str) -> _End:
     """Raises LinkError: it cannot be opened. A door of port 0 is given a free one."""
     if address.startswith("listen:"):
-        where = _host_and_port(address, least=0)
+        where = host_and_port(address, least=0)
         try:
             family = socket.AF_INET6 if ":" in where[0] else socket.AF_INET
             door = socket.create_server(where, family=family, backlog=_BACKLOG)
@@ -189,7 +190,7 @@ def _open_end(address: str) -> _End:
         return _End(f"{address.rpartition(':')[0]}:{port}", door)
     if address.startswith(("socket:", "unix:")):
         if address.startswith("socket:"):
-            _host_and_port(address)
+            host_and_port(address)
         return _End(address, dials=True)
     plug = _serial_plug(address) if address.startswith("serial:") else _plug(address)
     return _End(address, plugs=deque([plug]))

@@ -171,7 +171,7 @@ def _table() -> list[Listed]:
         return []
 
 
-def _open_at(place: Place, baud: int) -> _Port:
+def open_at(place: Place, baud: int) -> _Port:
     """The port where it is now. Raises OSError; ENODEV: it is nowhere, or there are several."""
     paths = place.paths()
     if len(paths) != 1:
@@ -182,11 +182,16 @@ def _open_at(place: Place, baud: int) -> _Port:
     return port
 
 
+def serial_place(target: str) -> Place:
+    """Where a port is that is given by path or as usb=SERIALNUMBER."""
+    return Place(target, _table)
+
+
 def port_path(target: str) -> str:
     """The path of a port that is given by path or as usb=SERIALNUMBER. Raises LinkError: there is
     none with that number, or more than one.
     """
-    paths = Place(target, _table).paths()
+    paths = serial_place(target).paths()
     if len(paths) != 1:
         raise _number_error(target, paths)
     return paths[0]
@@ -197,11 +202,11 @@ def open_port(address: str, place: Place | None = None) -> _Port:
     again by it. Raises LinkError.
     """
     target, baud = parse_address(address)
-    place = place or Place(target, _table)
+    place = place or serial_place(target)
     until = time.monotonic() + _FIRST_OPEN_S
     while True:
         try:
-            return _open_at(place, baud)
+            return open_at(place, baud)
         except OSError as error:  # serial.SerialException is one
             paths = place.paths()
             there = baud != 0 and any(map(os.path.exists, paths))
@@ -230,7 +235,7 @@ class SerialLine:
 
     def __init__(self, address: str, ring: Callable[[], None], handshake: Handshake | None) -> None:
         self._target, self._baud = parse_address(address)
-        self._place = Place(self._target, _table)
+        self._place = serial_place(self._target)
         self._ring = ring
         self._inbox: queue.SimpleQueue[bytes | LineEvent] = queue.SimpleQueue()
         self._outbox: deque[tuple[int, bytes]] = deque()
@@ -407,7 +412,7 @@ class SerialLine:
         wait = _REOPEN_S[0]
         while self._port is None and self._closing is None:
             try:
-                self._port = _open_at(self._place, self._baud)
+                self._port = open_at(self._place, self._baud)
             except OSError as error:
                 self._busy += _is_taken(error)
                 select.select([self._wake], [], [], wait)

@@ -144,6 +144,7 @@ def _parser() -> argparse.ArgumentParser:
         add("calibrate", _calibrate, "ranges of a float front on a device's own data, for int8")
     )
     _add_link_proxy(add("link-proxy", _link_proxy, "a cable between two ends, good or bad"))
+    _add_relay(add("relay", _relay, "carry a serial device to its host over a network, no keys"))
     status = add("status", _status, "what the links of running tiers do, and whether they live")
     status.add_argument(
         "where",
@@ -271,6 +272,18 @@ def _add_link_proxy(sub: argparse.ArgumentParser) -> None:
         default=[],
         metavar="SECONDS",
         help="at this time all connections of listen:// ends are hung up on",
+    )
+
+
+def _add_relay(sub: argparse.ArgumentParser) -> None:
+    ends = (
+        "serial:PATH:BAUD, serial:usb=SERIALNUMBER:BAUD, socket://HOST:PORT or listen://HOST:PORT"
+    )
+    sub.add_argument("--line", required=True, metavar="ADDRESS", help=f"the device's side: {ends}")
+    to = sub.add_mutually_exclusive_group(required=True)
+    to.add_argument("--to", metavar="ADDRESS", help="the host's side, called again and again")
+    to.add_argument(
+        "--listen", metavar="HOST:PORT", help="wait for the host: its host_link is socket://.."
     )
 
 
@@ -620,6 +633,12 @@ def _link_proxy(args: argparse.Namespace) -> int:
 
     lines = [(a, b) for a, b in args.line]
     return run_link_proxy(lines, emit=tell, faults=faults, seed=args.seed, cuts=args.cut)
+
+
+def _relay(args: argparse.Namespace) -> int:
+    from .relay_command import run_relay_command
+
+    return run_relay_command(args)
 
 
 def _status(args: argparse.Namespace) -> int:
