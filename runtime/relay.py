@@ -264,7 +264,9 @@ class _Relay:
         pairs = [(a, b), (b, a)]
         readers = [x.fd for x, y in pairs if x.fd >= 0 and len(y.waiting) < BUFFER]
         writers = [x.fd for x in self.sides if x.fd >= 0 and x.waiting]
-        ready, free, _ = select.select([*readers, *doors], writers, [], _POLL_S)
+        ready, free, _ = select.select(
+            [*readers, *(door.fileno() for door in doors)], writers, [], _POLL_S
+        )
         for x, y in pairs:
             try:
                 if x.fd in ready:
@@ -275,7 +277,7 @@ class _Relay:
                 x.trouble = error.strerror or str(error)
                 x.lose()
         for door in doors:
-            if door in ready:
+            if door.fileno() in ready:
                 door.answer()
 
     def counters(self) -> list[dict[str, Any]]:

@@ -112,5 +112,3 @@ def test_a_port_that_is_taken_is_one_line(start, tmp_path):
         relay = start("relay", "--line", "listen://127.0.0.1:0", "--listen", f"127.0.0.1:{port}")
         assert relay.process.wait(30) == 4
         assert "choose a free port" in relay.said()
-
-
