@@ -1,0 +1,83 @@
+"""Images compiled file by file: what each part of the core really takes of flash and RAM."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from . import image
+
+# `.text.name` and its like, a file in brackets for a member of a library.
+_SECTION = re.compile(
+    r"^ \.(text|rodata|data|bss|noinit|vectors)\S*\s+0x[0-9a-f]+\s+0x([0-9a-f]+) (\S+)$",
+    re.MULTILINE,
+)
+_FLASH = {"text": "text", "rodata": "text", "vectors": "text", "data": "data"}
+LIBRARY = "libgcc"
+
+
+@dataclass(frozen=True)
+class Linked:
+    """An image and, by file (its stem), the bytes of text (constants too), data and bss in it. What
+    lies in .noinit, an image's own large memory, is left out."""
+
+    image: Path
+    files: dict[str, dict[str, int]]
+
+    def total(self, kind: str, without: Iterable[str] = ()) -> int:
+        left_out = set(without)
+        return sum(row[kind] for stem, row in self.files.items() if stem not in left_out)
+
+
+def compile_files(
+    board: image.Board, files: Sequence[Path], out: Path, flags: Sequence[str] = ()
+) -> list[Path]:
+    """Objects in `out`, one a file. Raises RuntimeError with what the compiler said."""
+    out.mkdir(parents=True, exist_ok=True)
+    objects = []
+    for file in files:
+        objects.append(out / f"{file.stem}.o")
+        command = [image.COMPILER, *board.flags, *image.C_FLAGS]
+        command += [f"-DARENA_BYTES={board.arena}", *flags, "-c", str(file), "-o", str(objects[-1])]
+        _run(command, board)
+    return objects
+
+
+def link(
+    board: image.Board, objects: Sequence[Path], out: Path, flags: Sequence[str] = ()
+) -> Linked:
+    """The board's image of these objects. Raises RuntimeError with what the linker said."""
+    made = out / f"{board.machine}.elf"
+    script = image.HERE / "boards" / f"{board.script}.ld"
+    command = [image.COMPILER, *board.flags, *image.C_FLAGS, *image.LINK_FLAGS, *flags]
+    command += ["-T", str(script), *map(str, objects), "-lgcc", f"-Wl,-Map={made}.map"]
+    _run([*command, "-o", str(made)], board)
+    return Linked(made, weigh(Path(f"{made}.map").read_text(encoding="utf-8")))
+
+
+def base_files(board: image.Board) -> list[Path]:
+    """From reset to main, and what the emulator does for an image."""
+    return [*image.BASE_FILES, image.HERE / "boards" / f"{board.source}.c"]
+
+
+def _run(command: list[str], board: image.Board) -> None:
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RuntimeError(f"{board.machine} does not build: {done.stderr.strip()}")
+
+
+def weigh(text: str) -> dict[str, dict[str, int]]:
+    """By file, from a linker's map behind its list of what was left out."""
+    found: dict[str, dict[str, int]] = {}
+    _, _, kept = text.partition("Linker script and memory map")
+    whole = re.sub(r"^( \.\S+)\n +", r"\1 ", kept, flags=re.MULTILINE)  # long names have a line
+    for kind, size, file in _SECTION.findall(whole):
+        if kind == "noinit":
+            continue
+        stem = LIBRARY if ".a(" in file else Path(file).stem
+        row = found.setdefault(stem, {"text": 0, "data": 0, "bss": 0})
+        row[_FLASH.get(kind, "bss")] += int(size, 16)
+    return found
