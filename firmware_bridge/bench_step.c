@@ -1,7 +1,7 @@
 /* An image that trains a front for one step: instructions of each pass, of each layer, the stack it
- * took, and a checksum of what it learned. bench_step.py writes the file that it reads. BENCH_Q8: the
- * front is in int8. The linker turns the call that opens a layer into ours (--wrap), so the core
- * is measured as it is. */
+ * took, and a checksum of what it learned. bench_step.py writes the file that it reads. BENCH_Q8:
+ * the front is in int8. The linker turns the call that opens a layer into ours (--wrap), so the
+ * core is measured as it is. */
 #include <string.h>
 
 #include "bench.h"

@@ -13,6 +13,9 @@
 #elif defined(__ARM_FEATURE_DSP)
 #define SEAM_M_DSP
 #endif
+#if defined(__ARM_FP) && __ARM_FP & 4
+#define SEAM_M_FPU /* of single floats */
+#endif
 #endif
 
 /* Bytes a tile takes for one term of all its pixels, any variant: scratch sizes must not depend on
