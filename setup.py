@@ -55,7 +55,14 @@ setup(
     package_data={
         "seamline": ["py.typed", "*.html", "*.toml"],
         "seamline.kernels": ["*.pyi", "*.pxd", "core/*.[ch]", "core/*/*.[ch]"],
-        "seamline.firmware_bridge": ["*.[ch]", "*.ld", "boards/*", "include/*"],
+        "seamline.firmware_bridge": [
+            "LICENSE",
+            "*.toml",
+            "*.[ch]",
+            "*.ld",
+            "boards/*",
+            "include/*",
+        ],
     },
     ext_modules=cythonize(
         [module(face, core_files(face)) for face in FACES],

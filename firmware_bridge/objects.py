@@ -63,6 +63,13 @@ def base_files(board: image.Board) -> list[Path]:
     return [*image.BASE_FILES, image.HERE / "boards" / f"{board.source}.c"]
 
 
+def scaffold(board: image.Board, own: Sequence[Path]) -> list[str]:
+    """Stems of what is in an image only because it is measured in an emulator: its own files, and
+    what reaches the emulator. start.c and the small library are a product's, too.
+    """
+    return [*(path.stem for path in own), "semihost", board.source]
+
+
 def _run(command: list[str], board: image.Board) -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:

@@ -352,6 +352,8 @@ def _add_firmware(commands: Any, common: argparse.ArgumentParser) -> None:
         sub.set_defaults(command=_firmware, action=name)
         return sub
 
+    _add_firmware_bench(group, common)
+    _add_firmware_export(group, common)
     build = add("build", "an image that makes a board one device of a job")
     build.add_argument("--board", required=True, metavar="NAME", help="an385, an386, an547, ..")
     build.add_argument("--job", required=True, metavar="JOB", help="job file (TOML)")
@@ -370,6 +372,37 @@ def _add_firmware(commands: Any, common: argparse.ArgumentParser) -> None:
         sub.add_argument("image", metavar="X.elf")
     run.add_argument(
         "--port", type=int, default=0, metavar="N", help="of the socket (default: a free one)"
+    )
+
+
+def _add_firmware_bench(group: Any, common: argparse.ArgumentParser) -> None:
+    text = "instructions, memory and flash of fronts and whole networks on emulated boards"
+    sub = group.add_parser("bench", parents=[common], help=text, description=text, epilog=EXITS)
+    sub.formatter_class = argparse.RawDescriptionHelpFormatter
+    sub.set_defaults(command=_firmware_bench)
+    sub.add_argument("--board", nargs="+", metavar="NAME", help="(default: all)")
+    sub.add_argument("--net", nargs="+", metavar="NAME", help="kws, ic, vww, ad, watch")
+    sub.add_argument("--pass", dest="passes", nargs="+", choices=("forward", "step"))
+    sub.add_argument("--dtype", dest="dtypes", nargs="+", choices=("f32", "q8"))
+
+
+def _add_firmware_export(group: Any, common: argparse.ArgumentParser) -> None:
+    text = "a front as C: kernels it needs, weights, an example; for a project of your own"
+    sub = group.add_parser("export", parents=[common], help=text, description=text, epilog=EXITS)
+    sub.formatter_class = argparse.RawDescriptionHelpFormatter
+    sub.set_defaults(command=_firmware_export)
+    sub.add_argument(
+        "front",
+        metavar="FRONT",
+        help="front-q8.npz of `seamline quantize`, a float front of its --float, or a job file or "
+        "run's folder that has the first",
+    )
+    sub.add_argument("--to", required=True, metavar="FOLDER", help="new or empty")
+    sub.add_argument(
+        "--as", dest="as_", choices=("c", "arduino", "platformio", "zephyr"), default="c"
+    )
+    sub.add_argument(
+        "--name", default="front", metavar="NAME", help="of files and functions (default front)"
     )
 
 
@@ -645,6 +678,18 @@ def _status(args: argparse.Namespace) -> int:
     from .status_command import run_status
 
     return run_status(args)
+
+
+def _firmware_bench(args: argparse.Namespace) -> int:
+    from .bench_firmware import run_bench_firmware
+
+    return run_bench_firmware(args)
+
+
+def _firmware_export(args: argparse.Namespace) -> int:
+    from .export_command import run_export
+
+    return run_export(args)
 
 
 def _firmware(args: argparse.Namespace) -> int:

@@ -495,4 +495,15 @@ static float peak(uint32_t rounds) {
         .codec = &codec_kernels,                              \
     }
 
+#if defined(SEAM_FORWARD_F32) /* an exported front: nothing but what its layers call */
+const seam_kernels VARIANT = {.name = VARIANT_NAME,
+                              .lanes = LANES,
+                              .pixels = {TILE_1, TILE_2, TILE_3},
+                              .depthwise_pixels = DEPTHWISE_TILE,
+                              .tile = tile,
+                              .depthwise = depthwise,
+                              .depthwise_box = depthwise_box,
+                              .pack = pack};
+#else
 const seam_kernels VARIANT = TABLE(VARIANT_NAME, VARIANT_Q8, VARIANT_TRAIN, VARIANT_CODEC);
+#endif
