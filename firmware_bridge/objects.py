@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,13 +38,15 @@ def compile_files(
 ) -> list[Path]:
     """Objects in `out`, one a file. Raises RuntimeError with what the compiler said."""
     out.mkdir(parents=True, exist_ok=True)
-    objects = []
-    for file in files:
-        objects.append(out / f"{file.stem}.o")
-        command = [image.COMPILER, *board.flags, *image.C_FLAGS]
-        command += [f"-DARENA_BYTES={board.arena}", *flags, "-c", str(file), "-o", str(objects[-1])]
-        _run(command, board)
-    return objects
+    command = [image.COMPILER, *board.flags, *image.C_FLAGS, f"-DARENA_BYTES={board.arena}", *flags]
+
+    def compile_one(file: Path) -> Path:
+        made = out / f"{file.stem}.o"
+        _run([*command, "-c", str(file), "-o", str(made)], board)
+        return made
+
+    with ThreadPoolExecutor(2) as pool:
+        return list(pool.map(compile_one, files))
 
 
 def link(
