@@ -20,6 +20,8 @@ FIRMWARE = (
     "image.ld",
     "boards/mps2.ld",
     "include/string.h",
+    "LICENSE",
+    "budget.toml",
 )
 
 

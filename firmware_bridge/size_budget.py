@@ -49,7 +49,13 @@ PARTS = {
 }  # fmt: skip
 PART_OF = {stem: part for part, stems in PARTS.items() for stem in stems}
 ROOTS = ("init", "hello", "receive", "memory", "batch", "refuse")
-LINE_ROOTS = ("packet_start", "packet_input", "packet_output", "packet_send", "packet_take")
+LINE_ROOTS: tuple[str, ...] = (
+    "packet_start",
+    "packet_input",
+    "packet_output",
+    "packet_send",
+    "packet_take",
+)
 LINE_ROOTS += ("packet_event", "packet_wait", "frame_decoder_start", "frame_decode", "frame_encode")
 FILES = [
     *image.KERNEL_FILES,

@@ -7,7 +7,7 @@ import argparse
 import json
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -77,7 +77,8 @@ def _parts(
     networks = [network(name) for name in nets]
     if "forward" in passes and "q8" in dtypes:
         for net in networks:
-            yield _in_folder(lambda folder, net=net: _forward(board, net, folder))
+            with tempfile.TemporaryDirectory(prefix="seamline-") as draft:
+                yield _forward(board, net, Path(draft))
     for dtype in DTYPES:
         if "step" not in passes or dtype not in dtypes:
             continue
@@ -87,11 +88,6 @@ def _parts(
             built = bench_step.build(image.BOARDS[board], dtype, Path(draft))
             for net in networks:
                 yield _step(board, net, dtype, built, Path(draft))
-
-
-def _in_folder(work: Callable[[Path], list[Row]]) -> list[Row]:
-    with tempfile.TemporaryDirectory(prefix="seamline-") as draft:
-        return work(Path(draft))
 
 
 def _row(
