@@ -14,10 +14,11 @@ import numpy as np
 from ..kernels.front import Front, Q8Front
 from ..runtime.calibration import calibrate
 from ..runtime.networks import Network, Unit, costs, make_piece
-from ..runtime.plan import build_plan
+from ..runtime.plan import build_plan, size_up
 from ..runtime.q8_parameters import blob_of
-from ..runtime.q8_plan import build_q8_plan
+from ..runtime.q8_plan import build_q8_plan, size_up_q8, sums_of
 from ..runtime.quantise import quantise
+from ..runtime.recompute import NOTHING, choose
 from . import image, objects
 
 HEAD = struct.Struct("<4I2i2f")
@@ -68,14 +69,17 @@ def _padded(data: bytes) -> bytes:
     return data + bytes(-len(data) % 16)
 
 
-def case_of(net: Network, dtype: str) -> Case:
-    """The usual front of a network, batch 1, seeded numbers."""
+def case_of(net: Network, dtype: str, recompute: bool = False) -> Case:
+    """The usual front of a network, batch 1, seeded numbers. recompute: in least memory, with more
+    work; it learns the same.
+    """
     layers, shape = net.part(0, net.front)
     piece = make_piece(layers, shape, 1)
     units = [unit for unit in net.units if unit.end <= net.front]
     x, dy = piece.x, piece.dy
     if dtype == "f32":
-        plan = build_plan(layers, shape, 1)
+        again = choose(size_up(layers, shape, 1)) if recompute else NOTHING
+        plan = build_plan(layers, shape, 1, again=again)
         front = Front(plan)
         front.params[:] = piece.parameters
         front.forward(x)
@@ -86,7 +90,10 @@ def case_of(net: Network, dtype: str) -> Case:
     else:
         ranges = calibrate(layers, shape, piece.parameters, x)
         made = quantise(layers, shape, piece.parameters, ranges)
-        plan = build_q8_plan([layer.spec for layer in made.layers], shape, 1)
+        specs = [layer.spec for layer in made.layers]
+        sums = sums_of(recompute=recompute)
+        again = choose(size_up_q8(specs, shape, 1, sums=sums)) if recompute else NOTHING
+        plan = build_q8_plan(specs, shape, 1, sums=sums, again=again)
         whole = Q8Front(plan)
         whole.set(blob_of(made))
         x8 = made.quantise(x)

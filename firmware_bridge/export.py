@@ -186,7 +186,7 @@ def _times(shape: Shape) -> str:
 
 
 class _Writer:
-    """What both arithmetics share. element: the C type of a value."""
+    """What int8 and float share. element: the C type of a value."""
 
     dtype = ""
     element = ""

@@ -45,7 +45,7 @@ def run_bench_firmware(args: argparse.Namespace) -> int:
     rows: list[Row] = []
     try:
         for name in boards:
-            for part in _parts(name, nets, args.passes or PASSES, args.dtypes or DTYPES):
+            for part in _parts(name, nets, args):
                 rows += part
                 _progress(f"{name} {part[0]['net']} {part[0]['pass']} {part[0]['dtype']}")
     except RuntimeError as error:
@@ -70,10 +70,9 @@ def _progress(text: str) -> None:
         sys.stderr.flush()
 
 
-def _parts(
-    board: str, nets: list[str], passes: tuple[str, ...], dtypes: tuple[str, ...]
-) -> Iterator[list[Row]]:
+def _parts(board: str, nets: list[str], args: argparse.Namespace) -> Iterator[list[Row]]:
     """Rows of one network, pass and arithmetic after the other; each image is built once."""
+    passes, dtypes = args.passes or PASSES, args.dtypes or DTYPES
     networks = [network(name) for name in nets]
     if "forward" in passes and "q8" in dtypes:
         for net in networks:
@@ -87,7 +86,8 @@ def _parts(
         with tempfile.TemporaryDirectory(prefix="seamline-") as draft:
             built = bench_step.build(image.BOARDS[board], dtype, Path(draft))
             for net in networks:
-                yield _step(board, net, dtype, built, Path(draft))
+                case = bench_step.case_of(net, dtype, args.recompute)
+                yield _step(board, net, case, built, Path(draft))
 
 
 def _row(
@@ -129,10 +129,11 @@ def _forward(board: str, net: Network, folder: Path) -> list[Row]:
     return [*rows, whole]
 
 
-def _step(board: str, net: Network, dtype: str, built: objects.Linked, folder: Path) -> list[Row]:
-    case = bench_step.case_of(net, dtype)
+def _step(
+    board: str, net: Network, case: bench_step.Case, built: objects.Linked, folder: Path
+) -> list[Row]:
     found = bench_step.run(image.BOARDS[board], built, case, folder)
-    what = ("step", dtype)
+    what = ("step", case.dtype)
     outside = objects.scaffold(image.BOARDS[board], bench_step.OWN)
     whole = _row(board, net, "front", what, found.instructions, case.macs)
     whole["ram_bytes"] = found.arena + built.total("bss", outside) + built.total("data", outside)
@@ -142,7 +143,7 @@ def _step(board: str, net: Network, dtype: str, built: objects.Linked, folder: P
     whole["same"] = found.learned == case.learned
     each = zip(case.units, found.units, case.unit_macs, strict=True)
     rows = [_row(board, net, unit.name, what, count, macs) for unit, count, macs in each]
-    if dtype == "f32":  # int8 fronts learn on their way back
+    if case.dtype == "f32":  # int8 fronts learn on their way back
         rows.append(_row(board, net, "update", what, found.update, 0))
     return [*rows, whole]
 

@@ -382,6 +382,7 @@ def _add_firmware_bench(group: Any, common: argparse.ArgumentParser) -> None:
     sub.set_defaults(command=_firmware_bench)
     sub.add_argument("--board", nargs="+", metavar="NAME", help="(default: all)")
     sub.add_argument("--net", nargs="+", metavar="NAME", help="kws, ic, vww, ad, watch")
+    sub.add_argument("--recompute", action="store_true", help="steps in least memory, more work")
     sub.add_argument("--pass", dest="passes", nargs="+", choices=("forward", "step"))
     sub.add_argument("--dtype", dest="dtypes", nargs="+", choices=("f32", "q8"))
 

@@ -63,6 +63,16 @@ def test_a_float_step_takes_few_instructions_a_product(tools, capsys):
     assert [key for key, per_mac in found.items() if per_mac > STEP_BARS[key[1]]] == []
 
 
+def test_a_step_in_least_memory_learns_the_same(tools, capsys):
+    """KWS, two blocks in int8: below 72 KB."""
+    arguments = ["--board", "an386", "--net", "kws", "--pass", "step", "--dtype", "q8"]
+    *_, usual = bench(capsys, *arguments)
+    *_, least = bench(capsys, *arguments, "--recompute")
+    assert usual["same"] and least["same"]
+    assert least["ram_bytes"] < 72 * 1024 < usual["ram_bytes"]
+    assert least["instructions"] > usual["instructions"]
+
+
 def test_published_totals_stand_beside_ours(tools, capsys):
     rows = bench(capsys, "--board", "an547", "--net", "kws", "ad", "--pass", "forward")
     found = {row["net"]: row for row in rows if row["layer"] == "all"}
@@ -114,8 +124,8 @@ def test_missing_tools_are_one_line(monkeypatch, capsys):
 def test_other_bytes_are_said(tools, monkeypatch, capsys):
     honest = bench_step.case_of
 
-    def wrong(net, dtype):
-        return bench_step.Case(**{**vars(honest(net, dtype)), "learned": 1})
+    def wrong(*what):
+        return bench_step.Case(**{**vars(honest(*what)), "learned": 1})
 
     monkeypatch.setattr(bench_step, "case_of", wrong)
     arguments = ["--board", "an386", "--net", "watch", "--pass", "step", "--dtype", "q8"]

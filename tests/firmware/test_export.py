@@ -54,7 +54,7 @@ int main(void) {
 
 
 def every_kind() -> tuple[list[LayerSpec], tuple[int, int, int]]:
-    """A net of all layers that both arithmetics have."""
+    """A net of all layers that both int8 and float have."""
     same = ((1, 1), (1, 1))
     return [
         LayerSpec("conv2d", 0, (8, 6, 8), kernel=(3, 3), padding=same),
