@@ -112,3 +112,23 @@ def test_a_port_that_is_taken_is_one_line(start, tmp_path):
         relay = start("relay", "--line", "listen://127.0.0.1:0", "--listen", f"127.0.0.1:{port}")
         assert relay.process.wait(30) == 4
         assert "choose a free port" in relay.said()
+
+
+def test_at_a_door_the_newest_caller_wins_and_two_doors_can_be_joined(start):
+    relay = start("relay", "--line", "listen://127.0.0.1:0", "--listen", "127.0.0.1:0")
+    [ends] = relay.wait_for(lines)["lines"]
+    ports = [int(address.rpartition(":")[2]) for address in ends]
+    with (
+        socket.create_connection(("127.0.0.1", ports[0]), 20) as device,
+        socket.create_connection(("127.0.0.1", ports[1]), 20) as old,
+    ):
+        relay.wait_for(lambda e: e.get("side") == ends[1] and e["up"])
+        device.sendall(b"one")
+        assert read(old.recv, 3) == b"one"
+        with socket.create_connection(("127.0.0.1", ports[1]), 20) as new:
+            assert old.recv(1) == b""
+            device.sendall(b"two")
+            assert read(new.recv, 3) == b"two"
+            new.sendall(b"three")
+            assert read(device.recv, 5) == b"three"
+    assert relay.process.poll() is None
