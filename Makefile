@@ -17,6 +17,8 @@ ARGS ?=
 EXTRAS ?= dev
 FUZZ_SECONDS ?= 30
 RUNS ?= 200
+# Three losses of power in each.
+BOARD_RUNS ?= 70
 SEED ?= 0
 
 VENV := .venv
@@ -46,7 +48,7 @@ FUZZES := $(patsubst tests/fuzz/fuzz_%.c,fuzz-%,$(wildcard tests/fuzz/fuzz_*.c))
 help:
 	@echo "make demo        build, install into .venv, fetch the smartwatch data, train a fleet (ARGS=... for the demo)"
 	@echo "make test        install the test extras and run the tests (ARGS=... for pytest)"
-	@echo "make kill-test   kill tiers at random messages and compare the bits (RUNS=200 SEED=0)"
+	@echo "make kill-test   kill tiers at random messages and compare the bits (RUNS=200 SEED=0), also of boards (BOARD_RUNS=70)"
 	@echo "make check       format, lint, types, import direction, strict C, what the wheel holds"
 	@echo "make boards      count the int8 layers' instructions on emulated Cortex-M boards (ARGS=an386 for one)"
 	@echo "make fuzz        search bytes that break the parsers (clang; FUZZ_SECONDS=... each)"
@@ -66,6 +68,7 @@ test: $(VENV)/tested
 
 kill-test: $(VENV)/tested
 	$(BIN)/python tests/fleet/kills.py --runs $(RUNS) --seed $(SEED)
+	$(BIN)/python tests/fleet/kills.py --boards --runs $(BOARD_RUNS) --seed $(SEED)
 
 nightly: $(VENV)/tested kill-test
 	SEAMLINE_LINK_RUNS=$(LINK_RUNS) SEAMLINE_DIFFERENTIAL_RUNS=$(DIFFERENTIAL_RUNS) $(BIN)/pytest --timeout=0 \

@@ -51,6 +51,18 @@ int board_random(void *context, uint8_t *out, size_t size);
 /* One sample: values in the order h, w, c, and its label. 0: there is none with this number. */
 int board_sample(float *values, int32_t *label, int training, uint32_t number);
 
+/* ---- What it may keep through a loss of power; without these it keeps nothing ---- */
+
+#define BOARD_PLACES 5u
+
+/* Bytes of each place: a multiple of 32; 0: there are none. */
+uint32_t board_kept_space(void);
+/* 0: it could not. A write begins and ends at multiples of 32, and each is written once after an
+ * erase. */
+int board_kept_erase(uint32_t place);
+int board_kept_write(uint32_t place, uint32_t offset, const uint8_t *bytes, size_t size);
+int board_kept_read(uint32_t place, uint32_t offset, uint8_t *to, size_t size);
+
 /* Called at least once a second while the program lives, but for the time a layer computes. Does
  * nothing unless a board has its own. */
 void board_watchdog(void);

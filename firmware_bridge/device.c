@@ -4,6 +4,7 @@
 #include "batches.h"
 #include "board.h"
 #include "device.h"
+#include "kept.h"
 #include "line_service.h"
 #include "seam_front.h"
 
@@ -24,6 +25,7 @@ static struct {
     int linked;  /* the host's end of the line is there */
     int joined;  /* the host has sent a plan, and we have taken it */
     int fresh;   /* and since then, nothing was trained */
+    int fronted; /* and since then, a front came or was put back */
     int sending; /* the session's answer is still on its way: it must stay in place */
     int waiting; /* a message is there, not looked at yet */
     int over;    /* the host has said BYE */
@@ -92,6 +94,60 @@ static int place_batch(int training) {
     return seam_session_batch(&session);
 }
 
+/* ---- what is kept through a loss of power, as SPEC.md says under "Exactly once" ---- */
+
+/* Of the front that is asked for: is one kept? */
+static void know_what_is_kept(void) {
+    const seam_part known[] = {{&session.seed, sizeof session.seed},
+                               {(void *)(uintptr_t)session.pending_plan, session.plan_size}};
+    kept_thing found = {0};
+    session.facts.has_checkpoint = (uint8_t)kept_find(&found, KEPT_FRONT, UINT32_MAX, known, 2);
+    session.facts.saved_round = found.number;
+}
+
+static void keep(void) {
+    seam_part parts[SEAM_KEPT_PARTS];
+    seam_session_kept(&session, parts);
+    if (!kept_save(KEPT_FRONT, session.trained_round, parts, SEAM_KEPT_PARTS) &&
+        board_kept_space() != 0u)
+        board_print("what was learned cannot be kept; training goes on\n");
+}
+
+/* The first work for a host that was joined anew starts from what was kept after the round before:
+ * what was learned since is learned again. */
+static void go_back(int training, int weights_came) {
+    if (!state.fresh)
+        return;
+    const uint32_t before = training ? session.round - 1u : session.round;
+    seam_part parts[SEAM_KEPT_PARTS];
+    kept_thing found;
+    seam_session_kept(&session, parts);
+    const seam_part *momentum = &parts[SEAM_KEPT_MOMENTUM], *rest = &parts[SEAM_KEPT_REST];
+    const uint32_t known = parts[SEAM_KEPT_SEED].size + parts[SEAM_KEPT_PLAN].size;
+    const int kept = kept_find(&found, KEPT_FRONT, before, parts, SEAM_KEPT_MOMENTUM) &&
+                     found.size == known + momentum->size + rest->size;
+    state.fronted |= weights_came;
+    int well = 1;
+    if (kept && !state.fronted && !session.q8) {
+        well &= kept_read(&found, known + momentum->size, rest->at, rest->size);
+        state.fronted = 1;
+    }
+    if (!training)
+        return;
+    state.fresh = 0;
+    if (before == 0u)
+        seam_session_forget_momentum(&session);
+    else if (kept) {
+        well &= kept_read(&found, known, momentum->at, momentum->size);
+        if (session.q8)
+            well &= kept_read(&found, known + momentum->size, rest->at, rest->size);
+    }
+    if (!well)
+        board_print("what was kept cannot be read any more; training goes on without\n");
+}
+
+/* ---- memory ---- */
+
 /* The plan's input must be what our samples are, or they would be written beyond it. */
 static int give_memory(void) {
     const int fits = session.need_bytes <= device.memory_bytes;
@@ -108,7 +164,7 @@ static int give_memory(void) {
     if (same != SEAM_E_STATE)
         return same;
     session.trained_round = 0;
-    session.facts.has_checkpoint = 0;
+    know_what_is_kept();
     return seam_session_memory(&session, fits ? device.memory : NULL);
 }
 
@@ -135,18 +191,10 @@ static void release(void) {
     line_wanted();
 }
 
-/* A front that has outlived a loss of the line goes on with its momentum, but not where the job
- * begins anew. */
-static void begin(void) {
-    if (state.fresh && session.trained_round == 1)
-        seam_session_forget_momentum(&session);
-    state.fresh = 0;
-}
-
 static void take(void) {
     uint32_t size;
     const uint8_t *message = channel_message(&size);
-    const uint8_t kind = size > 3u ? message[3] : 0u;
+    const uint8_t kind = size > 4u ? message[3] : 0u, flags = size > 4u ? message[4] : 0u;
     int action = seam_session_receive(&session, message, size);
     if (action == SEAM_DO_MEMORY)
         action = give_memory();
@@ -154,17 +202,25 @@ static void take(void) {
         fail();
     release();
     state.said_ms = board_millis(); /* the host is about to go on: no HELLO between */
-    if (action == SEAM_DO_TRAIN)
-        begin();
+    if (action == SEAM_DO_TRAIN || action == SEAM_DO_TEST)
+        go_back(action == SEAM_DO_TRAIN, flags & SEAM_FLAG_WEIGHTS);
     while (action == SEAM_DO_TRAIN || action == SEAM_DO_TEST)
         action = place_batch(action == SEAM_DO_TRAIN);
     if (action == SEAM_DO_SEND) {
         const uint8_t said = session.answer[3];
-        state.fresh |= kind == SEAM_PLAN;
+        if ((flags & SEAM_FLAG_KEEP) && said != SEAM_ERROR)
+            keep();
+        if (kind == SEAM_PLAN) {
+            state.fresh = 1;
+            state.fronted = 0;
+        }
         state.joined = said != SEAM_ERROR && (state.joined || kind == SEAM_PLAN);
         send();
     }
-    state.over |= action == SEAM_DO_END;
+    if (action == SEAM_DO_END) {
+        kept_forget(KEPT_FRONT); /* a new job starts without momentum */
+        state.over = 1;
+    }
 }
 
 /* ---- the line ---- */

@@ -36,7 +36,7 @@ _SESSION += ["front_q8_loss", "message", "plan", "session"]
 SOURCES = [
     *image.KERNEL_FILES,
     *(CORE / f"{stem}.c" for stem in (*_SESSION, "frame", "packet")),
-    *(HERE / f"{stem}.c" for stem in ("batches", "device", "line_service", "samples")),
+    *(HERE / f"{stem}.c" for stem in ("batches", "device", "kept", "line_service", "samples")),
 ]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import signal
 import socket
 import subprocess
@@ -18,6 +19,7 @@ _START_S = 10.0
 _END_S = 5.0
 _PR_SET_PDEATHSIG = 1
 PORT_TAKEN = 4
+_PATH_MOST = 255  # bytes; board_arguments has room for them
 
 
 def free_port() -> int:
@@ -34,22 +36,42 @@ def _tie() -> Callable[[], None] | None:
     return None if prctl is None else lambda: prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
 
 
+def command(board: image.Board, elf: Path, line: str, kept: Path | None) -> list[str]:
+    """What runs an image in the emulator. line: options of a socket, host and port among them."""
+    words = [] if kept is None else [_kept_file(kept)]
+    options = ["-chardev", f"socket,id=line,nodelay=on,{line}", "-serial", "chardev:line"]
+    return [*image.emulator(board, elf, words), *options]
+
+
+def _kept_file(path: Path) -> str:
+    """The file in place of a board's flash; made where there is none. It holds keys."""
+    text = str(path.resolve())
+    if len(text.encode()) > _PATH_MOST or " " in text:
+        raise UserError(f"--kept {text}: expected at most {_PATH_MOST} bytes and no space in it", 2)
+    try:
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
+    except OSError as error:
+        raise UserError(f"--kept {path}: {error.strerror}", 3) from None
+    return text
+
+
 class Emulator:
     """One that runs an image from the start of a `with` block to its end at most.
 
-    Raises UserError: the emulator is not installed, or cannot have the port.
+    kept: a file for what the board keeps through a loss of power; None: it keeps nothing. Raises
+    UserError: the emulator is not installed, cannot have the port, or the file cannot be written.
     """
 
-    def __init__(self, board: image.Board, elf: Path, port: int = 0) -> None:
+    def __init__(
+        self, board: image.Board, elf: Path, port: int = 0, kept: Path | None = None
+    ) -> None:
         lacking = image.missing([image.EMULATOR])
         if lacking:
             raise UserError(lacking, 7)
         self.port = port or free_port()
         self.address = f"socket://127.0.0.1:{self.port}"
-        line = f"socket,id=line,host=127.0.0.1,port={self.port},server=on,wait=off,nodelay=on"
-        command = [*image.emulator(board, elf), "-chardev", line, "-serial", "chardev:line"]
         self.process = subprocess.Popen(
-            command,
+            command(board, elf, f"host=127.0.0.1,port={self.port},server=on,wait=off", kept),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

@@ -136,7 +136,7 @@ def build(
 
 def emulator(board: Board, image: Path, arguments: Sequence[str] = ()) -> list[str]:
     """The command that runs an image, but for its line."""
-    words = ",".join(f"arg={word}" for word in arguments)
+    words = ",".join("arg=" + word.replace(",", ",,") for word in arguments)
     semihosting = "enable=on,target=native" + (f",{words}" if words else "")
     command = [EMULATOR, "-M", board.machine, "-kernel", str(image), "-display", "none"]
     command += ["-monitor", "none", "-semihosting-config", semihosting]

@@ -6,12 +6,17 @@
 enum {
     SYS_OPEN = 0x01,
     SYS_WRITE0 = 0x04,
+    SYS_WRITE = 0x05,
     SYS_READ = 0x06,
+    SYS_SEEK = 0x0A,
     SYS_GET_CMDLINE = 0x15,
     SYS_EXIT_EXTENDED = 0x20
 };
 
-#define READ_BYTES 1u /* as fopen's "rb" */
+enum { READ_BYTES = 1, CHANGE_BYTES = 3 }; /* as fopen's "rb" and "r+b" */
+
+#define KEPT_SPACE 0x100000u
+#define PATH_MOST 256u
 #define STOPPED_BY_APPLICATION 0x20026u
 
 static intptr_t call(int32_t what, const void *with) {
@@ -47,12 +52,16 @@ void board_fault(uint32_t pc, uint32_t lr) {
     board_exit(255);
 }
 
-intptr_t board_file_open(const char *path) {
+static intptr_t open(const char *path, uint32_t mode) {
     const struct {
         const char *path;
         uint32_t mode, length;
-    } block = {path, READ_BYTES, (uint32_t)strlen(path)};
+    } block = {path, mode, (uint32_t)strlen(path)};
     return call(SYS_OPEN, &block);
+}
+
+intptr_t board_file_open(const char *path) {
+    return open(path, READ_BYTES);
 }
 
 size_t board_file_read(intptr_t file, void *to, size_t size) {
@@ -78,4 +87,46 @@ int board_random(void *context, uint8_t *out, size_t size) {
     if (file < 0)
         file = board_file_open("/dev/urandom");
     return file >= 0 && board_file_read(file, out, size) == size;
+}
+
+/* ---- what is kept: in the file that the image's only word names ---- */
+
+static intptr_t kept_file(void) {
+    static intptr_t file = -2; /* not asked for yet */
+    char path[PATH_MOST];
+    if (file == -2)
+        file = board_arguments(path, sizeof path) == 0 && path[0] != '\0' ? open(path, CHANGE_BYTES)
+                                                                          : -1;
+    return file;
+}
+
+static int seek(uint32_t place, uint32_t offset) {
+    const struct {
+        intptr_t file;
+        uint32_t at;
+    } block = {kept_file(), place * KEPT_SPACE + offset};
+    return call(SYS_SEEK, &block) == 0;
+}
+
+uint32_t board_kept_space(void) {
+    return kept_file() < 0 ? 0u : KEPT_SPACE;
+}
+
+int board_kept_read(uint32_t place, uint32_t offset, uint8_t *to, size_t size) {
+    return seek(place, offset) && board_file_read(kept_file(), to, size) == size;
+}
+
+int board_kept_write(uint32_t place, uint32_t offset, const uint8_t *bytes, size_t size) {
+    const struct {
+        intptr_t file;
+        const uint8_t *bytes;
+        size_t size;
+    } block = {kept_file(), bytes, size};
+    return seek(place, offset) && call(SYS_WRITE, &block) == 0; /* how many are missing */
+}
+
+/* Enough to make it nothing. */
+int board_kept_erase(uint32_t place) {
+    static const uint8_t nothing[32];
+    return board_kept_write(place, 0, nothing, sizeof nothing);
 }

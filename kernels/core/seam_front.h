@@ -285,6 +285,15 @@ SEAM_MUST_USE int seam_session_memory(seam_session *s, void *memory);
 SEAM_MUST_USE int seam_session_go_on(seam_session *s);
 /* No momentum, as at the start. */
 void seam_session_forget_momentum(seam_session *s);
+typedef struct {
+    void *at;
+    uint32_t size;
+} seam_part;
+
+/* What a front that was kept is known by, and what of it has to be kept: an int8 front gets its
+ * parameters from the host. Valid while its memory is. */
+enum { SEAM_KEPT_SEED, SEAM_KEPT_PLAN, SEAM_KEPT_MOMENTUM, SEAM_KEPT_REST, SEAM_KEPT_PARTS };
+void seam_session_kept(seam_session *s, seam_part parts[SEAM_KEPT_PARTS]);
 /* The batch asked for is in place. */
 SEAM_MUST_USE int seam_session_batch(seam_session *s);
 /* Tell the host that the data cannot be used; a status in, an action out. */

@@ -365,6 +365,7 @@ int seam_session_go_on(seam_session *s) {
         seam_q8_front_forget(&s->q8_front);
     s->state = STATE_WELCOMED;
     s->facts.has_checkpoint = 1;
+    s->facts.saved_round = s->trained_round;
     s->local_done = 0;
     s->kind = SEAM_PLAN;
     return ready(s);
@@ -379,6 +380,19 @@ void seam_session_forget_momentum(seam_session *s) {
     if (f->velocity != NULL)
         memset(f->velocity, 0, f->plan.velocity_size);
     memset(f->velocity_exponents, 0, f->plan.layers * sizeof(int32_t));
+}
+
+void seam_session_kept(seam_session *s, seam_part parts[SEAM_KEPT_PARTS]) {
+    const uint32_t floats = (uint32_t)sizeof(float) * s->front.plan.parameters;
+    const seam_q8_front *q8 = &s->q8_front;
+    const uint32_t exponents = (uint32_t)sizeof(int32_t) * q8->plan.layers;
+    parts[SEAM_KEPT_SEED] = (seam_part){&s->seed, sizeof s->seed};
+    parts[SEAM_KEPT_PLAN] = (seam_part){(void *)(uintptr_t)plan_of(s)->bytes, s->plan_size};
+    parts[SEAM_KEPT_MOMENTUM] =
+        s->q8 ? (seam_part){q8->velocity, q8->velocity == NULL ? 0u : q8->plan.velocity_size}
+              : (seam_part){s->front.momentum, floats};
+    parts[SEAM_KEPT_REST] = s->q8 ? (seam_part){q8->velocity_exponents, exponents}
+                                  : (seam_part){s->front.parameters, floats};
 }
 
 static int is_rate(const seam_session *s) {

@@ -373,6 +373,9 @@ def _add_firmware(commands: Any, common: argparse.ArgumentParser) -> None:
     run.add_argument(
         "--port", type=int, default=0, metavar="N", help="of the socket (default: a free one)"
     )
+    run.add_argument(
+        "--kept", metavar="FILE", help="in place of the board's flash (default: X.elf.kept)"
+    )
 
 
 def _add_firmware_bench(group: Any, common: argparse.ArgumentParser) -> None:

@@ -127,7 +127,8 @@ def run_image(args: argparse.Namespace) -> int:
     name = device.board_of(path)
     if args.port and not 0 < args.port < 65536:
         raise UserError(f"--port must be 0 to 65535, found {args.port}")
-    with Emulator(device.TARGETS[name].board, path, args.port) as emulator:
+    kept = Path(args.kept) if args.kept else path.with_name(f"{path.name}.kept")
+    with Emulator(device.TARGETS[name].board, path, args.port, kept) as emulator:
         _tell(args, {"event": "listening", "address": emulator.address}, emulator.address)
         for line in emulator.said():
             _tell(args, {"event": "said", "text": line}, line)

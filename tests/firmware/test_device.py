@@ -308,7 +308,7 @@ def test_what_a_board_has_learnt_outlives_its_host(tools, objects, tmp_path):
     here = trained_twice(lambda: LinuxLine(session, data), job)
     ready = [wire.read_ready(board.pop(at)) for at in (10, 5, 0)]
     assert [r.has_checkpoint for r in ready] == [True, True, False]
-    assert {r.saved_round for r in ready} == {0}  # a board keeps nothing through a loss of power
+    assert [r.saved_round for r in ready] == [4, 2, 0]
     for at in (10, 5, 0):
         here.pop(at)
     assert board == here

@@ -2,6 +2,7 @@
 job came to with an undisturbed run.
 
     python tests/fleet/kills.py --runs 200 --seed 1
+    python tests/fleet/kills.py --boards --runs 50       boards that lose their power, sealed lines
     python tests/fleet/kills.py --resume 10      how long a device is away that is started at once
 
 Between the tiers stand cables: they carry ZeroMQ's frames (in clear text) and the frames of a
@@ -26,11 +27,17 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from seamline.edge_host.host import cut_model, make_plan
+from seamline.firmware_bridge import device as images
+from seamline.firmware_bridge import emulator
+from seamline.runtime.config import host_name, read_job
+from seamline.runtime.data import device_data
+from seamline.runtime.keys import load_keys, make_keys, raw_key
 
 HERE = Path(__file__).parent
 WITHIN_S = 30.0  # of a run; only a hang reaches it
@@ -43,12 +50,14 @@ Way = tuple[str, str]  # who sends, who receives
 
 @dataclass(frozen=True)
 class Kind:
-    """A sort of job. serial: a device whose line is serial."""
+    """A sort of job. serial: a device whose line is serial. board: that device is an emulated board
+    of this name, and all lines are sealed."""
 
     mode: str = "split-v2"
     arithmetic: str = "f32"
     serial: str = ""
     q8_momentum: str = "int8"
+    board: str = ""
 
 
 KINDS = (
@@ -64,12 +73,22 @@ KINDS = (
     Kind(arithmetic="q8", serial="d2", q8_momentum="float"),
 )
 
+BOARDS = (
+    Kind(serial="d0", board="an386"),
+    Kind(arithmetic="q8", serial="d1", board="an385"),
+    Kind("split-v3", "q8", serial="d0", board="an500"),
+    Kind("federated", "q8", serial="d2", board="an547"),
+    Kind(arithmetic="q8", serial="d2", board="an386", q8_momentum="float"),
+    Kind("split-v3", serial="d1", board="an500"),
+)
+
 
 @dataclass(frozen=True)
 class Fault:
     """When message `number` (from 1) passes from way[0] to way[1], it arrives `copies` times (0: it
-    is lost), and before that the victims are killed. away_s: until they are started again. cut: the
-    cable is pulled, and put back at once."""
+    is lost), and before that the victims are killed. late_s: how long after the message they are
+    killed. away_s: until they are started again. cut: the cable is pulled, and put back at once.
+    """
 
     way: Way
     number: int
@@ -77,6 +96,7 @@ class Fault:
     victims: tuple[str, ...] = ()
     away_s: float = 0.0
     cut: bool = False
+    late_s: float = 0.0
 
 
 def write_waves(path: Path, seed: int, samples: int = 96) -> None:
@@ -292,6 +312,7 @@ class Run:
     cables: Cables | None = None
     links: dict[str, str] = field(default_factory=dict)
     uplinks: dict[str, str] = field(default_factory=dict)
+    board_port: int = 0
 
     async def go(self) -> Outcome:
         """Trains to the end. Raises AssertionError."""
@@ -300,9 +321,9 @@ class Run:
             await self._lay(cables)
             for name in ("cloud", *(f"host-{zone}" for zone in ZONES), *DEVICES):
                 await self.start(name)
-            await asyncio.wait_for(self._over(), WITHIN_S)
+            await asyncio.wait_for(self._over(), self.within_s)
         except asyncio.TimeoutError:
-            raise AssertionError(f"not done in {WITHIN_S} s; {self.told()}") from None
+            raise AssertionError(f"not done in {self.within_s} s; {self.told()}") from None
         finally:
             self.over = True
             await asyncio.gather(*self.again)
@@ -310,6 +331,10 @@ class Run:
                 await self.nursery.kill(pid)
             await cables.close()
         return outcome(self.folder / "out")
+
+    @property
+    def within_s(self) -> float:
+        return (4.0 if self.kind.board else 1.0) * WITHIN_S
 
     async def _over(self) -> None:
         """Until cloud and edge hosts have ended; one that ends with an error is a failure."""
@@ -326,10 +351,13 @@ class Run:
         lines = [f'mode = "{self.kind.mode}"', f'out = "{self.folder / "out"}"', "seed = 5"]
         lines += ["[model]", 'name = "watch"', "[train]", f"edge_rounds = {self.rounds[0]}"]
         lines += [f"cloud_rounds = {self.rounds[1]}"]
-        lines += ["device_steps = 2", "evaluate_every = 2", "batch = 8"]
+        lines += ["device_steps = 2", "evaluate_every = 2"]
+        lines += [f"batch = {4 if self.kind.board else 8}"]
         lines += [f'arithmetic = "{self.kind.arithmetic}"']
         lines += [f'q8_momentum = "{self.kind.q8_momentum}"', "[round]", *ROUND]
-        lines += ["[data]", f'source = "{self.folder.parent}/{{id}}.npz"']
+        lines += ["[keys]", f'folder = "{self.folder.parent / "keys"}"']
+        few = "few-" if self.kind.board else ""
+        lines += ["[data]", f'source = "{self.folder.parent}/{few}{{id}}.npz"']
         lines += ["[cloud]", f'address = "tcp://127.0.0.1:{cloud}"']
         for zone in ZONES:
             port = free_port()
@@ -340,16 +368,30 @@ class Run:
                 lines += ["[[devices]]", f'id = "{device}"', f'zone = "{zone}"']
                 if device == self.kind.serial:
                     mine, other = await cables.serial(device, host)
+                    self.board_port = mine
                     lines += [f'link = "socket://127.0.0.1:{mine}"']
                     lines += [f'host_link = "socket://127.0.0.1:{other}"']
                 else:
                     way = await cables.network(device, host, port)
                     self.links[device] = f"tcp://127.0.0.1:{way}"
         (self.folder / "job.toml").write_text("\n".join(lines))
+        if self.kind.board:
+            build(self.kind, self.folder)
+
+    def _board(self) -> list[str]:
+        """The command of the emulated board."""
+        where = f"host=127.0.0.1,port={self.board_port},server=off,reconnect=1"
+        target = images.TARGETS[self.kind.board]
+        return emulator.command(
+            target.board, elf_of(self.kind, self.folder), where, self.folder / "board.kept"
+        )
 
     async def start(self, name: str) -> None:
-        order = {"job": str(self.folder / "job.toml"), "log": str(self.folder / f"{name}.log")}
-        if name == "cloud":
+        order: dict[str, Any] = {"log": str(self.folder / f"{name}.log")}
+        order |= {"job": str(self.folder / "job.toml"), "insecure": not self.kind.board}
+        if self.kind.board and name == self.kind.serial:
+            order |= {"role": "board", "words": self._board()}
+        elif name == "cloud":
             order |= {"role": "cloud", "who": ""}
         elif name.startswith("host-"):
             order |= {"role": "host", "who": name[5:], "cloud": self.uplinks[name]}
@@ -369,13 +411,24 @@ class Run:
         for fault in self.faults:
             if (fault.number, fault.way) == here and not self.over:
                 self.fell.append(fault)
-                for victim in (v for v in fault.victims if v in self.pids):
-                    await self.nursery.kill(self.pids[victim])
-                    self.again.add(asyncio.create_task(self._restart(victim, fault.away_s)))
+                if fault.late_s:
+                    self.again.add(asyncio.create_task(self._kill_later(fault)))
+                else:
+                    await self._kill(fault)
                 if fault.cut and self.cables is not None:
                     self.cables.cut(way)
                 return fault.copies
         return 1
+
+    async def _kill_later(self, fault: Fault) -> None:
+        await asyncio.sleep(fault.late_s)
+        if not self.over:
+            await self._kill(fault)
+
+    async def _kill(self, fault: Fault) -> None:
+        for victim in (v for v in fault.victims if v in self.pids):
+            await self.nursery.kill(self.pids[victim])
+            self.again.add(asyncio.create_task(self._restart(victim, fault.away_s)))
 
     async def _restart(self, name: str, away_s: float) -> None:
         await asyncio.sleep(away_s)
@@ -445,6 +498,41 @@ def _kill(dice: random.Random, counts: Counter[Way], many: bool) -> Fault:
     return Fault(way, number, copies, victims, dice.choice((0.0, 0.05, 0.5)))
 
 
+def draw_losses(dice: random.Random, counts: Counter[Way], board: str) -> tuple[Fault, ...]:
+    """A board that loses its power three times: at a message of its line or while it computes; in
+    every fourth run another tier is killed as well."""
+    ways = sorted(way for way in counts if board in way)
+    faults = []
+    for _ in range(3):
+        way = dice.choice(ways)
+        late_s = dice.choice((0.0, dice.uniform(0.0, 0.3)))
+        number, copies = dice.randint(1, counts[way]), dice.randint(0, 1)
+        faults.append(Fault(way, number, copies, (board,), dice.choice((0.0, 0.3)), False, late_s))
+    return tuple(faults if dice.random() < 0.75 else [*faults, _kill(dice, counts, False)])
+
+
+def elf_of(kind: Kind, folder: Path) -> Path:
+    """The image of a kind's board, beside the folder of a run."""
+    return folder.parent / f"{'-'.join(map(str, astuple(kind)))}.elf"
+
+
+def build(kind: Kind, folder: Path) -> None:
+    """Makes the image for the job in `folder`, unless it is there: runs differ in their lines."""
+    elf = elf_of(kind, folder)
+    if elf.exists():
+        return
+    job = read_job(str(folder / "job.toml"))
+    own = load_keys(Path(job.keys.folder), kind.serial)
+    host = host_name(DEVICES[kind.serial])
+    recipe = images.Recipe(
+        kind.serial,
+        make_plan(job, cut_model(job)),
+        device_data(job, kind.serial),
+        keys=images.Keys(raw_key(own.secret), host, raw_key(own.peers[host])),
+    )
+    images.build(recipe, images.find_target(kind.board), elf, folder.parent / kind.board)
+
+
 class Series:
     """Runs of all kinds, one after the other, against one undisturbed run of each kind."""
 
@@ -453,6 +541,8 @@ class Series:
         self.whole: dict[Kind, tuple[Outcome, Counter[Way]]] = {}
         for number, device in enumerate(DEVICES):
             write_waves(folder / f"{device}.npz", seed=number)
+            write_waves(folder / f"few-{device}.npz", seed=number, samples=18)
+        make_keys(folder / "keys", NAMES)
 
     def clear(self) -> Path:
         """An empty folder for a run."""
@@ -476,7 +566,7 @@ class Series:
         dice = random.Random(seed)
         kind = kinds[seed % len(kinds)]
         expected, counts = await self.undisturbed(kind)
-        faults = draw(dice, counts)
+        faults = draw_losses(dice, counts, kind.serial) if kind.board else draw(dice, counts)
         try:
             found, run = await self._run(kind, faults)
             other = [n for n in {**expected, **found} if expected.get(n) != found.get(n)]
@@ -552,7 +642,7 @@ async def series(runs: int, seed: int, folder: Path, kinds: tuple[Kind, ...]) ->
                 failed += 1
                 said = f"FAILED\n{error}"
             seconds = time.monotonic() - began
-            if seconds > SLOW_S and not said.startswith("F"):
+            if seconds > SLOW_S * (4 if kinds == BOARDS else 1) and not said.startswith("F"):
                 said += f"; slow: {run.told()}"
             print(f"{number} {seconds:.1f} s {said}", flush=True)
     print(f"{runs - failed} of {runs} runs gave the same bits; {fell} tiers were killed in those")
@@ -563,10 +653,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--runs", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0, help="of the first run; one more each")
-    parser.add_argument("--kind", type=int, help="of KINDS, alone")
+    parser.add_argument("--kind", type=int, help="one alone, by its place")
+    parser.add_argument("--boards", action="store_true", help="the kinds of BOARDS, not of KINDS")
     parser.add_argument("--resume", type=int, metavar="TIMES", help="measure, do not compare")
     arguments = parser.parse_args()
-    kinds = KINDS if arguments.kind is None else (KINDS[arguments.kind],)
+    kinds = BOARDS if arguments.boards else KINDS
+    kinds = kinds if arguments.kind is None else (kinds[arguments.kind],)
     with tempfile.TemporaryDirectory() as folder:
         if arguments.resume:
             return asyncio.run(resume(arguments.resume, Path(folder)))

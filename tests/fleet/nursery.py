@@ -1,7 +1,8 @@
 """Starts tiers quickly: a process that has imported all of seamline forks one for each order.
 
 A line of JSON on stdin is an order: role (cloud, host, device), who (zone or device), job (its
-path), log (where its events go) and, if others than in the job, the addresses `cloud` and `link`.
+path), insecure, log (where its events go) and, if others than in the job, the addresses `cloud` and
+`link`; or role board, words (a command that is run) and log.
 A line on stdout says that one has started or ended: {"started": pid} or {"ended": pid, "code": n}.
 """
 
@@ -47,20 +48,31 @@ def run(order):
         with open(order["log"], "a") as log:
             log.write(json.dumps({**event, "at": time.monotonic()}) + "\n")
 
-    job = read_job(order["job"])
+    if order["role"] == "board":
+        become(order)
+    job, insecure = read_job(order["job"]), order["insecure"]
     if "cloud" in order:
         job.cloud.address = order["cloud"]
     emit({"event": "born"})
     try:
         if order["role"] == "cloud":
-            return run_cloud(job, insecure=True, emit=emit)
+            return run_cloud(job, insecure=insecure, emit=emit)
         if order["role"] == "host":
-            return run_host(job, order["who"], insecure=True, emit=emit)
+            return run_host(job, order["who"], insecure=insecure, emit=emit)
         link = order.get("link")
-        return run_device(job, order["who"], link_address=link, insecure=True, emit=emit)
+        return run_device(job, order["who"], link_address=link, insecure=insecure, emit=emit)
     except UserError as error:
         emit({"event": "refused", "text": str(error)})
         return error.exit_code
+
+
+def become(order):
+    """Never returns: this process is another program, which says what it says to the log."""
+    log = os.open(order["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    for out in (1, 2):
+        os.dup2(log, out)
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    os.execvp(order["words"][0], order["words"])
 
 
 def reap():
