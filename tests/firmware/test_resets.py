@@ -15,4 +15,3 @@ def test_a_board_without_power_for_a_moment_changes_no_bit(tools, tmp_path):
 
     for run in asyncio.run(runs()):
         assert any(run.kind.serial in fault.victims for fault in run.fell)
-
