@@ -18,7 +18,7 @@ from ..runtime.message import Kind, Message, ProtocolError
 from ..runtime.status import Reporter
 from .aggregate import model_hash
 from .rounds import Close, Effect, Keep, Present, Refuse, Report, Rounds, Send
-from .store import Store, write_model
+from .store import Store, read_model, write_model
 
 Emit = Callable[[dict[str, Any]], None]
 
@@ -39,7 +39,10 @@ class Cloud:
         self.outbox: list[tuple[str, bytes]] = []
         self.store = Store(self.out / "cloud", job)
         try:
-            self.rounds = Rounds(job, self.store.restore(), now)
+            state = self.store.restore()
+            if job.model.start and not state.model:
+                state.model = read_model(Path(job.model.start))
+            self.rounds = Rounds(job, state, now)
         except BaseException:
             self.store.close()
             raise

@@ -18,6 +18,8 @@ from pathlib import Path
 from typing import IO, Any
 from urllib.parse import quote
 
+import numpy as np
+
 from ..runtime.config import Job, job_digest
 from ..runtime.errors import UserError
 from ..runtime.files import npz_bytes, read_npz, write_whole
@@ -48,6 +50,23 @@ def write_model(path: Path, model: Mapping[str, Array]) -> None:
         write_whole(path, npz_bytes(model))
     except OSError as error:
         raise _cannot_write(path, error) from error
+
+
+def read_model(path: Path) -> Model:
+    """A model that a run has left, to begin from. Raises UserError (exit 3)."""
+    try:
+        model = read_npz(path)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"model.start {path} cannot be read: {reason}", EXIT_STORE) from None
+    for name, array in model.items():
+        if array.dtype.kind not in "fiu" or not np.isfinite(array).all():
+            raise UserError(
+                f"model.start {path}: {name} is no array of finite numbers: give the model.npz "
+                "that a run has left",
+                EXIT_STORE,
+            )
+    return model
 
 
 def _cannot_write(path: Path, error: Exception) -> UserError:

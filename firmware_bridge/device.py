@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import subprocess
@@ -16,6 +17,7 @@ import numpy as np
 from ..kernels import parcel
 from ..runtime import boards
 from ..runtime.arena import round16
+from ..runtime.bundled import cache_folder
 from ..runtime.data import Data
 from ..runtime.errors import UserError
 from ..runtime.plan import read_plan
@@ -251,6 +253,17 @@ def _files(target: Target, recipe: Recipe) -> tuple[list[Path], list[str]]:
     # Monocypher's own choice: 13 KB less of a hash that few use.
     flags += ["-DBLAKE2_NO_UNROLLING", f"-I{CORE / 'seal'}", "-isystem", str(crypto)]
     return files, flags
+
+
+def shared_objects(target: Target, recipe: Recipe) -> Path:
+    """A folder of the user's cache for what `build` compiles for every device of this kind."""
+    files, flags = _files(target, recipe)
+    digest = hashlib.sha256(repr(flags).encode())
+    for folder in (CORE, HERE):
+        for path in sorted(folder.rglob("*.[ch]")):
+            digest.update(path.read_bytes())
+    digest.update(repr([file.name for file in files]).encode())
+    return cache_folder() / "firmware" / digest.hexdigest()[:16]
 
 
 def _run(command: Sequence[str], what: str, folder: Path) -> None:

@@ -28,10 +28,12 @@ Codec = Literal["f32", "int8", "int4"]
 
 class ModelSection(msgspec.Struct, forbid_unknown_fields=True):
     """name: a bundled model or `package.module:function` returning an nn.Module. seam: number of
-    weighted layers (conv, dense) on the device, or the dotted name of the last module there."""
+    weighted layers (conv, dense) on the device, or the dotted name of the last module there.
+    start: model.npz of an earlier run, to begin from; empty: as initialised."""
 
     name: str = "watch"
     seam: int | str = 2
+    start: str = ""
     args: dict[str, Any] = {}
 
 
@@ -99,12 +101,14 @@ class ZoneSection(msgspec.Struct, forbid_unknown_fields=True):
 class DeviceSection(msgspec.Struct, forbid_unknown_fields=True):
     """link: the device's end (`tcp://..` or `serial:PATH:BAUD`; default: its zone's address).
     host_link: the edge host's end of a serial line (`serial:PATH:BAUD`); empty for the network.
-    data: arguments for the data source."""
+    data: arguments for the data source. board: a Cortex-M that `seamline run` emulates in place of
+    the device's program (`seamline firmware build --board`); it then needs no links."""
 
     id: str
     zone: str
     link: str = ""
     host_link: str = ""
+    board: str = ""
     data: dict[str, Any] = {}
 
 
@@ -229,6 +233,8 @@ def _resolve_paths(job: Job, folder: Path) -> None:
     job.out = absolute(job.out, folder)
     job.keys.folder = absolute(job.keys.folder, folder)
     job.data.source = local_source(job.data.source, folder)
+    if job.model.start:
+        job.model.start = absolute(job.model.start, folder)
     for device in job.devices:
         device.link = _local_port(device.link, folder)
         device.host_link = _local_port(device.host_link, folder)

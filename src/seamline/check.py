@@ -96,6 +96,8 @@ def run_check(job: Job, *, only: str | None, insecure: bool, format_: str) -> in
     if not insecure:
         _check_keys(job, roles, report)
     _check_addresses(job, roles, report)
+    if roles.whole:
+        _check_boards(job, report)
     data = _check_data(job, roles, report)
     if roles.zones:
         _check_model(job, data, report)
@@ -210,6 +212,29 @@ def _try_bind(address: str) -> None:
             trial.bind(where)
     except OSError as error:
         raise UserError(f"{address} cannot be opened here: {error.strerror or error}", 4) from None
+
+
+# ---- boards ----
+
+
+def _check_boards(job: Job, report: Report) -> None:
+    """Those that `seamline run` emulates."""
+    boards = [device for device in job.devices if device.board]
+    if not boards:
+        return
+    from .firmware_bridge import image
+    from .firmware_bridge.device import find_target
+
+    lacking = image.missing()
+    if lacking:
+        report.say("boards", lacking, 7)
+    for device in boards:
+        try:
+            chip = find_target(device.board).chip
+        except UserError as error:
+            report.failed("boards", error)
+        else:
+            report.say("boards", f"{device.id} is emulated: {chip.title}")
 
 
 # ---- data ----

@@ -314,6 +314,12 @@ def _add_demo(sub: argparse.ArgumentParser) -> None:
     )
     sub.add_argument("--out", default="runs/demo", metavar="FOLDER")
     sub.add_argument("--baselines", action="store_true", help="also run the controls")
+    sub.add_argument(
+        "--board",
+        default="an386",
+        metavar="NAME",
+        help="what joins at the end, emulated (default an386, a Cortex-M4F; none: nothing)",
+    )
 
 
 def _add_plan(sub: argparse.ArgumentParser) -> None:

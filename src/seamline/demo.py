@@ -21,7 +21,14 @@ from .live import make_show, megabytes, percent
 from .machine import describe_machine
 from .progress import Progress
 from .run import LocalRun, ending_on_signals
-from .runtime.config import LOCAL_MODES, CodecSection, Job, make_job, write_toml
+from .runtime.config import (
+    LOCAL_MODES,
+    CodecSection,
+    DeviceSection,
+    Job,
+    make_job,
+    write_toml,
+)
 from .runtime.data import Data, device_data
 from .runtime.errors import UserError
 from .runtime.files import write_whole
@@ -39,6 +46,9 @@ TITLES = {
     "frozen_front": "front never trained",
     "majority": "always the most frequent class",
 }
+BOARD_ROUNDS = 10  # edge rounds of the fleet with a board
+MISSING = 7  # exit code of what is not installed
+NO_BOARD = "none"
 NO_EXITS = "this version has no exits on the device"
 
 
@@ -115,6 +125,24 @@ def baseline_job(job: Job, name: str) -> Job:
     return control
 
 
+def board_job(job: Job, board: str) -> Job:
+    """The fleet goes on with one more device, an emulated board; its wearer is the next person."""
+    more = copy.deepcopy(job)
+    more.name = f"{job.name} board"
+    more.out = f"{job.out}/board"
+    more.model.start = f"{job.out}/model.npz"
+    more.round.wait = "all"
+    train = more.train
+    train.cloud_rounds, train.edge_rounds, train.device_steps = 1, BOARD_ROUNDS, 1
+    train.evaluate_every, train.rate_decay = 0, "none"
+    train.front_rate, train.back_rate = train.front_rate / 10, train.back_rate / 10
+    number = len(job.devices) + 1
+    person = {"person": (number - 1) % PEOPLE + 1}
+    zone = job.zones[(number - 1) % len(job.zones)].name
+    more.devices.append(DeviceSection(id=f"watch-{number}", zone=zone, data=person, board=board))
+    return more
+
+
 # ---- runs ----
 
 
@@ -157,6 +185,10 @@ def run_demo(args: argparse.Namespace) -> int:
     from .runtime.bundled import NOTES, get_watch
 
     args.tier_events = False
+    if args.board != NO_BOARD:
+        from .firmware_bridge.device import find_target
+
+        find_target(args.board)
     folder = prepare_folder(Path(args.out).absolute())
     job = demo_job(args, folder)
     (folder / "job.toml").write_text(write_toml(job), encoding="utf-8")
@@ -174,6 +206,8 @@ def run_demo(args: argparse.Namespace) -> int:
         document[name] = found["accuracy"]
         if name == "isolated":
             document["isolated_own"] = own_accuracy(runs[name])
+    if args.board != NO_BOARD:
+        document["board"] = _with_board(job, args)
     report = write_report(job, progress, document, runs)
     if args.format == "json":
         json_emit(document)
@@ -181,6 +215,31 @@ def run_demo(args: argparse.Namespace) -> int:
         _print_results(document, runs)
         _print_files(job, report)
     return 0
+
+
+def _with_board(job: Job, args: argparse.Namespace) -> dict[str, Any]:
+    """Some rounds of the fleet with a board; `missing`: why there is none."""
+    from .firmware_bridge.device import DOES_NOT_FIT, find_target
+
+    more, target = board_job(job, args.board), find_target(args.board)
+    board = more.devices[-1]
+    about = {"board": args.board, "core": target.board.core, "device": board.id}
+    title = f"{board.id} joins: {target.board.core} ({args.board}), emulated, over its UART"
+    try:
+        progress = run_local(more, args, title)
+    except UserError as error:
+        if error.exit_code not in (MISSING, DOES_NOT_FIT):
+            raise
+        return {**about, "missing": str(error)}
+    found = results(progress)
+    return {
+        **about,
+        "steps": BOARD_ROUNDS,
+        "accuracy": found["per_device"][board.id],
+        "fleet_accuracy": found["accuracy"],
+        "wall_s": found["wall_s"],
+        "model_hash": found["model_hash"],
+    }
 
 
 def _title(job: Job) -> str:
@@ -263,6 +322,7 @@ def _about(args: argparse.Namespace, job: Job) -> dict[str, Any]:
         "federated": None,
         "centralised": None,
         "majority": None,
+        "board": None,
         "seed": job.seed,
         "mode": job.mode,
         "seam": job.model.seam,
@@ -331,11 +391,23 @@ def _print_results(document: dict[str, Any], runs: dict[str, Progress]) -> None:
         print(
             "`seamline demo --baselines` adds federated, isolated, centralised, frozen-front runs."
         )
+    if document["board"] is not None:
+        print(_board_line(document["board"]))
     memory = document["device_vmhwm_mb"]
     print(
         f"\n{document['wall_s']:.1f} s wall, {megabytes(document['bytes_up'])} up, "
         f"{megabytes(document['bytes_down'])} down, cloud rounds {document['cloud_rounds']}"
         + (f", a device took at most {memory:.1f} MB of memory" if memory else "")
+    )
+
+
+def _board_line(board: dict[str, Any]) -> str:
+    if "missing" in board:
+        return f"no emulated {board['core']} joined: {board['missing']}"
+    return (
+        f"then {board['device']} joined, a {board['core']} ({board['board']}) in the emulator: "
+        f"{board['steps']} steps with the fleet in {board['wall_s']:.1f} s, "
+        f"{percent(board['accuracy'])} of its held-out windows right"
     )
 
 

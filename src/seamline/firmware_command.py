@@ -43,31 +43,39 @@ def _need_tools(*tools: str) -> None:
 
 def run_build(args: argparse.Namespace, job: Job) -> int:
     """Writes the image args.out. Raises UserError."""
-    from .edge_host.host import cut_model, make_plan
-
     _need_tools(image.COMPILER)
     target = device.find_target(args.board)
-    section = find_device(job, args.id)
-    keys = None if args.insecure else _keys(job, args.id, section.zone)
-    recipe = device.Recipe(
-        args.id,
-        make_plan(job, cut_model(job)),
-        device.shortened(_samples(args, job), args.samples),
-        job.codec.up,
-        job.codec.down,
-        keys,
-    )
+    find_device(job, args.id)
+    samples = device.shortened(_samples(args, job), args.samples)
+    recipe = recipe_of(job, args.id, samples, insecure=args.insecure)
     out = Path(args.out)
     found = device.build(recipe, target, out)
     if args.format == "json":
         sys.stdout.write(json.dumps({"image": str(out), **_document(args.board, found)}) + "\n")
         return 0
     _print_sizes(args.board, found)
-    if keys is None:
+    if recipe.keys is None:
         print(f"{out}: clear text, for a bench; its host needs --insecure")
     else:
         print(f"{out}: holds the secret key of {args.id}; only you can read it (mode 0600)")
     return 0
+
+
+def recipe_of(job: Job, device_id: str, samples: Data, *, insecure: bool) -> device.Recipe:
+    """What makes an image this device of the job. Raises UserError."""
+    from .edge_host.host import cut_model, make_plan
+
+    keys = None if insecure else _keys(job, device_id, find_device(job, device_id).zone)
+    plan = make_plan(job, cut_model(job))
+    return device.Recipe(device_id, plan, samples, job.codec.up, job.codec.down, keys)
+
+
+def build_board(job: Job, device_id: str, out: Path, *, insecure: bool) -> None:
+    """The image of a device of the job whose `board` is emulated here. Raises UserError."""
+    _need_tools(image.COMPILER, image.EMULATOR)
+    target = device.find_target(find_device(job, device_id).board)
+    recipe = recipe_of(job, device_id, device_data(job, device_id), insecure=insecure)
+    device.build(recipe, target, out, device.shared_objects(target, recipe))
 
 
 def _samples(args: argparse.Namespace, job: Job) -> Data:

@@ -92,7 +92,10 @@ class Progress:
 
     def __init__(self, job: Job, now: float) -> None:
         self.job, self.began, self.now = job, now, now
-        self.devices = {d.id: self._view(d.id, d.zone, d.host_link) for d in job.devices}
+        self.devices = {
+            d.id: DeviceView(d.id, d.zone, "serial" if d.board or is_line(d.host_link) else "tcp")
+            for d in job.devices
+        }
         self.zones: dict[str, dict[str, Any]] = {z.name: {} for z in job.zones}
         self.cloud_rounds = 0  # done
         self.edge_rounds = 0  # done, of the zone that is furthest
@@ -107,10 +110,6 @@ class Progress:
         self.hash = ""
         self.trained_s: float | None = None  # when the last cloud round ended
         self._evaluations: dict[int, dict[str, dict[str, Any]]] = {}
-
-    @staticmethod
-    def _view(id_: str, zone: str, host_link: str) -> DeviceView:
-        return DeviceView(id_, zone, "serial" if is_line(host_link) else "tcp")
 
     @property
     def bytes_up(self) -> int:

@@ -53,7 +53,7 @@ class Tier:
     name: str
     arguments: list[str]
     log: Path
-    after: str = ""  # the tier that must be listening before this one starts
+    after: tuple[str, ...] = ()  # tiers that must be listening before this one starts
     process: subprocess.Popen[bytes] | None = None
     pending: bytes = b""  # of its stdout, behind the last line break
     restarts: int = 0
@@ -115,22 +115,34 @@ class LocalRun:
             make_keys(self.job.keys.folder, tier_names(self.job))
         path = folder / "local-job.toml"
         path.write_text(write_toml(local), encoding="utf-8")
-        self._list_tiers(str(path), cables)
+        self._build_boards()
+        self._list_tiers(str(path), local, cables)
 
-    def _list_tiers(self, job: str, cables: list[tuple[str, str]]) -> None:
+    def _build_boards(self) -> None:
+        boards = [device.id for device in self.job.devices if device.board]
+        if boards:
+            from .firmware_command import build_board
+        for id_ in boards:
+            build_board(self.job, id_, _image(self.job, id_), insecure=self.insecure)
+
+    def _list_tiers(self, job: str, local: Job, cables: list[tuple[str, str]]) -> None:
         clear = ["--insecure"] if self.insecure else []
         if cables:
             ends = [word for cable in cables for word in ("--line", *cable)]
             self._add(LINES, ["link-proxy", *ends])
-        lines = LINES if cables else ""
         self._add(CLOUD, ["cloud", job, *clear])
+        for board in (d for d in local.devices if d.board):
+            elf, port = _image(self.job, board.id), board.link.rpartition(":")[2]
+            self._add(board.id, ["firmware", "run", str(elf), "--port", port])
         for zone in self.job.zones:
-            self._add(host_name(zone.name), ["host", job, "--zone", zone.name, *clear], lines)
-        for device in self.job.devices:
+            wired = [d.id for d in self.job.devices if d.board and d.zone == zone.name]
+            after = (*([LINES] if cables else []), *wired)
+            self._add(host_name(zone.name), ["host", job, "--zone", zone.name, *clear], after)
+        for device in (d for d in self.job.devices if not d.board):
             arguments = ["device", job, "--id", device.id, *clear]
-            self._add(device.id, arguments, host_name(device.zone))
+            self._add(device.id, arguments, (host_name(device.zone),))
 
-    def _add(self, name: str, arguments: list[str], after: str = "") -> None:
+    def _add(self, name: str, arguments: list[str], after: tuple[str, ...] = ()) -> None:
         log = Path(self.job.out) / "logs" / f"{name}.log"
         log.write_bytes(b"")
         self.tiers[name] = Tier(name, [*arguments, "--format", "json"], log, after)
@@ -140,7 +152,7 @@ class LocalRun:
     def _start_ready(self) -> None:
         """Starts the tiers whose turn has come; who calls too early waits longer than it must."""
         for tier in self.tiers.values():
-            if tier.process is None and (not tier.after or self.tiers[tier.after].listening):
+            if tier.process is None and all(self.tiers[name].listening for name in tier.after):
                 self._start(tier)
 
     def _start(self, tier: Tier) -> None:
@@ -292,7 +304,7 @@ def localise(job: Job) -> tuple[Job, list[socket.socket], list[tuple[str, str]]]
 
     Port 0 becomes a free one, held by a socket that is bound but does not listen, so that nobody
     else gets it. A serial line whose ports are not here becomes a pair of pseudo-terminals, to be
-    made by `seamline link-proxy`.
+    made by `seamline link-proxy`. An emulated board's line is a socket.
     """
     job = copy.deepcopy(job)
     reserved: list[socket.socket] = []
@@ -303,12 +315,20 @@ def localise(job: Job) -> tuple[Job, list[socket.socket], list[tuple[str, str]]]
             reserved.append(held)
     cables = []
     for device in job.devices:
-        if device.host_link and not (_is_port(device.host_link) and _is_port(device.link)):
+        if device.board:
+            address, held = _free_port("tcp://127.0.0.1:0")
+            device.link = device.host_link = f"socket://{address.removeprefix('tcp://')}"
+            reserved.append(held)
+        elif device.host_link and not (_is_port(device.host_link) and _is_port(device.link)):
             ends = [f"{job.out}/lines/{device.id}.{end}" for end in ("device", "host")]
             baud = _baud(device.host_link)
             device.link, device.host_link = (f"serial:{path}:{baud}" for path in ends)
             cables.append((ends[0], ends[1]))
     return job, reserved, cables
+
+
+def _image(job: Job, device_id: str) -> Path:
+    return Path(job.out) / f"{device_id}.elf"
 
 
 def _free_port(address: str) -> tuple[str, socket.socket]:

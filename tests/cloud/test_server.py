@@ -10,6 +10,7 @@ import pytest
 from seamline.cloud import server
 from seamline.cloud.aggregate import Update, aggregate, model_hash
 from seamline.cloud.server import Cloud, run_cloud
+from seamline.cloud.store import write_model
 from seamline.runtime import message as wire
 from seamline.runtime.errors import UserError
 from seamline.runtime.files import read_npz
@@ -275,3 +276,41 @@ def test_the_model_is_encoded_once_for_all_zones(job, monkeypatch):
         assert calls == [0, 0, 1]  # two ACCEPTED, one model
     finally:
         cloud.close()
+
+
+def test_a_job_begins_from_the_model_of_an_earlier_run(job, tmp_path):
+    start, own = learned("A", 9), learned("B", 0)
+    write_model(tmp_path / "model.npz", start)
+    job.model.start = str(tmp_path / "model.npz")
+    cloud = Cloud(job, lambda event: None, 0.0)
+    try:
+        for name in "AB":
+            meta = {"zone": name, "job": job.name}
+            cloud.receive(
+                f"host-{name}", Message(Kind.ZONE_HELLO, body=wire.zone_body(meta, {})).encode(), 0
+            )
+        sent = [wire.read_zone(Message.decode(data).body)[1] for _, data in cloud.outbox]
+        assert any(np.array_equal(arrays.get("w", 0), start["w"]) for arrays in sent)
+        for name in "AB":
+            meta = {"round": 0, "samples": 1, "metrics": {}}
+            body = wire.zone_body(meta, own)
+            cloud.receive(f"host-{name}", Message(Kind.ZONE_UPDATE, body=body).encode(), 0.0)
+        assert np.array_equal(cloud.rounds.state.model["w"], start["w"] + own["w"])
+    finally:
+        cloud.close()
+    (tmp_path / "model.npz").unlink()  # the store has a model of its own by now
+    Cloud(job, lambda event: None, 0.0).close()
+
+
+@pytest.mark.parametrize("content", [None, b"no arrays", {"w": np.float32([np.nan])}])
+def test_a_model_to_begin_from_that_cannot_be_is_one_line(job, tmp_path, content):
+    path = tmp_path / "start.npz"
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    elif content is not None:
+        write_model(path, content)
+    job.model.start = str(path)
+    for _ in range(2):
+        with pytest.raises(UserError, match=r"model\.start .*start\.npz") as caught:
+            Cloud(job, lambda event: None, 0.0)
+        assert caught.value.exit_code == 3 and "\n" not in str(caught.value)
