@@ -34,8 +34,8 @@ PARTS = {
         "q8_m_dsp", "q8_m_mve",
     ),
     "int8 training": (
-        "q8_train", "q8_train_conv", "q8_train_depthwise", "q8_train_generic", "q8_update",
-        "q8_update_float",
+        "q8_train", "q8_train_conv", "q8_train_depthwise", "q8_train_generic", "q8_train_m_dsp",
+        "q8_update", "q8_update_float",
     ),
     "front in f32": ("front",),
     "front in int8": (

@@ -114,7 +114,11 @@ static inline void v_transpose(vec *rows) {
 
 #endif
 
+#if defined(SEAM_M_MVE) || defined(SEAM_M_DSP)
+#define VARIANT_TRAIN seam_q8_train_m_dsp
+#else
 #define VARIANT_TRAIN seam_q8_train_generic
+#endif
 #define VARIANT_CODEC seam_codec_generic
 
 #include "kernels.h"

@@ -63,5 +63,6 @@ extern const seam_q8_train_kernels seam_q8_train_generic;
 extern const seam_q8_train_kernels seam_q8_train_avx2;
 extern const seam_q8_train_kernels seam_q8_train_vnni;
 extern const seam_q8_train_kernels seam_q8_train_neon;
+extern const seam_q8_train_kernels seam_q8_train_m_dsp;
 
 #endif
