@@ -37,3 +37,9 @@ def build(tmp_path_factory: pytest.TempPathFactory) -> Build:
         return made[key]
 
     return compiled
+
+
+@pytest.fixture(scope="session")
+def objects(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What images of a kind have in common, compiled once."""
+    return tmp_path_factory.mktemp("objects")

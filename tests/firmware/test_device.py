@@ -129,12 +129,6 @@ def linux(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], list[str]
     return models
 
 
-@pytest.fixture(scope="session")
-def objects(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What images of a kind have in common, compiled once."""
-    return tmp_path_factory.mktemp("objects")
-
-
 def recipe_of(job: Job, *, sealed: bool) -> device.Recipe:
     keys = None
     if sealed:

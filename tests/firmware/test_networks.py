@@ -1,0 +1,60 @@
+"""Boards train the fronts of real networks: real edge host, real back, the bits of Linux devices in
+every answer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+from board_zone import Heard, Zone, train
+
+WATCH = {"shape": (100, 6), "model": {"name": "watch", "seam": 3}}  # convolutions 16, 24, 32
+# The keyword network: a convolution and two depthwise-separable blocks.
+KWS = {"shape": (49, 10, 1), "model": {"name": "dscnn", "seam": 5}}
+STEPS = 3
+
+
+def of(network: dict, arithmetic: str) -> Zone:
+    """A round is one step: its WEIGHTS are what a device has learned by it."""
+    return Zone(**network, train={"arithmetic": arithmetic, "batch": 2, "cloud_rounds": STEPS})
+
+
+ZONES = {
+    "watch-q8": of(WATCH, "q8"),
+    "watch-f32": of(WATCH, "f32"),
+    "kws-q8": of(KWS, "q8"),
+    "kws-f32": of(KWS, "f32"),
+}
+BOARDS = {"q8": ("an385", "an386", "an500", "an547"), "f32": ("an386", "an500", "an547")}
+CASES = [(kind, board) for kind in ZONES for board in BOARDS[kind.partition("-")[2]]]
+
+
+@pytest.fixture(scope="module")
+def linux(tmp_path_factory, objects) -> Callable[[str], Heard]:
+    """What devices answer that are programs of this machine, by kind of zone."""
+    found: dict[str, Heard] = {}
+
+    def heard(kind: str) -> Heard:
+        if kind not in found:
+            found[kind] = train(tmp_path_factory.mktemp("linux"), ZONES[kind], {}, objects)
+        return found[kind]
+
+    return heard
+
+
+def same(boards: Heard, linux: Heard) -> None:
+    """All that was answered, named where it differs, and the models."""
+    assert [answer[:4] for answer in boards.answers] == [answer[:4] for answer in linux.answers]
+    pairs = zip(boards.answers, linux.answers, strict=True)
+    assert [ours[:4] for ours, theirs in pairs if ours != theirs] == []
+    assert boards.models == linux.models and len(set(linux.models)) > 1
+
+
+@pytest.mark.parametrize(("kind", "board"), CASES)
+def test_a_board_answers_with_the_bits_of_a_linux_device(
+    tools, objects, linux, tmp_path, kind, board
+):
+    heard = train(tmp_path, ZONES[kind], {"d00": board}, objects)
+    same(heard, linux(kind))
+    weights = list(heard.of("WEIGHTS").values())
+    assert len(weights) == STEPS == len(set(weights))
