@@ -58,3 +58,25 @@ def test_a_board_answers_with_the_bits_of_a_linux_device(
     same(heard, linux(kind))
     weights = list(heard.of("WEIGHTS").values())
     assert len(weights) == STEPS == len(set(weights))
+
+
+# The whole network on the board, the loss with it: three steps a round, labels stay there.
+LOCAL = {"shape": (100, 6), "model": {"name": "watch"}, "mode": "federated"}
+LOCAL_STEPS = {"batch": 2, "device_steps": 3, "cloud_rounds": 2, "evaluate_every": 1}
+MIXED = {"q8": {"d00": "an385", "d01": "an386"}, "f32": {"d00": "an500"}}
+
+
+@pytest.mark.parametrize("arithmetic", MIXED)
+def test_a_board_with_the_loss_learns_what_a_linux_device_learns(
+    tools, objects, tmp_path, arithmetic
+):
+    """A zone of two: boards among programs of this machine, and then none."""
+    train_ = {"arithmetic": arithmetic, **LOCAL_STEPS}
+    zone = Zone(**LOCAL, train=train_, devices=("d00", "d01"))
+    linux = train(tmp_path / "linux", zone, {}, objects)
+    boards = train(tmp_path / "boards", zone, MIXED[arithmetic], objects)
+    same(boards, linux)
+    assert boards.of("ACT") == {}
+    results = boards.of("RESULT")
+    assert len(results) == 2 * 2 * 2  # two evaluations, two devices, three samples in twos
+    assert {len(body) for body in results.values()} == {12}
