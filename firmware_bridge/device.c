@@ -3,6 +3,7 @@
 
 #include "batches.h"
 #include "board.h"
+#include "busy.h"
 #include "device.h"
 #include "kept.h"
 #include "line_service.h"
@@ -204,8 +205,10 @@ static void take(void) {
     state.said_ms = board_millis(); /* the host is about to go on: no HELLO between */
     if (action == SEAM_DO_TRAIN || action == SEAM_DO_TEST)
         go_back(action == SEAM_DO_TRAIN, flags & SEAM_FLAG_WEIGHTS);
-    while (action == SEAM_DO_TRAIN || action == SEAM_DO_TEST)
+    while (action == SEAM_DO_TRAIN || action == SEAM_DO_TEST) {
         action = place_batch(action == SEAM_DO_TRAIN);
+        busy_drop_repeats(&session);
+    }
     if (action == SEAM_DO_SEND) {
         const uint8_t said = session.answer[3];
         if ((flags & SEAM_FLAG_KEEP) && said != SEAM_ERROR)

@@ -38,7 +38,10 @@ _SESSION += ["front_q8_loss", "message", "plan", "session"]
 SOURCES = [
     *image.KERNEL_FILES,
     *(CORE / f"{stem}.c" for stem in (*_SESSION, "frame", "packet")),
-    *(HERE / f"{stem}.c" for stem in ("batches", "device", "kept", "line_service", "samples")),
+    *(
+        HERE / f"{stem}.c"
+        for stem in ("batches", "busy", "device", "kept", "line_service", "samples")
+    ),
 ]
 
 
@@ -321,6 +324,7 @@ def build(
         made += _compile([_write_device(recipe, target, folder), *own], flags, what, folder)
         elf = folder / "image.elf"
         link = [image.COMPILER, *target.board.flags, *map(str, made), *image.LINK_FLAGS]
+        link += ["-Wl,--wrap=seam_plan_layer"]  # busy.c has the other end
         link += [f"-Wl,--defsym=image_stack_bytes={target.stack}"]
         link += ["-T", str(HERE / "boards" / f"{target.board.script}.ld"), "-lgcc", "-o", str(elf)]
         _run(link, what, folder)

@@ -341,6 +341,60 @@ def test_a_board_that_computes_for_seconds_keeps_its_host(tools, objects, tmp_pa
             line.close()
 
 
+BUSY = """
+#include "board.h"
+/* Samples take their time, and say how often the watchdog was fed since the one before. */
+static char fed[] = "fed 00 times\\n";
+void board_watchdog(void) {
+    if (fed[4] == '9' || fed[5]++ != '9')
+        return;
+    fed[5] = '0';
+    fed[4]++;
+}
+int board_sample(float *values, int32_t *label, int training, uint32_t number) {
+    const uint64_t until = board_millis() + 400u;
+    while (board_millis() < until) {
+    }
+    board_print(fed);
+    fed[4] = fed[5] = '0';
+    for (int i = 0; i < 600; i++)
+        values[i] = (float)(number % 3u);
+    *label = training;
+    return 1;
+}
+"""
+
+
+def test_a_board_at_work_feeds_its_watchdog_and_lets_go_of_what_is_asked_again(
+    tools, objects, tmp_path
+):
+    """A host asks again every 5 s and takes a device without room for lost after two minutes."""
+    job, busy = read_job(write_job(tmp_path, arithmetic="f32", batch=2)), tmp_path / "busy.c"
+    job.mode = "federated"
+    busy.write_text(BUSY)
+    recipe, target = recipe_of(job, sealed=False), device.find_target("an386")
+    device.build(recipe, target, tmp_path / "x.elf", objects / "an386-clear", [busy])
+    step = Message(Kind.STEP, 1, 1, 0, Flag.LOCAL, wire.step_body(0.1, 0, 3, b""))
+    with Emulator(target.board, tmp_path / "x.elf") as emulator:
+        line = Line(emulator.address)
+        try:
+            line.greeted(1)
+            assert line.ask(Message(Kind.PLAN, 1, body=plan_message(job))).kind == Kind.READY
+            for _ in range(3):
+                line.say(step)
+            learned = line.ask(step)
+            assert (learned.kind, learned.round) == (Kind.WEIGHTS, 1)
+            again = line.ask(Message(Kind.WEIGHTS_GET, 1, 7))  # no other answer comes before
+            assert (again.kind, again.round) == (Kind.WEIGHTS, 7)
+            line.say(Message(Kind.BYE, 1, body=wire.bye_body("the test is over")))
+            said = list(emulator.said())
+        finally:
+            line.close()
+    fed = [int(count) for count in re.findall(r"fed (\d+) times", "\n".join(said))]
+    layers = len(read_plan(recipe.plan).shapes) - 1
+    assert len(fed) == 6 and min(fed[2], fed[4]) >= 2 * layers  # forward and backward
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_memory_is_what_a_session_asks_for_and_no_byte_more(tmp_path, kind):
     job = read_job(write_job(tmp_path, **KINDS[kind]))
