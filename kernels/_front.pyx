@@ -114,6 +114,13 @@ cdef extern from "seam_front.h" nogil:
     int seam_session_batch(seam_session *s)
     int seam_session_refuse(seam_session *s, int status)
 
+cdef extern from "seam_trace.h" nogil:
+    ctypedef int seam_trace_kind
+    ctypedef void seam_trace_hear(void *context, seam_trace_kind kind, uint32_t layer,
+                                  uint32_t crc) noexcept nogil
+    int seam_trace_run(const uint8_t *record, size_t size, void *arena, size_t arena_size,
+                       seam_trace_hear *hear, void *context)
+
 HEADER = SEAM_MESSAGE_HEADER
 NOTHING, SEND, TRAIN, TEST, END, FAIL = (
     SEAM_DO_NOTHING, SEAM_DO_SEND, SEAM_DO_TRAIN, SEAM_DO_TEST, SEAM_DO_END, SEAM_DO_FAIL
@@ -248,6 +255,38 @@ def check_plan(object data):
     if status != 0:
         raise _error(status)
     return plan.layers, plan.batch, plan.parameters, plan.arena_size
+
+
+cdef struct Heard:
+    uint32_t *rows
+    size_t count, space
+
+
+cdef void _hear(void *context, seam_trace_kind kind, uint32_t layer, uint32_t crc) noexcept nogil:
+    cdef Heard *heard = <Heard *>context
+    cdef uint32_t *row = heard.rows + 3 * heard.count
+    if heard.count < heard.space:
+        row[0], row[1], row[2] = <uint32_t>kind, layer, crc
+        heard.count += 1
+
+
+def trace(object record, size_t arena_size):
+    """Runs a record (seam_trace.h) in an arena of that size: uint32 rows (kind, layer, CRC-32)."""
+    cdef Bytes b = Bytes(record)
+    cdef Heard heard
+    rows = np.zeros((4 * 65535 + 4, 3), np.uint32)
+    held, arena = _aligned(b.size()), _aligned(arena_size)
+    held[:] = np.frombuffer(record, np.uint8)
+    cdef const uint8_t *at = <const uint8_t *><uintptr_t>held.ctypes.data
+    cdef void *memory = <void *><uintptr_t>arena.ctypes.data
+    heard.rows = <uint32_t *><uintptr_t>rows.ctypes.data
+    heard.count, heard.space = 0, len(rows)
+    cdef int status
+    with nogil:
+        status = seam_trace_run(at, b.size(), memory, arena_size, _hear, &heard)
+    if status != 0:
+        raise _error(status)
+    return rows[:heard.count].copy()
 
 
 cdef object _aligned(uint64_t size):

@@ -16,6 +16,7 @@ from ._front import (
     encode_message,
     layer_scratch,
     q8_layer_scratch,
+    trace,
 )
 
 __all__ = [
@@ -34,4 +35,5 @@ __all__ = [
     "encode_message",
     "layer_scratch",
     "q8_layer_scratch",
+    "trace",
 ]

@@ -82,7 +82,7 @@ static void open_step(step *s, const seam_front *f, uint32_t index) {
     s->count = count_of(f, l->output);
 }
 
-static void forward(const seam_front *f, uint32_t index) {
+void seam_front_layer(const seam_front *f, uint32_t index) {
     step s;
     open_step(&s, f, index);
     const seam_layer *l = &s.layer;
@@ -169,19 +169,22 @@ static void backward(const seam_front *f, uint32_t index) {
         seam_f32_accumulate(dx, dy, s.count);
 }
 
+void seam_front_layer_back(const seam_front *f, uint32_t index) {
+    for (uint32_t k = seam_plan_again_from(&f->plan, index); k < index; k++)
+        seam_front_layer(f, k);
+    backward(f, index);
+}
+
 void seam_front_forward(seam_front *front, int32_t n) {
     front->batch = n;
     for (uint32_t i = 0; i < front->plan.layers; i++)
-        forward(front, i);
+        seam_front_layer(front, i);
 }
 
 void seam_front_backward(seam_front *front) {
     memset(front->gradients, 0, (size_t)front->plan.parameters * sizeof(float));
-    for (uint32_t i = front->plan.layers; i-- > 0;) {
-        for (uint32_t k = seam_plan_again_from(&front->plan, i); k < i; k++)
-            forward(front, k);
-        backward(front, i);
-    }
+    for (uint32_t i = front->plan.layers; i-- > 0;)
+        seam_front_layer_back(front, i);
     front->batch = 0; /* gradients now lie where the values were */
 }
 

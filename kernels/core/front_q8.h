@@ -87,10 +87,11 @@ typedef struct {
 
 void seam_q8_front_step(seam_q8_layer_step *s, const seam_q8_front *f, uint32_t index);
 
-/* ---- front_q8_forward.c, front_q8_loss.c ---- */
+/* ---- front_q8_forward.c, front_q8_backward.c, front_q8_loss.c ---- */
 
-/* One layer forward. */
+/* One layer forward; and back, with its update, the exponents of the gradients behind it set. */
 void seam_q8_front_layer(const seam_q8_front *f, uint32_t index);
+void seam_q8_front_layer_back(const seam_q8_front *f, uint32_t index, const seam_q8_step *step);
 /* Bytes of one row of logits and of its gradient, where the output may be logits; else 0. */
 uint64_t seam_q8_front_loss_size(const seam_plan *plan);
 

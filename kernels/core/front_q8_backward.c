@@ -345,14 +345,17 @@ static void open_back(back_step *b, const seam_q8_front *f, uint32_t index,
     b->room = (size_t)(room - taken) / sizeof(int32_t);
 }
 
+void seam_q8_front_layer_back(const seam_q8_front *f, uint32_t index, const seam_q8_step *step) {
+    back_step b;
+    for (uint32_t k = seam_plan_again_from(&f->plan, index); k < index; k++)
+        seam_q8_front_layer(f, k);
+    open_back(&b, f, index, step);
+    backward(&b);
+}
+
 void seam_q8_front_backward(seam_q8_front *front, int32_t exponent, const seam_q8_step *step) {
     front->gradient_exponents[front->plan.output] = exponent;
-    for (uint32_t i = front->plan.layers; i-- > 0;) {
-        back_step b;
-        for (uint32_t k = seam_plan_again_from(&front->plan, i); k < i; k++)
-            seam_q8_front_layer(front, k);
-        open_back(&b, front, i, step);
-        backward(&b);
-    }
+    for (uint32_t i = front->plan.layers; i-- > 0;)
+        seam_q8_front_layer_back(front, i, step);
     front->batch = 0; /* gradients now lie where the values were */
 }

@@ -201,6 +201,10 @@ float *seam_front_output_gradient(const seam_front *front);
 void seam_front_forward(seam_front *front, int32_t n);
 /* Fills `gradients` from the output gradient of the last forward. */
 void seam_front_backward(seam_front *front);
+/* One layer of them, for who looks at each: forward with `batch` set; back as `backward` goes, last
+ * layer first, from gradients of 0. */
+void seam_front_layer(const seam_front *front, uint32_t index);
+void seam_front_layer_back(const seam_front *front, uint32_t index);
 void seam_front_update(seam_front *front, float rate, float momentum, float decay);
 /* Softmax cross-entropy on the output (classes = its values): sum of losses and number right; the
  * output gradient becomes that of the mean. SEAM_E_DATA if a label is no class, NOT_FINITE if the

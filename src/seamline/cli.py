@@ -360,6 +360,7 @@ def _add_firmware(commands: Any, common: argparse.ArgumentParser) -> None:
 
     _add_firmware_bench(group, common)
     _add_firmware_export(group, common)
+    _add_firmware_trace(group, common)
     build = add("build", "an image that makes a board one device of a job")
     build.add_argument("--board", required=True, metavar="NAME", help="an385, an386, an547, ..")
     build.add_argument("--job", required=True, metavar="JOB", help="job file (TOML)")
@@ -413,6 +414,27 @@ def _add_firmware_export(group: Any, common: argparse.ArgumentParser) -> None:
     )
     sub.add_argument(
         "--name", default="front", metavar="NAME", help="of files and functions (default front)"
+    )
+
+
+def _add_firmware_trace(group: Any, common: argparse.ArgumentParser) -> None:
+    text = "a device's first training step on a board, compared with this machine layer by layer"
+    sub = group.add_parser("trace", parents=[common], help=text, description=text, epilog=EXITS)
+    sub.formatter_class = argparse.RawDescriptionHelpFormatter
+    sub.set_defaults(command=_firmware_trace)
+    sub.epilog = f"{EXITS}\n1 says that the board made other bytes."
+    sub.add_argument("job", metavar="JOB", help="job file (TOML)")
+    sub.add_argument("--id", required=True, metavar="ID", help="the device")
+    sub.add_argument("--board", required=True, metavar="NAME", help="an385, an386, an547, ..")
+    sub.add_argument(
+        "--pass",
+        dest="pass_",
+        choices=("forward", "step"),
+        default="step",
+        help="forward alone, or the whole step (default)",
+    )
+    sub.add_argument(
+        "--samples", type=_count, metavar="N", help="of the batch, only the first N (default: all)"
     )
 
 
@@ -700,6 +722,14 @@ def _firmware_export(args: argparse.Namespace) -> int:
     from .export_command import run_export
 
     return run_export(args)
+
+
+def _firmware_trace(args: argparse.Namespace) -> int:
+    job = _read(args.job)
+    _need("firmware trace", "torch", "PyTorch", "edge")
+    from .trace_command import run_trace
+
+    return run_trace(args, job)
 
 
 def _firmware(args: argparse.Namespace) -> int:
