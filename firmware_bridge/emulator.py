@@ -19,7 +19,7 @@ _START_S = 10.0
 _END_S = 5.0
 _PR_SET_PDEATHSIG = 1
 PORT_TAKEN = 4
-_PATH_MOST = 255  # bytes; board_arguments has room for them
+_PATH_MOST = 250  # bytes; board_arguments has room for them and for what stands before
 
 
 def free_port() -> int:
@@ -38,7 +38,7 @@ def _tie() -> Callable[[], None] | None:
 
 def command(board: image.Board, elf: Path, line: str, kept: Path | None) -> list[str]:
     """What runs an image in the emulator. line: options of a socket, host and port among them."""
-    words = [] if kept is None else [_kept_file(kept)]
+    words = [] if kept is None else [f"kept={_kept_file(kept)}"]
     options = ["-chardev", f"socket,id=line,nodelay=on,{line}", "-serial", "chardev:line"]
     return [*image.emulator(board, elf, words), *options]
 

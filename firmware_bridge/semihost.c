@@ -91,12 +91,16 @@ int board_random(void *context, uint8_t *out, size_t size) {
 
 /* ---- what is kept: in the file that the image's only word names ---- */
 
+#define KEPT_WORD "kept=" /* an image that got no word is told its own file, which must stay */
+
 static intptr_t kept_file(void) {
     static intptr_t file = -2; /* not asked for yet */
-    char path[PATH_MOST];
+    const size_t head = sizeof KEPT_WORD - 1u;
+    char word[PATH_MOST];
     if (file == -2)
-        file = board_arguments(path, sizeof path) == 0 && path[0] != '\0' ? open(path, CHANGE_BYTES)
-                                                                          : -1;
+        file = board_arguments(word, sizeof word) == 0 && memcmp(word, KEPT_WORD, head) == 0
+                   ? open(word + head, CHANGE_BYTES)
+                   : -1;
     return file;
 }
 

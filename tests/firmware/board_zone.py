@@ -175,5 +175,6 @@ def train(folder: Path, zone: Zone, boards: Mapping[str, str], objects: Path) ->
         for name, emulator in emulators.items():
             heard.said[name] = "\n".join(emulator.said())
             assert emulator.wait(WITHIN_S) == 0, heard.said[name]
+            assert device.sizes(folder / f"{name}.elf").text > 0  # it has left its own file alone
     heard.answers = sorted(set(heard.answers))  # what is asked again is answered again
     return heard
