@@ -63,6 +63,16 @@ int board_kept_erase(uint32_t place);
 int board_kept_write(uint32_t place, uint32_t offset, const uint8_t *bytes, size_t size);
 int board_kept_read(uint32_t place, uint32_t offset, uint8_t *to, size_t size);
 
+/* ---- What an image that pairs asks (`seamline firmware build --pair`) ---- */
+
+/* Asks a person whether the host shows the same code, and does not wait: called again and again
+ * with the same one. 1: yes; 0: no; -1: no word yet, and what was said to a code before counts
+ * for nothing. Without it nobody can be asked: then an image needs a secret. */
+int board_confirm(const char *code);
+/* At the start: 1: the board shall forget its keys, as when somebody holds a button. Never unless
+ * a board has its own. */
+int board_forget(void);
+
 /* Called at least once a second while the program lives, but for the time a layer computes. Does
  * nothing unless a board has its own. */
 void board_watchdog(void);

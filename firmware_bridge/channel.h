@@ -1,5 +1,6 @@
-/* A device's line, in clear text (channel_clear.c) or sealed (channel_sealed.c): one of both is in
- * an image. Bytes and the time go in, frames and events come out. */
+/* A device's line, in clear text (channel_clear.c), sealed (channel_sealed.c), or sealed when it
+ * has been paired (channel_paired.c): one of these is in an image. Bytes and the time go in, frames
+ * and events come out. */
 #ifndef SEAM_CHANNEL_H
 #define SEAM_CHANNEL_H
 
@@ -8,6 +9,9 @@
 /* Room for any frame. */
 #define CHANNEL_WIRE (SEAM_FRAME_WIRE(SEAM_PACKET_MAX) + 40u)
 
+/* Once in a while, by the program: what has to be done before the line carries messages and takes
+ * long, a pairing; does nothing but in channel_paired.c. linked: messages flow. */
+void channel_tend(int linked);
 SEAM_MUST_USE int channel_start(const seam_packet_config *packets, uint64_t now_ms);
 void channel_feed(const uint8_t *bytes, size_t size, uint64_t now_ms);
 /* The next frame to send now: its size, or 0. space: CHANNEL_WIRE. */

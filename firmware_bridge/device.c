@@ -300,6 +300,10 @@ static void farewell(void) {
 __attribute__((weak)) void board_watchdog(void) {
 }
 
+__attribute__((weak)) void channel_tend(int linked) {
+    (void)linked;
+}
+
 int main(void) {
     stack_paint();
     const int status = start();
@@ -310,6 +314,7 @@ int main(void) {
     }
     while (!state.over) {
         board_watchdog();
+        channel_tend(state.linked);
         if (hear())
             continue;
         if (state.waiting && !state.sending) {

@@ -8,7 +8,8 @@
 typedef struct {
     const char *made_for;             /* for who looks into the image */
     const char *id, *host;            /* host: NULL in clear text, as are the keys */
-    const uint8_t *secret, *host_key; /* X25519, 32 bytes each */
+    const uint8_t *secret, *host_key; /* X25519, 32 bytes each; NULL: it pairs with `host`, */
+    const uint8_t *pairing_secret;    /* by these 16 bytes, or NULL: by a code */
     uint32_t training, tests, values; /* samples; floats of one */
     float least, most;                /* of the training samples */
     const float *x;                   /* [training + tests][values]; NULL: board_sample */

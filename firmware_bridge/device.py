@@ -84,6 +84,16 @@ class Keys:
 
 
 @dataclass(frozen=True)
+class Pairing:
+    """Of a sealed line: the device makes its own keys and pairs with this host. secret: 16 bytes;
+    None: people compare a code.
+    """
+
+    host: str
+    secret: bytes | None = None
+
+
+@dataclass(frozen=True)
 class Recipe:
     """A device of a job. codecs: of f32 activations up and gradients down. keys: None: clear
     text.
@@ -94,7 +104,7 @@ class Recipe:
     data: Data
     codec_up: str = "int8"
     codec_down: str = "int8"
-    keys: Keys | None = None
+    keys: Keys | Pairing | None = None
 
 
 @dataclass(frozen=True)
@@ -229,7 +239,12 @@ def _write_device(recipe: Recipe, target: Target, folder: Path) -> Path:
         f"LARGE device_message[{message}];",
     ]
     if keys is not None:
-        fields |= {"host": _text(keys.host), "secret": "secret", "host_key": "host_key"}
+        fields["host"] = _text(keys.host)
+    if isinstance(keys, Pairing) and keys.secret is not None:
+        fields["pairing_secret"] = "secret"
+        lines += [f"static const uint8_t secret[16] = {_bytes(keys.secret)};"]
+    if isinstance(keys, Keys):
+        fields |= {"secret": "secret", "host_key": "host_key"}
         lines += [f"static const uint8_t secret[32] = {_bytes(keys.secret)};"]
         lines += [f"static const uint8_t host_key[32] = {_bytes(keys.host_key)};"]
     assigned = ",\n    ".join(f".{name} = {value}" for name, value in fields.items())
@@ -251,7 +266,9 @@ def _files(target: Target, recipe: Recipe) -> tuple[list[Path], list[str]]:
     if recipe.keys is None:
         return [*files, HERE / "channel_clear.c"], flags
     crypto = monocypher()
-    files += [HERE / "channel_sealed.c", HERE / "crypto.c", HERE / "cipher.c"]
+    pairs = isinstance(recipe.keys, Pairing)
+    own = ("channel_paired", "own_keys") if pairs else ("channel_sealed",)
+    files += [HERE / f"{stem}.c" for stem in (*own, "crypto", "cipher")]
     files += sorted((CORE / "seal").glob("*.c"))
     # Monocypher's own choice: 13 KB less of a hash that few use.
     flags += ["-DBLAKE2_NO_UNROLLING", f"-I{CORE / 'seal'}", "-isystem", str(crypto)]

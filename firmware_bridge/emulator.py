@@ -7,6 +7,7 @@ import os
 import signal
 import socket
 import subprocess
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -36,22 +37,33 @@ def _tie() -> Callable[[], None] | None:
     return None if prctl is None else lambda: prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
 
 
-def command(board: image.Board, elf: Path, line: str, kept: Path | None) -> list[str]:
-    """What runs an image in the emulator. line: options of a socket, host and port among them."""
+def command(
+    board: image.Board, elf: Path, line: str, kept: Path | None, answers: Path | None = None
+) -> list[str]:
+    """What runs an image in the emulator. line: options of a socket, host and port among them;
+    answers: a file that grows by what a person answers.
+    """
     words = [] if kept is None else [f"kept={_kept_file(kept)}"]
+    words += [] if answers is None else [f"answers={_word(answers, 'the temporary folder')}"]
     options = ["-chardev", f"socket,id=line,nodelay=on,{line}", "-serial", "chardev:line"]
     return [*image.emulator(board, elf, words), *options]
 
 
 def _kept_file(path: Path) -> str:
     """The file in place of a board's flash; made where there is none. It holds keys."""
-    text = str(path.resolve())
-    if len(text.encode()) > _PATH_MOST or " " in text:
-        raise UserError(f"--kept {text}: expected at most {_PATH_MOST} bytes and no space in it", 2)
+    text = _word(path.resolve(), "--kept")
     try:
         os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
     except OSError as error:
         raise UserError(f"--kept {path}: {error.strerror}", 3) from None
+    return text
+
+
+def _word(path: Path, what: str) -> str:
+    """One word for the image."""
+    text = str(path)
+    if len(text.encode()) > _PATH_MOST or " " in text:
+        raise UserError(f"{what} {text}: expected at most {_PATH_MOST} bytes and no space in it", 2)
     return text
 
 
@@ -68,10 +80,14 @@ class Emulator:
         lacking = image.missing([image.EMULATOR])
         if lacking:
             raise UserError(lacking, 7)
+        self._answers = tempfile.TemporaryDirectory(prefix="seamline-")  # mode 0700
+        self._answer = Path(self._answers.name) / "answers"
+        self._answer.touch()
         self.port = port or free_port()
         self.address = f"socket://127.0.0.1:{self.port}"
+        line = f"host=127.0.0.1,port={self.port},server=on,wait=off"
         self.process = subprocess.Popen(
-            command(board, elf, f"host=127.0.0.1,port={self.port},server=on,wait=off", kept),
+            command(board, elf, line, kept, self._answer),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -113,6 +129,11 @@ class Emulator:
         for line in self.process.stdout:
             yield line.rstrip("\n")
 
+    def answer(self, text: str) -> None:
+        """What a person says to the image's question."""
+        with self._answer.open("a") as file:
+            file.write(f"{text.strip()}\n")
+
     def wait(self, timeout_s: float | None = None) -> int:
         """The image's exit code. Raises subprocess.TimeoutExpired."""
         return self.process.wait(timeout_s)
@@ -128,3 +149,4 @@ class Emulator:
                 self.process.wait()
         if self.process.stdout is not None:
             self.process.stdout.close()
+        self._answers.cleanup()

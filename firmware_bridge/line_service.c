@@ -9,7 +9,7 @@ void image_pend(void);
 
 static volatile uint64_t millis;
 static volatile uint64_t due; /* when the channel has to be asked again */
-static volatile int moved;
+static volatile int moved, by_program;
 static uint8_t frame[CHANNEL_WIRE];
 
 /* Reads until two readings agree: the clock's interrupt may come between the halves. */
@@ -37,7 +37,7 @@ void image_tick(void) {
 }
 
 /* Nothing here waits: a frame goes out by interrupt, and when it has gone this is called again. */
-void image_pend(void) {
+void line_move(void) {
     uint8_t bytes[64];
     size_t size;
     while ((size = board_read(bytes, sizeof bytes)) != 0u)
@@ -49,7 +49,17 @@ void image_pend(void) {
     __asm volatile("cpsid i" ::: "memory"); /* the clock must not see half of it */
     due = next;
     __asm volatile("cpsie i" ::: "memory");
+}
+
+void image_pend(void) {
+    if (!by_program)
+        line_move();
     moved = 1;
+}
+
+void line_by_program(int on) {
+    by_program = on;
+    line_wanted();
 }
 
 int line_begin(const seam_packet_config *packets) {

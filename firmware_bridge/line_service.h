@@ -13,6 +13,11 @@ void line_wanted(void);
 /* Between the two the channel is the caller's. */
 void line_lock(void);
 void line_unlock(void);
+/* 1: from now on the line is moved by the program's line_move alone, which may then take as long as
+ * people and flash do; 0: by the interrupt again. */
+void line_by_program(int on);
+/* Everything that can be done now: bytes to the channel, a frame to the line. */
+void line_move(void);
 /* Until an interrupt has come; at once if the channel has been at work since the last call. */
 void line_sleep(void);
 

@@ -89,19 +89,55 @@ int board_random(void *context, uint8_t *out, size_t size) {
     return file >= 0 && board_file_read(file, out, size) == size;
 }
 
-/* ---- what is kept: in the file that the image's only word names ---- */
+/* ---- files that the image's words name: what is kept, and what a person answers ---- */
 
-#define KEPT_WORD "kept=" /* an image that got no word is told its own file, which must stay */
+/* The file of the word that begins with `name`; -1: there is no such word, or it cannot be opened.
+ * An image that was given no word is told its own file, which has no such name. */
+static intptr_t word_file(const char *name, uint32_t mode) {
+    char words[2u * PATH_MOST];
+    const size_t size = strlen(name);
+    if (board_arguments(words, sizeof words) != 0)
+        return -1;
+    for (char *word = words, *end;; word = end + 1) {
+        end = word;
+        while (*end != '\0' && *end != ' ')
+            end++;
+        const int last = *end == '\0';
+        *end = '\0';
+        if ((size_t)(end - word) > size && memcmp(word, name, size) == 0)
+            return open(word + size, mode);
+        if (last)
+            return -1;
+    }
+}
 
 static intptr_t kept_file(void) {
     static intptr_t file = -2; /* not asked for yet */
-    const size_t head = sizeof KEPT_WORD - 1u;
-    char word[PATH_MOST];
     if (file == -2)
-        file = board_arguments(word, sizeof word) == 0 && memcmp(word, KEPT_WORD, head) == 0
-                   ? open(word + head, CHANGE_BYTES)
-                   : -1;
+        file = word_file("kept=", CHANGE_BYTES);
     return file;
+}
+
+/* A file that grows by what a person types. What was typed before a code was shown is no answer
+ * to it. */
+int board_confirm(const char *code) {
+    static char asked[32];
+    static intptr_t file = -2;
+    char said[32];
+    if (file == -2)
+        file = word_file("answers=", READ_BYTES);
+    if (file < 0) {
+        board_print("nobody can be asked here: build the image with --secret-file\n");
+        return 0;
+    }
+    if (strcmp(asked, code) != 0) {
+        const size_t size = strlen(code);
+        memcpy(asked, code, size < sizeof asked ? size : sizeof asked - 1u);
+        while (board_file_read(file, said, sizeof said) != 0u) {
+        }
+        board_print("Does the other end show the same code? Type yes or no:\n");
+    }
+    return board_file_read(file, said, sizeof said) == 0u ? -1 : said[0] == 'y' || said[0] == 'Y';
 }
 
 static int seek(uint32_t place, uint32_t offset) {

@@ -372,6 +372,12 @@ def _add_firmware(commands: Any, common: argparse.ArgumentParser) -> None:
     build.add_argument(
         "--insecure", action="store_true", help="no keys, clear text on the line: for a bench"
     )
+    build.add_argument(
+        "--pair", action="store_true", help="no keys in the image: it pairs over its line"
+    )
+    build.add_argument(
+        "--secret-file", metavar="F", help="with --pair: by this secret, instead of a compared code"
+    )
     build.add_argument("-o", dest="out", required=True, metavar="X.elf", help="the image")
     size = add("size", "what an image takes of its board's flash and RAM")
     run = add("run", "an image in the emulator; its UART becomes a socket")

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
+import select
 import sys
+import threading
+import time
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -16,8 +20,12 @@ from .runtime.data import Data, device_data, load_data
 from .runtime.errors import UserError
 from .runtime.keys import load_keys, raw_key
 from .runtime.link import host_of
+from .runtime.pairing import read_secret_file
 
 MISSING = 7  # exit code
+QUESTION = "Does the other end show the same code?"  # of firmware_bridge/semihost.c
+_LOOK_S = 0.2
+_LINE_MOST = 256
 
 WORDS = {
     "text": "code and constants",
@@ -47,25 +55,57 @@ def run_build(args: argparse.Namespace, job: Job) -> int:
     target = device.find_target(args.board)
     find_device(job, args.id)
     samples = device.shortened(_samples(args, job), args.samples)
-    recipe = recipe_of(job, args.id, samples, insecure=args.insecure)
+    recipe = recipe_of(job, args.id, samples, insecure=args.insecure, pairing=_pairing(args, job))
     out = Path(args.out)
     found = device.build(recipe, target, out)
     if args.format == "json":
         sys.stdout.write(json.dumps({"image": str(out), **_document(args.board, found)}) + "\n")
         return 0
     _print_sizes(args.board, found)
-    if recipe.keys is None:
-        print(f"{out}: clear text, for a bench; its host needs --insecure")
-    else:
-        print(f"{out}: holds the secret key of {args.id}; only you can read it (mode 0600)")
+    _print_keys(out, args.id, recipe.keys)
     return 0
 
 
-def recipe_of(job: Job, device_id: str, samples: Data, *, insecure: bool) -> device.Recipe:
-    """What makes an image this device of the job. Raises UserError."""
+def _print_keys(out: Path, device_id: str, keys: device.Keys | device.Pairing | None) -> None:
+    if keys is None:
+        print(f"{out}: clear text, for a bench; its host needs --insecure")
+    elif isinstance(keys, device.Keys):
+        print(f"{out}: holds the secret key of {device_id}; only you can read it (mode 0600)")
+    elif keys.secret is not None:
+        print(f"{out}: holds a pairing secret; only you can read it (mode 0600)")
+        print(f"pair {device_id} with {keys.host}: `seamline pair JOB --as {keys.host} "
+              f"--with {device_id} --secret-file FILE`, the same FILE")  # fmt: skip
+    else:
+        print(f"{out}: holds no key; pair {device_id} with {keys.host}: "
+              f"`seamline pair JOB --as {keys.host} --with {device_id}`")  # fmt: skip
+
+
+def _pairing(args: argparse.Namespace, job: Job) -> device.Pairing | None:
+    """What the image pairs by. Raises UserError: options that contradict each other, no secret."""
+    if not args.pair:
+        if args.secret_file:
+            raise UserError("--secret-file is what an image pairs by: give --pair, too")
+        return None
+    if args.insecure:
+        raise UserError("--pair and --insecure: a line in clear text has no keys to pair for")
+    secret = read_secret_file(Path(args.secret_file)) if args.secret_file else None
+    return device.Pairing(host_name(find_device(job, args.id).zone), secret)
+
+
+def recipe_of(
+    job: Job,
+    device_id: str,
+    samples: Data,
+    *,
+    insecure: bool,
+    pairing: device.Pairing | None = None,
+) -> device.Recipe:
+    """What makes an image this device of the job; pairing: with no keys in it. Raises UserError."""
     from .edge_host.host import cut_model, make_plan
 
-    keys = None if insecure else _keys(job, device_id, find_device(job, device_id).zone)
+    keys: device.Keys | device.Pairing | None = pairing
+    if keys is None and not insecure:
+        keys = _keys(job, device_id, find_device(job, device_id).zone)
     plan = make_plan(job, cut_model(job))
     return device.Recipe(device_id, plan, samples, job.codec.up, job.codec.down, keys)
 
@@ -140,10 +180,28 @@ def run_image(args: argparse.Namespace) -> int:
         _tell(args, {"event": "listening", "address": emulator.address}, emulator.address)
         for line in emulator.said():
             _tell(args, {"event": "said", "text": line}, line)
+            if line.startswith(QUESTION):
+                threading.Thread(target=_pass_answer, args=[emulator], daemon=True).start()
         code = emulator.wait()
     if code:
         sys.stderr.write(f"error: the image ended with {code}; above is what it said\n")
     return 1 if code else 0
+
+
+def _pass_answer(emulator: Emulator) -> None:
+    """One line that a person types, to the image. In the background of a terminal nobody is asked
+    before it comes to the foreground: reading would stop us.
+    """
+    if sys.stdin is None or sys.stdin.closed:
+        return
+    keyboard = sys.stdin.fileno()
+    while emulator.process.poll() is None:
+        behind = os.isatty(keyboard) and os.tcgetpgrp(keyboard) != os.getpgrp()
+        if behind:
+            time.sleep(_LOOK_S)
+        elif select.select([keyboard], [], [], _LOOK_S)[0]:
+            emulator.answer(os.read(keyboard, _LINE_MOST).decode(errors="replace"))
+            return
 
 
 def _tell(args: argparse.Namespace, event: dict[str, Any], text: str) -> None:

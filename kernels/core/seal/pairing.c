@@ -282,11 +282,11 @@ int seam_pairing_asking(const seam_pairing *pairing) {
     return pairing->met && pairing->answer == SEAM_PAIRING_ASKING && !is_ended(pairing);
 }
 
-/* Base32 (RFC 4648) of the first 100 bits of the handshake hash's hash. */
-void seam_pairing_code(const seam_pairing *pairing, char *out) {
+/* Base32 (RFC 4648) of the first 100 bits of a hash. */
+static void short_code(char *out, const uint8_t *bytes, size_t size) {
     static const char DIGITS[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZ234567";
     uint8_t hash[SEAM_HASH_SIZE];
-    const seam_crypto_part whole = {pairing->handshake.noise.hash, SEAM_HASH_SIZE};
+    const seam_crypto_part whole = {bytes, size};
     seam_crypto_hash(hash, &whole, 1u);
     for (unsigned i = 0; i < 20u; i++) {
         const unsigned at = 5u * i / 8u, bit = 5u * i % 8u;
@@ -296,6 +296,14 @@ void seam_pairing_code(const seam_pairing *pairing, char *out) {
         *out++ = DIGITS[pair >> (11u - bit) & 31u];
     }
     *out = '\0';
+}
+
+void seam_pairing_code(const seam_pairing *pairing, char *out) {
+    short_code(out, pairing->handshake.noise.hash, SEAM_HASH_SIZE);
+}
+
+void seam_pairing_fingerprint(char *out, const uint8_t *key) {
+    short_code(out, key, SEAM_KEY_SIZE);
 }
 
 void seam_pairing_answer(seam_pairing *pairing, int yes) {

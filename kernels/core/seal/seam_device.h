@@ -202,6 +202,8 @@ uint32_t seam_pairing_wait(const seam_pairing *pairing, uint64_t now_ms);
 int seam_pairing_asking(const seam_pairing *pairing);
 /* out: SEAM_CODE_SIZE bytes; the host shows the same unless somebody is between. */
 void seam_pairing_code(const seam_pairing *pairing, char *out);
+/* What people compare instead of a public key, as `seamline keys list` shows it. out: as above. */
+void seam_pairing_fingerprint(char *out, const uint8_t *key);
 /* What the user said; a no ends it at any time. */
 void seam_pairing_answer(seam_pairing *pairing, int yes);
 /* 1: nothing is left to be said; `trouble` is SEAM_TROUBLE_NONE when the key is stored. */
