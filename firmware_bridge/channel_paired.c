@@ -52,7 +52,8 @@ static void tell_failed(void) {
     if (trouble == SEAM_TROUBLE_NOBODY && !line.pairing.keyed)
         return;
     if (trouble != pairing.last || line.pairing.keyed)
-        print("not paired: ", seam_trouble_text((seam_trouble)trouble), "\n");
+        print(keys.paired ? "the host's key is kept, but: " : "not paired: ",
+              seam_trouble_text((seam_trouble)trouble), "\n");
     pairing.last = trouble;
 }
 
@@ -158,12 +159,19 @@ static void pair_once(void) {
     pairing.last = SEAM_TROUBLE_NONE;
 }
 
-/* A host that pairs although we know its key has lost ours, or was gone before it kept it. */
+/* A host that pairs although we know its key has lost ours, or was gone before it kept it. What
+ * else keeps us from it is said once. */
 static int host_pairs(void) {
     line_lock();
     const seam_trouble trouble = seam_sealed_trouble(&line.sealed);
     line_unlock();
-    return trouble == SEAM_TROUBLE_PAIRING;
+    if (trouble == SEAM_TROUBLE_PAIRING)
+        return 1;
+    if (trouble != SEAM_TROUBLE_NONE && trouble != pairing.last)
+        print("no host: ", seam_trouble_text(trouble), "\n");
+    if (trouble != SEAM_TROUBLE_NONE)
+        pairing.last = (uint8_t)trouble;
+    return 0;
 }
 
 void channel_tend(int linked) {

@@ -189,19 +189,24 @@ def run_image(args: argparse.Namespace) -> int:
 
 
 def _pass_answer(emulator: Emulator) -> None:
-    """One line that a person types, to the image. In the background of a terminal nobody is asked
-    before it comes to the foreground: reading would stop us.
-    """
+    """One line that a person types, to the image."""
     if sys.stdin is None or sys.stdin.closed:
         return
     keyboard = sys.stdin.fileno()
     while emulator.process.poll() is None:
-        behind = os.isatty(keyboard) and os.tcgetpgrp(keyboard) != os.getpgrp()
-        if behind:
+        if _is_behind(keyboard):
             time.sleep(_LOOK_S)
         elif select.select([keyboard], [], [], _LOOK_S)[0]:
             emulator.answer(os.read(keyboard, _LINE_MOST).decode(errors="replace"))
             return
+
+
+def _is_behind(keyboard: int) -> bool:
+    """Are we in the background of our terminal? Reading there would stop us."""
+    try:
+        return os.tcgetpgrp(keyboard) != os.getpgrp()
+    except OSError:  # it is no terminal, or not ours
+        return False
 
 
 def _tell(args: argparse.Namespace, event: dict[str, Any], text: str) -> None:
