@@ -1,5 +1,6 @@
-/* Kept are the board's secret alone (OWN), from the first start on, and the secret with a host
- * (PAIRED): a pairing that breaks off half way is then taken up with the same key. */
+/* Kept are the board's secret alone, from the first start on, then the secret with a host: a
+ * pairing that breaks off half way is taken up with the same key. What was kept before stays until
+ * the new is whole. */
 #include "own_keys.h"
 
 #include <string.h>
@@ -7,8 +8,6 @@
 #include "board.h"
 #include "device.h"
 #include "kept.h"
-
-enum { OWN = 1, PAIRED = 2 }; /* numbers of what is kept: the larger counts */
 
 __attribute__((weak)) int board_forget(void) {
     return 0;
@@ -22,8 +21,7 @@ static seam_part own_id(void) {
 /* The host that is kept, if it is still the one this image is for. */
 static void load_host(own_keys *keys, const kept_thing *thing, uint32_t at) {
     const uint32_t name = at + (uint32_t)sizeof keys->host_key;
-    if (thing->number != PAIRED || thing->size <= name ||
-        thing->size - name > (uint32_t)sizeof keys->host ||
+    if (thing->size <= name || thing->size - name > (uint32_t)sizeof keys->host ||
         !kept_read(thing, at, keys->host_key, sizeof keys->host_key) ||
         !kept_read(thing, name, keys->host, thing->size - name))
         return;
@@ -42,12 +40,13 @@ void own_keys_load(own_keys *keys) {
     }
     if (kept_find(&found, KEPT_KEYS, UINT32_MAX, parts, 1) && found.size >= known &&
         kept_read(&found, parts[0].size, keys->secret, sizeof keys->secret)) {
+        keys->number = found.number;
         load_host(keys, &found, known);
         return;
     }
     while (!board_random(NULL, keys->secret, sizeof keys->secret))
         board_watchdog();
-    if (!kept_save(KEPT_KEYS, OWN, parts, 2) && board_kept_space() != 0u)
+    if (!kept_save(KEPT_KEYS, keys->number, parts, 2) && board_kept_space() != 0u)
         board_print("our key cannot be kept: after a reset it is another one\n");
 }
 
@@ -61,7 +60,8 @@ int own_keys_pair(own_keys *keys, const char *host, const uint8_t *host_key) {
     memcpy(next.host, host, parts[3].size);
     next.paired = 1;
     const int same = keys->paired && memcmp(&next, keys, sizeof next) == 0;
-    const int well = same || board_kept_space() == 0u || kept_save(KEPT_KEYS, PAIRED, parts, 4);
+    const int well =
+        same || board_kept_space() == 0u || kept_save(KEPT_KEYS, ++next.number, parts, 4);
     if (well)
         *keys = next;
     seam_crypto_wipe(&next, sizeof next);

@@ -7,7 +7,8 @@
 typedef struct {
     uint8_t secret[SEAM_KEY_SIZE], host_key[SEAM_KEY_SIZE];
     char host[SEAM_NAME_MOST + 1u];
-    int paired; /* with `host`; else host and host_key say nothing */
+    uint32_t number; /* of what is kept */
+    int paired;      /* with `host`; else host and host_key say nothing */
 } own_keys;
 
 /* What is kept for device.id; a new secret where there is none. */

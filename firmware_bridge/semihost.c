@@ -16,6 +16,7 @@ enum {
 enum { READ_BYTES = 1, CHANGE_BYTES = 3 }; /* as fopen's "rb" and "r+b" */
 
 #define KEPT_SPACE 0x100000u
+#define KEYS_MOST 256u /* bytes, with their head */
 #define PATH_MOST 256u
 #define STOPPED_BY_APPLICATION 0x20026u
 
@@ -165,8 +166,11 @@ int board_kept_write(uint32_t place, uint32_t offset, const uint8_t *bytes, size
     return seek(place, offset) && call(SYS_WRITE, &block) == 0; /* how many are missing */
 }
 
-/* Enough to make it nothing. */
+/* Enough to make it nothing, and to leave nothing of keys. */
 int board_kept_erase(uint32_t place) {
     static const uint8_t nothing[32];
-    return board_kept_write(place, 0, nothing, sizeof nothing);
+    int well = 1;
+    for (uint32_t at = 0; at < KEYS_MOST; at += sizeof nothing)
+        well &= board_kept_write(place, at, nothing, sizeof nothing);
+    return well;
 }

@@ -1,4 +1,4 @@
-"""A board without built-in keys pairs over its UART as a Linux device does, and keeps what it learned."""
+"""A board without built-in keys pairs over its UART as a Linux device does, and keeps the keys."""
 
 from __future__ import annotations
 
@@ -61,14 +61,15 @@ zone = "A"
 
 def write_job(folder: Path, port: int | None = None) -> Path:
     """A zone of one device, d00, on a board's line or (port: None) on the network."""
-    line = f'link = "{{0}}"\nhost_link = "{{0}}"'.format(f"socket://127.0.0.1:{port}")
+    address = f"socket://127.0.0.1:{port}"
+    line = f'link = "{address}"\nhost_link = "{address}"' if port else ""
     folder.mkdir(parents=True, exist_ok=True)
     write_waves(folder / "d00.npz", seed=0, samples=9)
     own = ["cloud", "host-A"] if port else ["cloud", "host-A", "d00"]
     make_keys(folder / "keys", own)
     path = folder / "job.toml"
     ports = [free_port(), free_port()]
-    path.write_text(JOB.format(folder=folder, ports=ports, line=line if port else ""))
+    path.write_text(JOB.format(folder=folder, ports=ports, line=line))
     return path
 
 

@@ -16,7 +16,7 @@ from seamline.kernels._link import FrameDecoder, PacketEnd, encode_body
 from seamline.runtime import handshake as handshake_module
 from seamline.runtime import noise as noise_module
 from seamline.runtime.handshake import DEVICE, HOST, Handshake
-from seamline.runtime.keys import load_keys, make_keys, raw_key
+from seamline.runtime.keys import fingerprint, load_keys, make_keys, raw_key
 from seamline.runtime.pairing import NOT_WRITTEN, OTHER_KEY, OTHER_NAME, Pairing
 
 SECRET = bytes(range(16))
@@ -107,6 +107,13 @@ def test_a_secret_becomes_the_same_psk_in_c(library):
         secret, out = draw.randbytes(16), ctypes.create_string_buffer(32)
         library.seam_pairing_stretch(out, secret)
         assert out.raw == hashlib.blake2b(secret, digest_size=32, person=b"seamline pair").digest()
+
+
+def test_a_key_has_the_same_fingerprint_in_c(library, folder):
+    for name in ("watch-1", "host-A"):
+        public, out = load_keys(folder, name).public, ctypes.create_string_buffer(25)
+        library.seam_pairing_fingerprint(out, raw_key(public))
+        assert out.value.decode() == fingerprint(public)
 
 
 def test_nothing_is_stored_before_both_have_said_yes(library, folder):
