@@ -38,10 +38,7 @@ _SESSION += ["front_q8_loss", "message", "plan", "session"]
 SOURCES = [
     *image.KERNEL_FILES,
     *(CORE / f"{stem}.c" for stem in (*_SESSION, "frame", "packet")),
-    *(
-        HERE / f"{stem}.c"
-        for stem in ("batches", "busy", "device", "kept", "line_service", "samples")
-    ),
+    *(HERE / f"{stem}.c" for stem in ("batches", "busy", "device", "kept", "line_service")),
 ]
 
 
@@ -94,14 +91,27 @@ class Pairing:
 
 
 @dataclass(frozen=True)
+class Sensor:
+    """Samples that a board takes itself. hook: a C file with board_sample (board.h); training,
+    tests: how many there are, by their numbers; least, most: of all values of the training samples.
+    """
+
+    hook: Path
+    training: int
+    tests: int
+    least: float
+    most: float
+
+
+@dataclass(frozen=True)
 class Recipe:
-    """A device of a job. codecs: of f32 activations up and gradients down. keys: None: clear
-    text.
+    """A device of a job. data: what is linked into the image, or a sensor. codecs: of f32
+    activations up and gradients down. keys: None: clear text.
     """
 
     device_id: str
     plan: bytes
-    data: Data
+    data: Data | Sensor
     codec_up: str = "int8"
     codec_down: str = "int8"
     keys: Keys | Pairing | None = None
@@ -176,18 +186,25 @@ def _parcel(codec: str, shape: tuple[int, ...]) -> int:
 
 def _check(recipe: Recipe) -> None:
     data, shape = recipe.data, read_plan(recipe.plan).shapes[0]
-    if data.x_train.shape[1:] != tuple(shape):
+    if isinstance(data, Data) and data.x_train.shape[1:] != tuple(shape):
         raise UserError(
             f"a sample of {recipe.device_id} has the shape {data.x_train.shape[1:]}, the front "
             f"takes {tuple(shape)}",
             3,
         )
-    if max(len(data.x_train), len(data.x_test)) > SAMPLES_MOST:
+    if max(_counts(data)) > SAMPLES_MOST:
         raise UserError(
             f"{recipe.device_id} has more than {SAMPLES_MOST} samples, too many for an image: "
-            "give fewer with --data or --samples",
+            "give fewer",
             3,
         )
+
+
+def _counts(data: Data | Sensor) -> tuple[int, int]:
+    """Samples to train and to test with."""
+    if isinstance(data, Sensor):
+        return data.training, data.tests
+    return len(data.x_train), len(data.x_test)
 
 
 def _bytes(value: bytes) -> str:
@@ -198,24 +215,38 @@ def _text(value: str) -> str:
     return '"' + "".join(f"\\{byte:03o}" for byte in value.encode()) + '"'
 
 
-def _write_device(recipe: Recipe, target: Target, folder: Path) -> Path:
-    """device_config.c and samples.bin: this device as C. Nobody else may read them."""
-    data, keys = recipe.data, recipe.keys
+def _write_samples(data: Data, folder: Path) -> list[str]:
+    """samples.bin, and the C that links it."""
     x = np.concatenate([data.x_train, data.x_test]).astype("<f4")
     y = np.concatenate([data.y_train, data.y_test]).astype("<u2")
     (folder / "samples.bin").write_bytes(x.tobytes() + y.tobytes())
+    return [
+        "extern const float samples_x[];",
+        "extern const uint16_t samples_y[];",
+        '__asm__(".section .samples,\\"a\\"\\n.balign 16\\n"'
+        ' ".global samples_x\\n.global samples_y\\n"'
+        f' "samples_x:\\n.incbin \\"samples.bin\\"\\n.set samples_y, samples_x + {x.nbytes}\\n"'
+        ' ".previous");',
+    ]
+
+
+def _write_device(recipe: Recipe, target: Target, folder: Path) -> Path:
+    """device_config.c and samples.bin: this device as C. Nobody else may read them."""
+    data, keys = recipe.data, recipe.keys
     memory, message = memory_bytes(recipe), message_bytes(recipe)
-    least, most = float(data.x_train.min()).hex(), float(data.x_train.max()).hex()
+    training, tests = _counts(data)
+    if isinstance(data, Sensor):
+        least, most = data.least.hex(), data.most.hex()
+    else:
+        least, most = float(data.x_train.min()).hex(), float(data.x_train.max()).hex()
     fields = {
         "made_for": f'"{_MARK}{target.name}"',
         "id": _text(recipe.device_id),
-        "training": len(data.x_train),
-        "tests": len(data.x_test),
-        "values": int(np.prod(data.x_train.shape[1:])),
+        "training": training,
+        "tests": tests,
+        "values": int(np.prod(read_plan(recipe.plan).shapes[0])),
         "least": f"{least}f",
         "most": f"{most}f",
-        "x": "samples_x",
-        "y": "samples_y",
         "order": "order",
         "message": "device_message",
         "memory": "device_memory",
@@ -227,17 +258,14 @@ def _write_device(recipe: Recipe, target: Target, folder: Path) -> Path:
     lines = [
         f"/* {target.chip.title}, made by `seamline firmware build`. */",
         '#include "device.h"',
-        "extern const float samples_x[];",
-        "extern const uint16_t samples_y[];",
-        '__asm__(".section .samples,\\"a\\"\\n.balign 16\\n"'
-        ' ".global samples_x\\n.global samples_y\\n"'
-        f' "samples_x:\\n.incbin \\"samples.bin\\"\\n.set samples_y, samples_x + {x.nbytes}\\n"'
-        ' ".previous");',
-        f"static uint16_t order[{max(1, len(data.x_train))}];",
+        f"static uint16_t order[{max(1, training)}];",
         '#define LARGE __attribute__((section(".noinit"), aligned(16))) static uint8_t',
         f"LARGE device_memory[{memory}];",
         f"LARGE device_message[{message}];",
     ]
+    if isinstance(data, Data):
+        lines += _write_samples(data, folder)
+        fields |= {"x": "samples_x", "y": "samples_y"}
     if keys is not None:
         fields["host"] = _text(keys.host)
     if isinstance(keys, Pairing) and keys.secret is not None:
@@ -317,6 +345,23 @@ def _compile(sources: Sequence[Path], flags: Sequence[str], what: str, folder: P
         return list(pool.map(one, jobs))
 
 
+def _compile_hook(hook: Path, flags: Sequence[str], folder: Path) -> list[Path]:
+    """Raises UserError with what the compiler says first of a user's file."""
+    if not hook.is_file():
+        raise UserError(f"there is no file {hook}", 3)
+    out = folder / "sensor_hook.o"
+    kept = [flag for flag in flags if flag != "-Werror"]
+    command = [image.COMPILER, *kept, "-c", str(hook.resolve()), "-o", str(out)]
+    done = subprocess.run(command, check=False, capture_output=True, text=True, cwd=folder)
+    if done.returncode:
+        lines = done.stderr.splitlines()
+        raise UserError(next((x for x in lines if "error:" in x), lines[-1]), 3)
+    symbols = _ask("arm-none-eabi-nm", "--defined-only", str(out))
+    if not any(line.endswith(" T board_sample") for line in symbols.splitlines()):
+        raise UserError(f"{hook} has no function board_sample (firmware_bridge/board.h)", 3)
+    return [out]
+
+
 def build(
     recipe: Recipe,
     target: Target,
@@ -338,7 +383,12 @@ def build(
         shared = objects or folder
         shared.mkdir(parents=True, exist_ok=True)
         made = _compile(files, flags, what, shared)
-        made += _compile([_write_device(recipe, target, folder), *own], flags, what, folder)
+        samples = [HERE / "samples.c"] if isinstance(recipe.data, Data) else []
+        made += _compile(
+            [_write_device(recipe, target, folder), *samples, *own], flags, what, folder
+        )
+        if isinstance(recipe.data, Sensor):
+            made += _compile_hook(recipe.data.hook, flags, folder)
         elf = folder / "image.elf"
         link = [image.COMPILER, *target.board.flags, *map(str, made), *image.LINK_FLAGS]
         link += ["-Wl,--wrap=seam_plan_layer"]  # busy.c has the other end

@@ -362,12 +362,20 @@ def _add_firmware(commands: Any, common: argparse.ArgumentParser) -> None:
     _add_firmware_export(group, common)
     _add_firmware_trace(group, common)
     build = add("build", "an image that makes a board one device of a job")
-    build.add_argument("--board", required=True, metavar="NAME", help="an385, an386, an547, ..")
-    build.add_argument("--job", required=True, metavar="JOB", help="job file (TOML)")
+    build.add_argument("job", metavar="JOB", help="job file (TOML)")
     build.add_argument("--id", required=True, metavar="ID", help="the device")
+    build.add_argument("--board", required=True, metavar="NAME", help="an385, an386, an547, ..")
     build.add_argument("--data", metavar="FILE.npz", help="its samples (default: as in the job)")
     build.add_argument(
         "--samples", type=_count, metavar="N", help="only the first N to train and N to test"
+    )
+    build.add_argument(
+        "--sensor", metavar="HOOK.c", help="no samples in the image: its board_sample takes them"
+    )
+    build.add_argument("--training", type=_count, metavar="N", help="samples a sensor trains with")
+    build.add_argument("--tests", type=_count, metavar="N", help="samples a sensor is tested with")
+    build.add_argument(
+        "--range", type=float, nargs=2, metavar=("LEAST", "MOST"), help="of a sensor's values"
     )
     build.add_argument(
         "--insecure", action="store_true", help="no keys, clear text on the line: for a bench"
@@ -378,7 +386,9 @@ def _add_firmware(commands: Any, common: argparse.ArgumentParser) -> None:
     build.add_argument(
         "--secret-file", metavar="F", help="with --pair: by this secret, instead of a compared code"
     )
-    build.add_argument("-o", dest="out", required=True, metavar="X.elf", help="the image")
+    build.add_argument(
+        "-o", dest="out", metavar="X.elf", help="(default: firmware/ID-NAME.elf in the job's out)"
+    )
     size = add("size", "what an image takes of its board's flash and RAM")
     run = add("run", "an image in the emulator; its UART becomes a socket")
     for sub in (size, run):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import select
 import sys
@@ -54,9 +55,14 @@ def run_build(args: argparse.Namespace, job: Job) -> int:
     _need_tools(image.COMPILER)
     target = device.find_target(args.board)
     find_device(job, args.id)
-    samples = device.shortened(_samples(args, job), args.samples)
-    recipe = recipe_of(job, args.id, samples, insecure=args.insecure, pairing=_pairing(args, job))
-    out = Path(args.out)
+    recipe = recipe_of(
+        job, args.id, _samples(args, job), insecure=args.insecure, pairing=_pairing(args, job)
+    )
+    out = Path(args.out or Path(job.out) / "firmware" / f"{args.id}-{args.board}.elf")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot write {out}: {error.strerror}", 3) from None
     found = device.build(recipe, target, out)
     if args.format == "json":
         sys.stdout.write(json.dumps({"image": str(out), **_document(args.board, found)}) + "\n")
@@ -95,7 +101,7 @@ def _pairing(args: argparse.Namespace, job: Job) -> device.Pairing | None:
 def recipe_of(
     job: Job,
     device_id: str,
-    samples: Data,
+    samples: Data | device.Sensor,
     *,
     insecure: bool,
     pairing: device.Pairing | None = None,
@@ -118,7 +124,26 @@ def build_board(job: Job, device_id: str, out: Path, *, insecure: bool) -> None:
     device.build(recipe, target, out, device.shared_objects(target, recipe))
 
 
-def _samples(args: argparse.Namespace, job: Job) -> Data:
+def _samples(args: argparse.Namespace, job: Job) -> Data | device.Sensor:
+    """What the image holds, or where it takes it from. Raises UserError."""
+    sensor = {"--training": args.training, "--tests": args.tests, "--range": args.range}
+    if args.sensor is None:
+        given = [name for name, value in sensor.items() if value is not None]
+        if given:
+            raise UserError(f"{given[0]} is of samples that a --sensor takes")
+        return device.shortened(_linked(args, job), args.samples)
+    if args.data is not None or args.samples is not None:
+        raise UserError("--sensor: the board takes its samples itself; leave --data, --samples out")
+    lacking = [name for name, value in sensor.items() if value is None]
+    if lacking:
+        raise UserError(f"--sensor needs {', '.join(lacking)}, too: what its samples are")
+    least, most = args.range
+    if not -math.inf < least < most < math.inf:
+        raise UserError(f"--range {least} {most}: expected two numbers, the smaller one first")
+    return device.Sensor(Path(args.sensor), args.training, args.tests, least, most)
+
+
+def _linked(args: argparse.Namespace, job: Job) -> Data:
     if args.data is None:
         return device_data(job, args.id)
     if not args.data.endswith(".npz"):

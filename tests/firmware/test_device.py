@@ -308,6 +308,79 @@ def test_what_a_board_has_learnt_outlives_its_host(tools, objects, tmp_path):
     assert board == here
 
 
+def hook_of(data: Data) -> str:
+    """A board_sample with these samples in its own hands."""
+    x = np.concatenate([data.x_train, data.x_test]).reshape(-1, 600)
+    y = np.concatenate([data.y_train, data.y_test])
+    rows = ",\n".join("{" + ", ".join(f"{float(v).hex()}f" for v in row) + "}" for row in x)
+    return f"""
+#include <string.h>
+#include "board.h"
+static const float x[{len(x)}][600] = {{{rows}}};
+static const int y[{len(y)}] = {{{", ".join(map(str, y))}}};
+int board_sample(float *values, int32_t *label, int training, uint32_t number) {{
+    const uint32_t row = training ? number : number + {len(data.x_train)}u;
+    memcpy(values, x[row], sizeof x[row]);
+    *label = y[row];
+    return 1;
+}}
+"""
+
+
+def test_a_sensor_gives_what_samples_in_the_image_give(tools, tmp_path, capsys):
+    path = write_job(tmp_path, arithmetic="f32", batch=2)
+    job = read_job(path)
+    data = device_data(job, "d00")
+    (tmp_path / "hook.c").write_text(hook_of(data))
+    sensor = ["--sensor", str(tmp_path / "hook.c"), "--training", str(SAMPLES)]
+    sensor += ["--tests", str(SAMPLES), "--range", "-1.9", "1.9"]
+    answers = []
+    for more in ([], sensor):
+        words = [str(path), "--id", "d00", "--board", "an386", "--insecure", "--format", "json"]
+        assert main(["firmware", "build", *words, *more]) == 0
+        assert (json.loads(capsys.readouterr().out)["samples"] > 0) == (not more)
+        elf = tmp_path / "out" / "firmware" / "d00-an386.elf"
+        with Emulator(device.TARGETS["an386"].board, elf) as emulator:
+            answers.append(trained_twice(lambda: Line(emulator.address), job))
+    assert answers[0] == answers[1]
+
+
+@pytest.mark.parametrize(
+    ("hook", "more", "code", "said"),
+    [
+        (None, [], 3, "there is no file"),
+        ("int board_sample(void) {", [], 3, "hook.c:1:"),
+        ("int sample;", [], 3, "has no function board_sample"),
+        ("", ["--samples", "3"], 2, "leave --data, --samples out"),
+        ("", ["--range", "2", "1"], 2, "--range 2.0 1.0: expected two numbers"),
+        ("", ["--range", "nan", "1"], 2, "--range nan 1.0: expected two numbers"),
+        ("", ["--training", "70000"], 3, "more than 65535 samples"),
+    ],
+)
+def test_a_sensor_that_cannot_be_is_one_line(tools, tmp_path, capsys, hook, more, code, said):
+    path = write_job(tmp_path, arithmetic="f32", batch=2)
+    if hook is not None:
+        (tmp_path / "hook.c").write_text(hook)
+    words = [str(path), "--id", "d00", "--board", "an386", "--insecure"]
+    words += ["--sensor", str(tmp_path / "hook.c"), "--training", "4", "--tests", "4"]
+    assert main(["firmware", "build", *words, "--range", "-1", "1", *more]) == code
+    error = capsys.readouterr().err
+    assert said in error and error.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (["--training", "4"], "--training is of samples that a --sensor takes"),
+        (["--sensor", "hook.c", "--tests", "4"], "--sensor needs --training, --range, too"),
+    ],
+)
+def test_half_of_a_sensor_is_refused(tools, tmp_path, capsys, more, said):
+    words = [str(write_job(tmp_path)), "--id", "d00", "--board", "an386", "--insecure"]
+    assert main(["firmware", "build", *words, *more]) == 2
+    assert said in capsys.readouterr().err
+
+
 SLOW = """
 #include "board.h"
 /* A sample takes longer than a silence that a host takes for a loss. */
@@ -429,7 +502,7 @@ def test_samples_of_another_shape_are_refused(tmp_path):
 
 def test_the_command_line_builds_weighs_and_runs_an_image(tools, tmp_path, capsys):
     path, elf = write_job(tmp_path, arithmetic="q8", batch=2), tmp_path / "x.elf"
-    words = ["--board", "an386", "--job", str(path), "--id", "d00", "--samples", "4"]
+    words = ["--board", "an386", str(path), "--id", "d00", "--samples", "4"]
     assert main(["firmware", "build", *words, "-o", str(elf)]) == 0
     assert "holds the secret key of d00" in capsys.readouterr().out
     assert stat.S_IMODE(elf.stat().st_mode) == 0o600
@@ -451,8 +524,8 @@ def test_the_command_line_builds_weighs_and_runs_an_image(tools, tmp_path, capsy
         (["size", "{job}"], 3, "is no image of a device: make one with"),
         (["run", "{job}"], 3, "is no image of a device: make one with"),
         (["run", "{job}.elf"], 3, "cannot be read: No such file"),
-        (["build", "--board", "an1", "--job", "{job}", "--id", "d00", "-o", "x"], 2, "no board"),
-        (["build", "--board", "an386", "--job", "{job}", "--id", "d9", "-o", "x"], 2, "no device"),
+        (["build", "--board", "an1", "{job}", "--id", "d00", "-o", "x"], 2, "no board"),
+        (["build", "--board", "an386", "{job}", "--id", "d9", "-o", "x"], 2, "no device"),
     ],
 )
 def test_mistakes_are_one_line(tools, tmp_path, capsys, words, code, said):
@@ -465,7 +538,7 @@ def test_mistakes_are_one_line(tools, tmp_path, capsys, words, code, said):
 def test_missing_tools_are_one_line_with_the_package(tmp_path, capsys, monkeypatch):
     job = write_job(tmp_path)
     monkeypatch.setenv("PATH", "")
-    words = ["--board", "an386", "--job", str(job), "--id", "d00", "-o", str(tmp_path / "x")]
+    words = ["--board", "an386", str(job), "--id", "d00", "-o", str(tmp_path / "x")]
     assert main(["firmware", "build", *words]) == 7
     assert capsys.readouterr().err == (
         "error: arm-none-eabi-gcc not found: "

@@ -355,7 +355,7 @@ def test_a_host_that_goes_while_it_is_asked_is_told_and_the_next_is_asked_anew(
 def test_the_command_line_asks_for_a_board(tools, stack, tmp_path):
     """`firmware build --pair`, `firmware run` and `pair`, with a person at each."""
     board = Board(tmp_path)
-    words = ["--board", "an386", "--job", str(board.job), "--id", "d00", "-o", str(board.elf)]
+    words = ["--board", "an386", str(board.job), "--id", "d00", "-o", str(board.elf)]
     assert main(["firmware", "build", *words, "--pair"]) == 0
     commands = {
         "board": ["firmware", "run", str(board.elf), "--port", str(board.port)],
@@ -500,7 +500,7 @@ def test_a_host_with_another_key_is_refused_until_the_board_forgets(
 )
 def test_options_that_contradict_each_other_are_one_line(tools, tmp_path, capsys, words, said):
     job = write_job(tmp_path, 5000)
-    more = ["--board", "an386", "--job", str(job), "--id", "d00", "-o", str(tmp_path / "x.elf")]
+    more = ["--board", "an386", str(job), "--id", "d00", "-o", str(tmp_path / "x.elf")]
     assert main(["firmware", "build", *more, *words]) == 2
     error = capsys.readouterr().err
     assert said in error and error.count("\n") == 1
