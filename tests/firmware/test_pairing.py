@@ -79,12 +79,6 @@ def write_secret(path: Path, secret: bytes) -> Path:
     return path
 
 
-@pytest.fixture(scope="module")
-def objects(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What images of a board have in common, compiled once."""
-    return tmp_path_factory.mktemp("objects")
-
-
 @pytest.fixture
 def stack() -> Iterator[ExitStack]:
     with ExitStack() as found:
@@ -107,7 +101,7 @@ class Board:
         plan, data = make_plan(job, cut_model(job)), device_data(job, "d00")
         recipe = device.Recipe("d00", plan, data, keys=pairing)
         target = device.find_target(self.name)
-        device.build(recipe, target, self.elf, objects / self.name, own)
+        device.build(recipe, target, self.elf, objects / f"{self.name}-paired", own)
         return self
 
     def start(self, stack: ExitStack, *, keeps: bool = True) -> Emulator:
