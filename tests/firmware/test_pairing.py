@@ -237,7 +237,7 @@ def linux(tools: None, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
         return trained(made, job, ("device", str(job), "--id", "d00"))
 
 
-@pytest.mark.parametrize("name", ["an385", "an386", "an547", "lm3s6965evb"])
+@pytest.mark.parametrize("name", ["an547", "lm3s6965evb"])
 def test_a_board_pairs_keeps_it_and_trains_with_the_bits_of_a_linux_device(
     tools, linux, objects, stack, tmp_path, capsys, name
 ):

@@ -4,7 +4,7 @@ import asyncio
 
 from kills import BOARDS, Series, nursery
 
-RUNS = 3  # of those that `make kill-test` makes
+RUNS = 2  # of those that `make kill-test` makes
 
 
 def test_a_board_without_power_for_a_moment_changes_no_bit(tools, tmp_path):
