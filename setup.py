@@ -61,6 +61,7 @@ setup(
             "*.[ch]",
             "*.ld",
             "boards/*",
+            "boards/*/*",
             "include/*",
         ],
     },

@@ -19,6 +19,7 @@ FIRMWARE = (
     "boards/mps2_line.c",
     "image.ld",
     "boards/mps2.ld",
+    "boards/nrf52840dk/board.toml",
     "include/string.h",
     "LICENSE",
     "budget.toml",

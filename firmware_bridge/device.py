@@ -15,7 +15,6 @@ from pathlib import Path
 import numpy as np
 
 from ..kernels import parcel
-from ..runtime import boards
 from ..runtime.arena import round16
 from ..runtime.bundled import cache_folder
 from ..runtime.data import Data
@@ -24,6 +23,7 @@ from ..runtime.plan import read_plan
 from . import image
 from .image import CORE, HERE
 from .monocypher import monocypher
+from .target import Target, find_target, names
 
 MESSAGE = 24  # bytes in front of a body
 PLAN_HEAD, STEP_HEAD, GRAD_HEAD, ACT_HEAD, WEIGHTS_HEAD = 24, 12, 8, 4, 8
@@ -40,35 +40,6 @@ SOURCES = [
     *(CORE / f"{stem}.c" for stem in (*_SESSION, "frame", "packet")),
     *(HERE / f"{stem}.c" for stem in ("batches", "busy", "device", "kept", "line_service")),
 ]
-
-
-@dataclass(frozen=True)
-class Target:
-    """A board a device can be built for. stack: bytes of RAM that must be left for it; optimise:
-    what the compiler is asked for."""
-
-    name: str
-    board: image.Board
-    chip: boards.Board
-    stack: int = 8192
-    optimise: str = "-O2"
-
-
-TARGETS = {
-    "an385": Target("an385", image.BOARDS["an385"], boards.BOARDS["mps2-an385"]),
-    "an386": Target("an386", image.BOARDS["an386"], boards.BOARDS["mps2-an386"]),
-    "an500": Target("an500", image.BOARDS["an500"], boards.BOARDS["mps2-an500"]),
-    "an547": Target("an547", image.BOARDS["an547"], boards.BOARDS["mps3-an547"]),
-    "lm3s6965evb": Target(
-        "lm3s6965evb",
-        image.Board(
-            "lm3s6965evb", "Cortex-M3", ("-mcpu=cortex-m3",), "lm3s6965", "lm3s6965", 0, "generic"
-        ),
-        boards.BOARDS["lm3s6965evb"],
-        6144,
-        "-Os",
-    ),
-}
 
 
 @dataclass(frozen=True)
@@ -138,13 +109,6 @@ class Sizes:
     def ram(self) -> int:
         """Without the stack."""
         return self.data + self.bss + self.arena + self.message
-
-
-def find_target(name: str) -> Target:
-    """Raises UserError (exit 2) that lists the boards."""
-    if name not in TARGETS:
-        raise UserError(f"there is no board {name!r} to build for; there are {', '.join(TARGETS)}")
-    return TARGETS[name]
 
 
 # ---- how much memory ----
@@ -287,10 +251,10 @@ def _write_device(recipe: Recipe, target: Target, folder: Path) -> Path:
 
 def _files(target: Target, recipe: Recipe) -> tuple[list[Path], list[str]]:
     """Sources of every device of this kind on this board, and flags."""
-    board = target.board
-    files = [*SOURCES, *image.BASE_FILES]
-    files += [HERE / "boards" / f"{board.source}{part}.c" for part in ("", "_line")]
-    flags = [*board.flags, *image.C_FLAGS, target.optimise, f"-I{HERE / 'boards'}"]
+    base = [f for f in image.BASE_FILES if target.semihosting or f.name != "semihost.c"]
+    files = [*SOURCES, *base, *target.sources]
+    flags = [*target.board.flags, *image.C_FLAGS, target.optimise, f"-I{HERE / 'boards'}"]
+    flags += [f"-DIMAGE_INTERRUPTS={target.interrupts}"]
     if recipe.keys is None:
         return [*files, HERE / "channel_clear.c"], flags
     crypto = monocypher()
@@ -307,10 +271,10 @@ def shared_objects(target: Target, recipe: Recipe) -> Path:
     """A folder of the user's cache for what `build` compiles for every device of this kind."""
     files, flags = _files(target, recipe)
     digest = hashlib.sha256(repr(flags).encode())
-    for folder in (CORE, HERE):
+    for folder in (CORE, HERE, target.script.parent):
         for path in sorted(folder.rglob("*.[ch]")):
             digest.update(path.read_bytes())
-    digest.update(repr([file.name for file in files]).encode())
+    digest.update(repr(files).encode())
     return cache_folder() / "firmware" / digest.hexdigest()[:16]
 
 
@@ -322,6 +286,13 @@ def _run(command: Sequence[str], what: str, folder: Path) -> None:
     if over is not None:
         raise UserError(
             f"{what} does not fit: {over[1]} lacks {int(over[2]):,} bytes", DOES_NOT_FIT
+        )
+    lacking = sorted(
+        set(re.findall(r"undefined reference to `(board_\w+|image_\w+)'", done.stderr))
+    )
+    if lacking:
+        raise UserError(
+            f"{what} lacks {', '.join(lacking)}: its sources must have them (board.h)", 3
         )
     if "is left for the stack" in done.stderr:
         raise UserError(f"{what} does not fit: too little RAM is left for its stack", DOES_NOT_FIT)
@@ -377,7 +348,7 @@ def build(
     """
     _check(recipe)
     files, flags = _files(target, recipe)
-    what = f"the image for {target.board.machine}"
+    what = f"the image for {target.name}"
     with tempfile.TemporaryDirectory(prefix="seamline-") as draft:  # mode 0700
         folder = Path(draft)
         shared = objects or folder
@@ -393,7 +364,7 @@ def build(
         link = [image.COMPILER, *target.board.flags, *map(str, made), *image.LINK_FLAGS]
         link += ["-Wl,--wrap=seam_plan_layer"]  # busy.c has the other end
         link += [f"-Wl,--defsym=image_stack_bytes={target.stack}"]
-        link += ["-T", str(HERE / "boards" / f"{target.board.script}.ld"), "-lgcc", "-o", str(elf)]
+        link += ["-T", str(target.script), "-lgcc", "-o", str(elf)]
         _run(link, what, folder)
         draft_out = out.with_name(f".{out.name}.draft")
         draft_out.unlink(missing_ok=True)
@@ -427,16 +398,26 @@ def sizes(elf: Path) -> Sizes:
         raise _no_image(elf) from None
 
 
-def board_of(elf: Path) -> str:
-    """The name of the board an image was built for. Raises UserError: it is none of a device."""
+def target_of(elf: Path, given: str | None = None) -> Target:
+    """The board an image was built for. given: its name or folder, needed where it is a user's own.
+    Raises UserError: it is no image of a device, or for another board.
+    """
     try:
         data = elf.read_bytes()
     except OSError as error:
         raise UserError(f"{elf} cannot be read: {error.strerror}", 3) from None
-    found = re.search(_MARK.encode() + rb"([a-z0-9]+)\0", data)
-    if found is None or found[1].decode() not in TARGETS:
+    found = re.search(_MARK.encode() + rb"([a-z0-9-]+)\0", data)
+    if found is None:
         raise _no_image(elf)
-    return found[1].decode()
+    name = found[1].decode()
+    if given is None:
+        if name not in names():
+            raise UserError(f"{elf} is for {name}, a board of your own: give its folder by --board")
+        return find_target(name)
+    target = find_target(given)
+    if target.name != name:
+        raise UserError(f"{elf} is for {name}, not for {target.name}", 3)
+    return target
 
 
 def _no_image(elf: Path) -> UserError:

@@ -46,11 +46,13 @@ void image_interrupt(void) __attribute__((weak, alias("image_fault")));
 
 typedef void handler(void);
 
-#define EIGHT(what) what, what, what, what, what, what, what, what
+#if !defined(IMAGE_INTERRUPTS)
+#define IMAGE_INTERRUPTS 48
+#endif
 
 typedef struct {
     uint32_t *stack;
-    handler *handlers[15], *interrupts[48];
+    handler *handlers[15], *interrupts[IMAGE_INTERRUPTS];
 } vector_table;
 
 __attribute__((section(".vectors"), used)) static const vector_table vectors = {
@@ -58,6 +60,5 @@ __attribute__((section(".vectors"), used)) static const vector_table vectors = {
     {image_reset, image_fault, image_fault, image_fault, image_fault, image_fault, image_fault,
      image_fault, image_fault, image_fault, image_fault, image_fault, image_fault, image_pend,
      image_tick},
-    {EIGHT(image_interrupt), EIGHT(image_interrupt), EIGHT(image_interrupt), EIGHT(image_interrupt),
-     EIGHT(image_interrupt), EIGHT(image_interrupt)},
+    {[0 ... IMAGE_INTERRUPTS - 1] = image_interrupt},
 };

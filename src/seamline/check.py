@@ -223,7 +223,7 @@ def _check_boards(job: Job, report: Report) -> None:
     if not boards:
         return
     from .firmware_bridge import image
-    from .firmware_bridge.device import find_target
+    from .firmware_bridge.target import find_target
 
     lacking = image.missing()
     if lacking:

@@ -364,7 +364,9 @@ def _add_firmware(commands: Any, common: argparse.ArgumentParser) -> None:
     build = add("build", "an image that makes a board one device of a job")
     build.add_argument("job", metavar="JOB", help="job file (TOML)")
     build.add_argument("--id", required=True, metavar="ID", help="the device")
-    build.add_argument("--board", required=True, metavar="NAME", help="an385, an386, an547, ..")
+    build.add_argument(
+        "--board", required=True, metavar="NAME", help="an385, an386, .., or a folder of your own"
+    )
     build.add_argument("--data", metavar="FILE.npz", help="its samples (default: as in the job)")
     build.add_argument(
         "--samples", type=_count, metavar="N", help="only the first N to train and N to test"
@@ -391,8 +393,13 @@ def _add_firmware(commands: Any, common: argparse.ArgumentParser) -> None:
     )
     size = add("size", "what an image takes of its board's flash and RAM")
     run = add("run", "an image in the emulator; its UART becomes a socket")
-    for sub in (size, run):
+    flash = add("flash", "the probe's command that brings an image onto a board, or (--go) do it")
+    flash.add_argument("--go", action="store_true", help="run it")
+    for sub in (size, run, flash):
         sub.add_argument("image", metavar="X.elf")
+        sub.add_argument(
+            "--board", metavar="FOLDER", help="where the image is for a board of yours"
+        )
     run.add_argument(
         "--port", type=int, default=0, metavar="N", help="of the socket (default: a free one)"
     )
@@ -749,10 +756,12 @@ def _firmware_trace(args: argparse.Namespace) -> int:
 
 
 def _firmware(args: argparse.Namespace) -> int:
-    from .firmware_command import run_build, run_image, run_size
+    from .firmware_command import run_build, run_flash, run_image, run_size
 
     if args.action == "size":
         return run_size(args)
+    if args.action == "flash":
+        return run_flash(args)
     if args.action == "run":
         return run_image(args)
     job = _read(args.job)

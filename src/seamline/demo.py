@@ -186,7 +186,7 @@ def run_demo(args: argparse.Namespace) -> int:
 
     args.tier_events = False
     if args.board != NO_BOARD:
-        from .firmware_bridge.device import find_target
+        from .firmware_bridge.target import find_target
 
         find_target(args.board)
     folder = prepare_folder(Path(args.out).absolute())
@@ -219,7 +219,8 @@ def run_demo(args: argparse.Namespace) -> int:
 
 def _with_board(job: Job, args: argparse.Namespace) -> dict[str, Any]:
     """Some rounds of the fleet with a board; `missing`: why there is none."""
-    from .firmware_bridge.device import DOES_NOT_FIT, find_target
+    from .firmware_bridge.device import DOES_NOT_FIT
+    from .firmware_bridge.target import find_target
 
     more, target = board_job(job, args.board), find_target(args.board)
     board = more.devices[-1]

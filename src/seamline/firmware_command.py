@@ -7,6 +7,9 @@ import json
 import math
 import os
 import select
+import shlex
+import shutil
+import subprocess
 import sys
 import threading
 import time
@@ -16,6 +19,7 @@ from typing import Any
 
 from .firmware_bridge import device, image
 from .firmware_bridge.emulator import Emulator
+from .firmware_bridge.target import ELF, Target, find_target
 from .runtime.config import Job, find_device, host_name
 from .runtime.data import Data, device_data, load_data
 from .runtime.errors import UserError
@@ -53,21 +57,21 @@ def _need_tools(*tools: str) -> None:
 def run_build(args: argparse.Namespace, job: Job) -> int:
     """Writes the image args.out. Raises UserError."""
     _need_tools(image.COMPILER)
-    target = device.find_target(args.board)
+    target = find_target(args.board)
     find_device(job, args.id)
     recipe = recipe_of(
         job, args.id, _samples(args, job), insecure=args.insecure, pairing=_pairing(args, job)
     )
-    out = Path(args.out or Path(job.out) / "firmware" / f"{args.id}-{args.board}.elf")
+    out = Path(args.out or Path(job.out) / "firmware" / f"{args.id}-{target.name}.elf")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"cannot write {out}: {error.strerror}", 3) from None
     found = device.build(recipe, target, out)
     if args.format == "json":
-        sys.stdout.write(json.dumps({"image": str(out), **_document(args.board, found)}) + "\n")
+        sys.stdout.write(json.dumps({"image": str(out), **_document(target, found)}) + "\n")
         return 0
-    _print_sizes(args.board, found)
+    _print_sizes(target, found)
     _print_keys(out, args.id, recipe.keys)
     return 0
 
@@ -119,7 +123,9 @@ def recipe_of(
 def build_board(job: Job, device_id: str, out: Path, *, insecure: bool) -> None:
     """The image of a device of the job whose `board` is emulated here. Raises UserError."""
     _need_tools(image.COMPILER, image.EMULATOR)
-    target = device.find_target(find_device(job, device_id).board)
+    target = find_target(find_device(job, device_id).board)
+    if not target.board.machine:
+        raise UserError(f"{device_id}: {target.name} cannot be emulated")
     recipe = recipe_of(job, device_id, device_data(job, device_id), insecure=insecure)
     device.build(recipe, target, out, device.shared_objects(target, recipe))
 
@@ -163,26 +169,25 @@ def _keys(job: Job, device_id: str, zone: str) -> device.Keys:
 def run_size(args: argparse.Namespace) -> int:
     """Prints what args.image takes. Raises UserError."""
     _need_tools(image.COMPILER)
-    name = device.board_of(Path(args.image))
+    target = device.target_of(Path(args.image), args.board)
     found = device.sizes(Path(args.image))
     if args.format == "json":
-        sys.stdout.write(json.dumps(_document(name, found)) + "\n")
+        sys.stdout.write(json.dumps(_document(target, found)) + "\n")
     else:
-        _print_sizes(name, found)
+        _print_sizes(target, found)
     return 0
 
 
-def _document(name: str, found: device.Sizes) -> dict[str, Any]:
-    chip = device.TARGETS[name].chip
+def _document(target: Target, found: device.Sizes) -> dict[str, Any]:
+    chip = target.chip
     flash, ram = found.flash, found.ram
     return {
-        "board": name, **asdict(found), "flash": flash, "flash_of": chip.flash, "ram": ram,
+        "board": target.name, **asdict(found), "flash": flash, "flash_of": chip.flash, "ram": ram,
         "ram_of": chip.ram,
     }  # fmt: skip
 
 
-def _print_sizes(name: str, found: device.Sizes) -> None:
-    target = device.TARGETS[name]
+def _print_sizes(target: Target, found: device.Sizes) -> None:
     for key, value in asdict(found).items():
         where = " and ".join(["flash"] * (key in IN_FLASH) + ["RAM"] * (key in IN_RAM))
         print(f"{WORDS[key]:24} {value:>10,}  {where}")
@@ -197,11 +202,13 @@ def _print_sizes(name: str, found: device.Sizes) -> None:
 def run_image(args: argparse.Namespace) -> int:
     """Runs args.image in the emulator until it ends. Returns 0, or 1 if it failed."""
     path = Path(args.image)
-    name = device.board_of(path)
+    target = device.target_of(path, args.board)
+    if not target.board.machine:
+        raise UserError(f"{target.name} has no emulator: `seamline firmware flash {path}`")
     if args.port and not 0 < args.port < 65536:
         raise UserError(f"--port must be 0 to 65535, found {args.port}")
     kept = Path(args.kept) if args.kept else path.with_name(f"{path.name}.kept")
-    with Emulator(device.TARGETS[name].board, path, args.port, kept) as emulator:
+    with Emulator(target.board, path, args.port, kept) as emulator:
         _tell(args, {"event": "listening", "address": emulator.address}, emulator.address)
         for line in emulator.said():
             _tell(args, {"event": "said", "text": line}, line)
@@ -237,3 +244,29 @@ def _is_behind(keyboard: int) -> bool:
 def _tell(args: argparse.Namespace, event: dict[str, Any], text: str) -> None:
     sys.stdout.write((json.dumps(event) if args.format == "json" else text) + "\n")
     sys.stdout.flush()
+
+
+# ---- flash ----
+
+
+def run_flash(args: argparse.Namespace) -> int:
+    """Prints the probe's command for args.image, or runs it. Returns its exit code."""
+    path = Path(args.image)
+    target = device.target_of(path, args.board)
+    if not target.flash:
+        raise UserError(
+            f"{target.name} has no flash_command"
+            + ("" if not target.board.machine else f": `seamline firmware run {path}` emulates it")
+        )
+    command = [word.replace(ELF, str(path)) for word in target.flash]
+    print(shlex.join(command))
+    sys.stdout.flush()
+    if not args.go:
+        return 0
+    if shutil.which(command[0]) is None:
+        raise UserError(
+            f"{command[0]} not found: install it, or write what your probe needs into "
+            f"flash_command of the board's board.toml",
+            MISSING,
+        )
+    return subprocess.run(command, check=False).returncode

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .firmware_bridge import device, image
+from .firmware_bridge import image
+from .firmware_bridge.target import TARGETS, find_target
 from .firmware_bridge.trace import Step, Sum, trace_board, trace_here
 from .kernels import random_bits
 from .machine import describe_machine
@@ -40,7 +41,9 @@ def run_trace(args: argparse.Namespace, job: Job) -> int:
     lacking = image.missing()
     if lacking:
         raise UserError(lacking, MISSING)
-    target = device.find_target(args.board)
+    target = find_target(args.board)
+    if target.name not in TARGETS:
+        raise UserError(f"--board {args.board}: there are {', '.join(TARGETS)}")
     find_device(job, args.id)
     step = make_step(job, cut_model(job), args.id, args.samples, whole=args.pass_ == "step")
     here = trace_here(step)
