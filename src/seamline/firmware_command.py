@@ -72,22 +72,25 @@ def run_build(args: argparse.Namespace, job: Job) -> int:
         sys.stdout.write(json.dumps({"image": str(out), **_document(target, found)}) + "\n")
         return 0
     _print_sizes(target, found)
-    _print_keys(out, args.id, recipe.keys)
+    if recipe.keys is None:
+        print(f"{out}: clear text, for a bench; its host needs --insecure")
+    elif isinstance(recipe.keys, device.Keys):
+        print(f"{out}: holds the secret key of {args.id}; only you can read it (mode 0600)")
+    else:
+        _print_pairing(args, job, recipe.keys)
     return 0
 
 
-def _print_keys(out: Path, device_id: str, keys: device.Keys | device.Pairing | None) -> None:
-    if keys is None:
-        print(f"{out}: clear text, for a bench; its host needs --insecure")
-    elif isinstance(keys, device.Keys):
-        print(f"{out}: holds the secret key of {device_id}; only you can read it (mode 0600)")
-    elif keys.secret is not None:
-        print(f"{out}: holds a pairing secret; only you can read it (mode 0600)")
-        print(f"pair {device_id} with {keys.host}: `seamline pair JOB --as {keys.host} "
-              f"--with {device_id} --secret-file FILE`, the same FILE")  # fmt: skip
-    else:
-        print(f"{out}: holds no key; pair {device_id} with {keys.host}: "
-              f"`seamline pair JOB --as {keys.host} --with {device_id}`")  # fmt: skip
+def _print_pairing(args: argparse.Namespace, job: Job, pairing: device.Pairing) -> None:
+    """What is to be done with an image that pairs."""
+    what = "a pairing secret; only you can read it (mode 0600)" if pairing.secret else "no key"
+    how = f" --secret-file {args.secret_file}" if pairing.secret else ""
+    print(f"{args.out}: holds {what}")
+    print(f"start it, then: seamline pair {args.job} --as {pairing.host} --with {args.id}{how}")
+    folder = Path(job.keys.folder)
+    if (folder / f"{args.id}.secret").exists():
+        print(f"the key of {args.id} in {folder} is not that of the board: before they pair, "
+              f"`seamline keys forget {folder} {args.id} --own`")  # fmt: skip
 
 
 def _pairing(args: argparse.Namespace, job: Job) -> device.Pairing | None:

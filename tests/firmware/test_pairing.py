@@ -12,20 +12,23 @@ import subprocess
 import sys
 import threading
 import time
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 from kills import free_port, write_waves
 from seamline.edge_host.host import cut_model, make_plan
 from seamline.firmware_bridge import device
 from seamline.firmware_bridge.emulator import Emulator
+from seamline.kernels._link import FrameDecoder, encode_body
 from seamline.runtime.config import read_job
 from seamline.runtime.data import device_data
-from seamline.runtime.handshake import HOST
+from seamline.runtime.handshake import HOST, Handshake
 from seamline.runtime.key_folder import add_peer, clash, forget_key
-from seamline.runtime.keys import fingerprint, load_keys, make_keys
+from seamline.runtime.keys import fingerprint, load_keys, make_keys, raw_key
 from seamline.runtime.pairing import OTHER_KEY, Pairing
 
 from seamline.cli import main
@@ -158,7 +161,7 @@ class HostEnd:
         self.came = 0
         self.line = socket.create_connection(("127.0.0.1", board.port))
         self.line.settimeout(0.01)
-        self.pairing = Pairing(keys, HOST, self.check, secret, self.now() + 30_000)
+        self.pairing: Any = Pairing(keys, HOST, self.check, secret, self.now() + 30_000)
 
     @staticmethod
     def now() -> int:
@@ -448,6 +451,38 @@ def test_a_host_that_forgot_a_board_pairs_again_without_a_reset(tools, objects, 
     assert board.pair(secret) == 0
     board.says("paired with host-A", times=2)
     assert board.public() == before
+
+
+def test_a_host_that_does_not_know_a_board_is_told_once(tools, objects, stack, tmp_path):
+    board = Board(tmp_path).build(objects, SECRET)
+    board.start(stack)
+    assert board.pair(write_secret(tmp_path / "secret", SECRET)) == 0
+    own = raw_key(load_keys(board.keys, "host-A").secret)
+    host = HostEnd(board, SECRET)
+    host.pairing = Training(Handshake(HOST, "host-A", own, known=lambda name: None))
+    started = host.now()
+    host.until(lambda: host.now() > started + 3000)
+    board.says("no host: the host does not know us")
+    assert board.count("no host") == 1
+
+
+class Training:
+    """A host that runs its job, in place of a pairing."""
+
+    over = may_store = False
+
+    def __init__(self, handshake: Handshake) -> None:
+        self.handshake, self.decoder = handshake, FrameDecoder(600, raw=True)
+
+    def feed(self, data: bytes, now_ms: int) -> None:
+        for body in self.decoder.feed(data):
+            self.handshake.input(body[:-4], now_ms)
+
+    def output(self, now_ms: int) -> bytes:
+        out = b""
+        while (body := self.handshake.output(now_ms)) is not None:
+            out += encode_body(body + zlib.crc32(body).to_bytes(4, "little"))
+        return out
 
 
 FORGETS = """
