@@ -175,6 +175,8 @@ static int host_pairs(void) {
 }
 
 void channel_tend(int linked) {
+    if (linked)
+        pairing.last = SEAM_TROUBLE_NONE;
     if (!pairing.on && (linked || !host_pairs()))
         return;
     line_lock();

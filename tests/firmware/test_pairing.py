@@ -502,6 +502,8 @@ def test_a_host_with_another_key_is_refused_until_the_board_forgets(
     board.start(stack)
     assert board.pair(secret) == 0
     first = board.public()
+    host = raw_key(load_keys(board.keys, "host-A").public)
+    assert host in board.kept.read_bytes()
     for path in board.keys.glob("host-A.*"):
         path.unlink()
     assert board.pair(secret) == 6
@@ -513,6 +515,7 @@ def test_a_host_with_another_key_is_refused_until_the_board_forgets(
     board.build(objects, SECRET, (forgets,)).start(stack)
     board.says("all keys are forgotten")
     board.says(WAITING)
+    assert host not in board.kept.read_bytes()
     assert board.pair(secret) == 3
     assert "d00 has another key here" in capsys.readouterr().err
     assert main(["keys", "forget", str(board.job), "d00", "--yes"]) == 0
