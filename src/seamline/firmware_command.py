@@ -77,15 +77,15 @@ def run_build(args: argparse.Namespace, job: Job) -> int:
     elif isinstance(recipe.keys, device.Keys):
         print(f"{out}: holds the secret key of {args.id}; only you can read it (mode 0600)")
     else:
-        _print_pairing(args, job, recipe.keys)
+        _print_pairing(args, job, out, recipe.keys)
     return 0
 
 
-def _print_pairing(args: argparse.Namespace, job: Job, pairing: device.Pairing) -> None:
+def _print_pairing(args: argparse.Namespace, job: Job, out: Path, pairing: device.Pairing) -> None:
     """What is to be done with an image that pairs."""
     what = "a pairing secret; only you can read it (mode 0600)" if pairing.secret else "no key"
     how = f" --secret-file {args.secret_file}" if pairing.secret else ""
-    print(f"{args.out}: holds {what}")
+    print(f"{out}: holds {what}")
     print(f"start it, then: seamline pair {args.job} --as {pairing.host} --with {args.id}{how}")
     folder = Path(job.keys.folder)
     if (folder / f"{args.id}.secret").exists():

@@ -349,11 +349,14 @@ def test_a_host_that_goes_while_it_is_asked_is_told_and_the_next_is_asked_anew(
     assert again.ended() == ""
 
 
-def test_the_command_line_asks_for_a_board(tools, stack, tmp_path):
+def test_the_command_line_asks_for_a_board(tools, stack, tmp_path, capsys):
     """`firmware build --pair`, `firmware run` and `pair`, with a person at each."""
     board = Board(tmp_path)
     words = ["--board", "an386", str(board.job), "--id", "d00", "-o", str(board.elf)]
     assert main(["firmware", "build", *words, "--pair"]) == 0
+    last = capsys.readouterr().out.splitlines()[-2:]
+    assert last[0] == f"{board.elf}: holds no key"
+    assert last[1] == f"start it, then: seamline pair {board.job} --as host-A --with d00"
     commands = {
         "board": ["firmware", "run", str(board.elf), "--port", str(board.port)],
         "host": ["pair", str(board.job), "--as", "host-A", "--with", "d00"],
