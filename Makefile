@@ -28,7 +28,7 @@ INSTALL = $(PIP) install --constraint constraints.txt $(PIP_FLAGS)
 
 CORE := $(wildcard kernels/core/*.[ch] kernels/core/arch/*.[ch])
 SEALING := $(wildcard kernels/core/seal/*.[ch])
-FIRMWARE := $(wildcard firmware_bridge/*.[ch] firmware_bridge/*/*.[ch])
+FIRMWARE := $(wildcard firmware_bridge/*.[ch] firmware_bridge/*/*.[ch] firmware_bridge/*/*/*.[ch])
 FACES := $(wildcard kernels/*.pyx kernels/*.pxd kernels/*.pxi)
 # An install is repeated when one of these is younger than its stamp; a wheel also when a Python file is.
 SOURCES := pyproject.toml setup.py constraints.txt $(CORE) $(FACES)

@@ -16,7 +16,8 @@ from ..runtime.arena import round16
 from ..runtime.errors import UserError
 from ..runtime.plan import read_plan
 from . import image, objects
-from .device import DOES_NOT_FIT, Target
+from .device import DOES_NOT_FIT
+from .target import Target
 
 HEAD = struct.Struct("<5i2iIi3f16x")
 # As seam_trace_kind counts them; four are of no single layer.
