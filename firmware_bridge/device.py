@@ -23,6 +23,7 @@ from ..runtime.plan import read_plan
 from . import image
 from .image import CORE, HERE
 from .monocypher import monocypher
+from .stack import CALLS, most_stack
 from .target import Target, find_target, names
 
 MESSAGE = 24  # bytes in front of a body
@@ -32,6 +33,8 @@ SPARE = 16  # bytes a session keeps behind its longest answer
 SAMPLES_MOST = 65535  # their numbers have 16 bits in an image
 DOES_NOT_FIT = 5
 _MARK = "seamline device for "
+_NOTE = ".seamline.stack"  # a section of the image: the most stack it can need
+WRAPPED = "seam_plan_layer"
 
 _SESSION = ["front", "front_q8", "front_q8_backward", "front_q8_blob", "front_q8_forward"]
 _SESSION += ["front_q8_loss", "message", "plan", "session"]
@@ -91,7 +94,8 @@ class Recipe:
 @dataclass(frozen=True)
 class Sizes:
     """Bytes of an image. arena: what the plan and its session take; message: room for the longest
-    one from the host; stack: what is left of the RAM for it."""
+    one from the host; stack_most: what its functions and all interrupts can need, 0: there
+    is no bound; stack: what is left of the RAM for it."""
 
     text: int
     data: int
@@ -99,6 +103,7 @@ class Sizes:
     samples: int
     arena: int
     message: int
+    stack_most: int
     stack: int
 
     @property
@@ -307,7 +312,7 @@ def _compile(sources: Sequence[Path], flags: Sequence[str], what: str, folder: P
         source, out = job
         if not out.exists():
             draft = out.with_suffix(".draft")
-            command = [image.COMPILER, *flags, "-c", str(source), "-o", str(draft)]
+            command = [image.COMPILER, *flags, CALLS, "-c", str(source), "-o", str(draft)]
             _run(command, what, folder)
             draft.replace(out)
         return out
@@ -322,7 +327,7 @@ def _compile_hook(hook: Path, flags: Sequence[str], folder: Path) -> list[Path]:
         raise UserError(f"there is no file {hook}", 3)
     out = folder / "sensor_hook.o"
     kept = [flag for flag in flags if flag != "-Werror"]
-    command = [image.COMPILER, *kept, "-c", str(hook.resolve()), "-o", str(out)]
+    command = [image.COMPILER, *kept, CALLS, "-c", str(hook.resolve()), "-o", str(out)]
     done = subprocess.run(command, check=False, capture_output=True, text=True, cwd=folder)
     if done.returncode:
         lines = done.stderr.splitlines()
@@ -331,6 +336,31 @@ def _compile_hook(hook: Path, flags: Sequence[str], folder: Path) -> list[Path]:
     if not any(line.endswith(" T board_sample") for line in symbols.splitlines()):
         raise UserError(f"{hook} has no function board_sample (firmware_bridge/board.h)", 3)
     return [out]
+
+
+def _note_stack(elf: Path, objects: Sequence[Path], target: Target, what: str) -> None:
+    """Writes into the image how much stack it can need. Raises UserError: more than is left."""
+    symbols = {line.split()[-1] for line in _ask("arm-none-eabi-nm", str(elf)).splitlines()}
+    frame = 108 if "-mfloat-abi=hard" in target.board.flags else 36  # with what aligns it
+    graphs = [path.with_suffix(".ci") for path in objects]
+    most = most_stack(graphs, symbols, WRAPPED, frame)
+    note = elf.with_suffix(".stack")
+    note.write_bytes(most.to_bytes(4, "little"))
+    _ask("arm-none-eabi-objcopy", "--add-section", f"{_NOTE}={note}", str(elf))
+    left = sizes(elf).stack
+    if most > left:
+        raise UserError(
+            f"{what} does not fit: its stack can need {most:,} bytes, {left:,} of RAM are left",
+            DOES_NOT_FIT,
+        )
+
+
+def _noted(elf: Path) -> int:
+    """What _note_stack wrote."""
+    with tempfile.NamedTemporaryFile(prefix="seamline-") as note:
+        _ask("arm-none-eabi-objcopy", "-O", "binary", "--only-section", _NOTE,
+             "--set-section-flags", f"{_NOTE}=alloc", str(elf), note.name)  # fmt: skip
+        return int.from_bytes(Path(note.name).read_bytes(), "little")
 
 
 def build(
@@ -362,10 +392,11 @@ def build(
             made += _compile_hook(recipe.data.hook, flags, folder)
         elf = folder / "image.elf"
         link = [image.COMPILER, *target.board.flags, *map(str, made), *image.LINK_FLAGS]
-        link += ["-Wl,--wrap=seam_plan_layer"]  # busy.c has the other end
+        link += [f"-Wl,--wrap={WRAPPED}"]  # busy.c has the other end
         link += [f"-Wl,--defsym=image_stack_bytes={target.stack}"]
         link += ["-T", str(target.script), "-lgcc", "-o", str(elf)]
         _run(link, what, folder)
+        _note_stack(elf, made, target, what)
         draft_out = out.with_name(f".{out.name}.draft")
         draft_out.unlink(missing_ok=True)
         with os.fdopen(os.open(draft_out, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as f:
@@ -392,6 +423,7 @@ def sizes(elf: Path) -> Sizes:
             samples=of.get(".samples", 0),
             arena=size["device_memory"],
             message=size["device_message"],
+            stack_most=_noted(elf),
             stack=at["image_stack_top"] - at["image_stack_limit"],
         )
     except KeyError:

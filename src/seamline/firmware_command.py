@@ -39,10 +39,11 @@ WORDS = {
     "samples": "samples",
     "arena": "arena",
     "message": "room for one message",
+    "stack_most": "stack, at most",
     "stack": "left for the stack",
 }
 IN_FLASH = ("text", "data", "samples")
-IN_RAM = ("data", "bss", "arena", "message", "stack")
+IN_RAM = ("data", "bss", "arena", "message", "stack_most", "stack")
 
 
 def _need_tools(*tools: str) -> None:

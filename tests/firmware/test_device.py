@@ -22,6 +22,7 @@ from kills import free_port, write_waves
 from seamline.edge_host.host import cut_model, make_plan
 from seamline.firmware_bridge import device
 from seamline.firmware_bridge.emulator import Emulator
+from seamline.firmware_bridge.target import TARGETS, find_target
 from seamline.kernels.front import SEND, TRAIN, Session
 from seamline.kernels.parcel import pack
 from seamline.runtime import message as wire
@@ -138,7 +139,7 @@ def recipe_of(job: Job, *, sealed: bool) -> device.Recipe:
 
 def build(job: Job, name: str, out: Path, objects: Path, *, sealed: bool) -> device.Sizes:
     kept = objects / f"{name}-{'sealed' if sealed else 'clear'}"
-    return device.build(recipe_of(job, sealed=sealed), device.find_target(name), out, kept)
+    return device.build(recipe_of(job, sealed=sealed), find_target(name), out, kept)
 
 
 @pytest.mark.parametrize(("kind", "name"), BOARDS)
@@ -147,8 +148,8 @@ def test_a_board_trains_with_the_bits_of_a_linux_device(
 ):
     port = free_port()
     path = write_job(tmp_path, f"socket://127.0.0.1:{port}", **KINDS[kind])
-    build(read_job(path), name, tmp_path / "x.elf", objects, sealed=True)
-    with Emulator(device.TARGETS[name].board, tmp_path / "x.elf", port) as emulator:
+    built = build(read_job(path), name, tmp_path / "x.elf", objects, sealed=True)
+    with Emulator(TARGETS[name].board, tmp_path / "x.elf", port) as emulator:
         cloud = tiers.start("cloud", str(path))
         host = events(tiers.start("host", str(path), "--zone", "A"))
         said = "\n".join(emulator.said())
@@ -158,7 +159,7 @@ def test_a_board_trains_with_the_bits_of_a_linux_device(
     models = hashes(events(cloud))
     assert len(models) > 5 and models == linux(kind)
     used = re.search(r"stack: (\d+) bytes used", said)
-    assert used is not None and int(used[1]) < device.TARGETS[name].stack * 3 // 4
+    assert used is not None and int(used[1]) <= built.stack_most <= built.stack
 
 
 def test_several_steps_of_a_round_in_clear_text(tools, objects, tiers, tmp_path):
@@ -173,7 +174,7 @@ def test_several_steps_of_a_round_in_clear_text(tools, objects, tiers, tmp_path)
             if line:
                 elf = tmp_path / "x.elf"
                 build(read_job(path), "an386", elf, objects, sealed=False)
-                stack.enter_context(Emulator(device.TARGETS["an386"].board, elf, port))
+                stack.enter_context(Emulator(TARGETS["an386"].board, elf, port))
             else:
                 tiers.start("device", str(path), "--id", "d00", "--insecure")
             cloud = tiers.start("cloud", str(path), "--insecure")
@@ -251,7 +252,7 @@ def test_a_plan_that_needs_more_memory_than_was_built_in_is_refused(tools, objec
     large = read_job(write_job(tmp_path / "large", arithmetic="q8", batch=4))
     build(small, "an386", tmp_path / "x.elf", objects, sealed=False)
     answers = []
-    with Emulator(device.TARGETS["an386"].board, tmp_path / "x.elf") as emulator:
+    with Emulator(TARGETS["an386"].board, tmp_path / "x.elf") as emulator:
         line = Line(emulator.address)
         try:
             for number, job in enumerate((large, small), 1):
@@ -299,7 +300,7 @@ def test_what_a_board_has_learnt_outlives_its_host(tools, objects, tmp_path):
     job = read_job(write_job(tmp_path, arithmetic="f32", batch=2))
     build(job, "an386", tmp_path / "x.elf", objects, sealed=False)
     data = device_data(job, "d00")
-    with Emulator(device.TARGETS["an386"].board, tmp_path / "x.elf") as emulator:
+    with Emulator(TARGETS["an386"].board, tmp_path / "x.elf") as emulator:
         board = trained_twice(lambda: Line(emulator.address), job)
     session = Session("d00", b"bootboot", len(data.x_train), len(data.x_test))
     here = trained_twice(lambda: LinuxLine(session, data), job)
@@ -343,7 +344,7 @@ def test_a_sensor_gives_what_samples_in_the_image_give(tools, tmp_path, capsys):
         assert main(["firmware", "build", *words, *more]) == 0
         assert (json.loads(capsys.readouterr().out)["samples"] > 0) == (not more)
         elf = tmp_path / "out" / "firmware" / "d00-an386.elf"
-        with Emulator(device.TARGETS["an386"].board, elf) as emulator:
+        with Emulator(TARGETS["an386"].board, elf) as emulator:
             answers.append(trained_twice(lambda: Line(emulator.address), job))
     assert answers[0] == answers[1]
 
@@ -402,7 +403,7 @@ int board_sample(float *values, int32_t *label, int training, uint32_t number) {
 def test_a_board_that_computes_for_seconds_keeps_its_host(tools, objects, tmp_path):
     job, slow = read_job(write_job(tmp_path, arithmetic="f32", batch=2)), tmp_path / "slow.c"
     slow.write_text(SLOW)
-    recipe, target = recipe_of(job, sealed=False), device.find_target("an386")
+    recipe, target = recipe_of(job, sealed=False), find_target("an386")
     device.build(recipe, target, tmp_path / "x.elf", objects / "an386-clear", [slow])
     weights = np.zeros(read_plan(recipe.plan).parameters, np.float32)
 
@@ -456,7 +457,7 @@ def test_a_board_at_work_feeds_its_watchdog_and_lets_go_of_what_is_asked_again(
     job, busy = read_job(write_job(tmp_path, arithmetic="f32", batch=2)), tmp_path / "busy.c"
     job.mode = "federated"
     busy.write_text(BUSY)
-    recipe, target = recipe_of(job, sealed=False), device.find_target("an386")
+    recipe, target = recipe_of(job, sealed=False), find_target("an386")
     device.build(recipe, target, tmp_path / "x.elf", objects / "an386-clear", [busy])
     step = Message(Kind.STEP, 1, 1, 0, Flag.LOCAL, wire.step_body(0.1, 0, 3, b""))
     with Emulator(target.board, tmp_path / "x.elf") as emulator:
@@ -506,9 +507,7 @@ def test_samples_of_another_shape_are_refused(tmp_path):
     other = np.zeros((2, 1, 99, 6), np.float32), np.zeros(2, np.int32)
     wrong = Data(*other, *other, 3)
     with pytest.raises(UserError, match=r"shape \(1, 99, 6\), the front takes \(1, 100, 6\)"):
-        device.build(
-            device.Recipe("d00", recipe.plan, wrong), device.find_target("an386"), tmp_path / "x"
-        )
+        device.build(device.Recipe("d00", recipe.plan, wrong), find_target("an386"), tmp_path / "x")
 
 
 def test_the_command_line_builds_weighs_and_runs_an_image(tools, tmp_path, capsys):

@@ -23,6 +23,7 @@ from kills import free_port, write_waves
 from seamline.edge_host.host import cut_model, make_plan
 from seamline.firmware_bridge import device
 from seamline.firmware_bridge.emulator import Emulator
+from seamline.firmware_bridge.target import TARGETS, find_target
 from seamline.kernels._link import FrameDecoder, encode_body
 from seamline.runtime.config import read_job
 from seamline.runtime.data import device_data
@@ -103,13 +104,13 @@ class Board:
         pairing = device.Pairing("host-A", secret)
         plan, data = make_plan(job, cut_model(job)), device_data(job, "d00")
         recipe = device.Recipe("d00", plan, data, keys=pairing)
-        target = device.find_target(self.name)
+        target = find_target(self.name)
         device.build(recipe, target, self.elf, objects / f"{self.name}-paired", own)
         return self
 
     def start(self, stack: ExitStack, *, keeps: bool = True) -> Emulator:
         """From a start on nothing but what is kept is known."""
-        board = device.TARGETS[self.name].board
+        board = TARGETS[self.name].board
         kept = self.kept if keeps else None
         self.emulator = stack.enter_context(Emulator(board, self.elf, self.port, kept))
         self.lines = []
@@ -259,7 +260,7 @@ def test_a_board_pairs_keeps_it_and_trains_with_the_bits_of_a_linux_device(
     said = "\n".join(board.lines)
     assert "not paired" not in said
     used = re.search(r"stack: (\d+) bytes used", said)
-    assert used is not None and int(used[1]) < device.TARGETS[name].stack * 3 // 4
+    assert used is not None and int(used[1]) < TARGETS[name].stack * 3 // 4
     for path in (board.elf, board.kept):
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
 

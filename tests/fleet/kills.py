@@ -35,6 +35,7 @@ import numpy as np
 from seamline.edge_host.host import cut_model, make_plan
 from seamline.firmware_bridge import device as images
 from seamline.firmware_bridge import emulator
+from seamline.firmware_bridge.target import TARGETS, find_target
 from seamline.runtime.config import host_name, read_job
 from seamline.runtime.data import device_data
 from seamline.runtime.keys import load_keys, make_keys, raw_key
@@ -381,7 +382,7 @@ class Run:
     def _board(self) -> list[str]:
         """The command of the emulated board."""
         where = f"host=127.0.0.1,port={self.board_port},server=off,reconnect=1"
-        target = images.TARGETS[self.kind.board]
+        target = TARGETS[self.kind.board]
         return emulator.command(
             target.board, elf_of(self.kind, self.folder), where, self.folder / "board.kept"
         )
@@ -530,7 +531,7 @@ def build(kind: Kind, folder: Path) -> None:
         device_data(job, kind.serial),
         keys=images.Keys(raw_key(own.secret), host, raw_key(own.peers[host])),
     )
-    images.build(recipe, images.find_target(kind.board), elf, folder.parent / kind.board)
+    images.build(recipe, find_target(kind.board), elf, folder.parent / kind.board)
 
 
 class Series:
