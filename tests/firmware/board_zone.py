@@ -17,7 +17,7 @@ from seamline.cloud.server import run_cloud
 from seamline.edge_host.host import Host, cut_model, make_plan, run_host
 from seamline.firmware_bridge import device
 from seamline.firmware_bridge.emulator import Emulator
-from seamline.firmware_bridge.target import TARGETS, find_target
+from seamline.firmware_bridge.target import find_target
 from seamline.runtime.config import Job, read_job
 from seamline.runtime.data import device_data
 from seamline.runtime.device import run_device
@@ -162,7 +162,7 @@ def train(folder: Path, zone: Zone, boards: Mapping[str, str], objects: Path) ->
                 continue
             elf, port = folder / f"{name}.elf", int(section.link.rpartition(":")[2])
             build(job, name, boards[name], elf, objects)
-            board = TARGETS[boards[name]].board
+            board = find_target(boards[name]).board
             emulators[name] = stack.enter_context(Emulator(board, elf, port))
         threads.start(lambda: run_cloud(job, emit=hear))
         with listening(heard.answers):
