@@ -33,8 +33,8 @@ class ModelSection(msgspec.Struct, forbid_unknown_fields=True):
 
     name: str = "watch"
     seam: int | str = 2
-    start: str = ""
     args: dict[str, Any] = {}
+    start: str = ""
 
 
 class DataSection(msgspec.Struct, forbid_unknown_fields=True):
@@ -108,8 +108,8 @@ class DeviceSection(msgspec.Struct, forbid_unknown_fields=True):
     zone: str
     link: str = ""
     host_link: str = ""
-    board: str = ""
     data: dict[str, Any] = {}
+    board: str = ""
 
 
 class KeysSection(msgspec.Struct, forbid_unknown_fields=True):
