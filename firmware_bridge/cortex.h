@@ -19,19 +19,29 @@
 #define PRIORITY_LINE 0xE0u
 #define PRIORITY_LOCK 0xC0u
 
+static inline void cortex_barrier(void) {
+    __asm volatile("dsb\n isb" ::: "memory");
+}
+
 /* Interrupt `number` of the board. */
 static inline void cortex_enable(uint32_t number, uint32_t priority) {
     ((volatile uint8_t *)0xE000E400u)[number] = (uint8_t)priority;
     CORTEX(0xE000E100u + 4u * (number / 32u)) = 1u << number % 32u;
 }
 
+/* Nothing of it is handled until cortex_release, and nothing is forgotten. */
+static inline void cortex_hold(uint32_t number) {
+    CORTEX(0xE000E180u + 4u * (number / 32u)) = 1u << number % 32u;
+    cortex_barrier();
+}
+
+static inline void cortex_release(uint32_t number) {
+    CORTEX(0xE000E100u + 4u * (number / 32u)) = 1u << number % 32u;
+}
+
 /* Lets its handler run as if it had happened. */
 static inline void cortex_pend(uint32_t number) {
     CORTEX(0xE000E200u + 4u * (number / 32u)) = 1u << number % 32u;
-}
-
-static inline void cortex_barrier(void) {
-    __asm volatile("dsb\n isb" ::: "memory");
 }
 
 #endif

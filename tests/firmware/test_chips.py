@@ -8,6 +8,7 @@ import struct
 import subprocess
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from board_zone import Zone, train, write_job
@@ -39,6 +40,35 @@ def test_a_chip_of_st_trains_over_its_own_uart_with_the_bits_of_linux_devices(
     chip = train(tmp_path / "chip", zone, {"d00": "netduinoplus2"}, objects)
     assert chip.answers == linux.answers
     assert chip.models == linux.models and len(set(linux.models)) > 1
+
+
+HELD = """#include "board.h"
+#include "line_service.h"
+
+void board_watchdog(void) {
+    line_lock();
+    for (const uint64_t until = board_millis() + 20u; board_millis() < until;) {
+    }
+    line_unlock();
+}
+"""
+
+
+@pytest.mark.parametrize("name", ["an386", "lm3s6965evb", "netduinoplus2"])  # a UART each
+def test_a_full_ring_holds_its_uart_back_and_loses_nothing(
+    tools, objects, tmp_path, monkeypatch, name
+):
+    """An interrupt that goes on asking while nobody takes the byte would stop the clock."""
+    hook, build = tmp_path / "hook.c", device.build
+    hook.write_text(HELD)
+
+    def with_hook(*arguments: Any) -> device.Sizes:
+        return build(*arguments, [hook])
+
+    zone = Zone((100, 6), {"name": "watch"}, {"arithmetic": "q8", "batch": 2, "cloud_rounds": 2})
+    linux = train(tmp_path / "linux", zone, {}, objects)
+    monkeypatch.setattr(device, "build", with_hook)
+    assert train(tmp_path / "board", zone, {"d00": name}, objects).answers == linux.answers
 
 
 @pytest.fixture(scope="module")

@@ -32,11 +32,12 @@ void board_line_start(void) {
  * beyond is sent again. Reading the data behind the state is what ends an overrun, too. */
 static void receive(void) {
     uint32_t state;
-    full = 0;
     while (((state = STATE) & (USART_CAME | USART_OVERRUN)) != 0u) {
-        full = ring_full(&came);
-        if (full)
+        if (ring_full(&came)) {
+            full = 1;
+            cortex_hold(INTERRUPT); /* it asks for as long as a byte is there */
             return;
+        }
         const uint8_t byte = (uint8_t)DATA;
         if ((state & USART_CAME) != 0u && ring_put(&came, byte))
             line_wanted();
@@ -56,13 +57,15 @@ static void transmit(void) {
 void image_interrupt(void) {
     receive();
     transmit();
-    CONTROL = ALWAYS | (full ? 0u : USART_RX_TELLS) | (unsaid != 0u ? USART_TX_TELLS : 0u);
+    CONTROL = ALWAYS | USART_RX_TELLS | (unsaid != 0u ? USART_TX_TELLS : 0u);
 }
 
 size_t board_read(uint8_t *to, size_t space) {
     const size_t size = ring_take(&came, to, space);
-    if (size != 0u && full)
-        cortex_pend(INTERRUPT);
+    if (size != 0u && full) {
+        full = 0;
+        cortex_release(INTERRUPT);
+    }
     return size;
 }
 
