@@ -99,10 +99,12 @@ void board_fault(uint32_t pc, uint32_t lr) {
     reset();
 }
 
-/* The job is over, or cannot be: from the start again, for the next one. */
+/* The job is over, or cannot be, perhaps before the clock ticks: some seconds later from the start
+ * again, for the next one. */
 void board_exit(int code) {
     board_print(code == 0 ? "the job is over\n" : "stopped\n");
-    for (uint64_t until = board_millis() + 5000u; board_millis() < until;)
-        board_watchdog();
+    board_watchdog();
+    for (volatile uint32_t left = 32000000u; left != 0u; left--) {
+    }
     reset();
 }

@@ -64,8 +64,10 @@ static void say_next(void) {
         line_wanted();
         return;
     }
-    TO_SEND = *saying++;
+    const uint8_t byte = *saying++;
     unsaid--;
+    cortex_barrier(); /* from the next line on its interrupt may be here for the next byte */
+    TO_SEND = byte;
 }
 
 void image_interrupt(void) {
