@@ -83,6 +83,7 @@ class Emulator:
         self._answers = tempfile.TemporaryDirectory(prefix="seamline-")  # mode 0700
         self._answer = Path(self._answers.name) / "answers"
         self._answer.touch()
+        self._early: list[str] = []
         self.port = port or free_port()
         self.address = f"socket://127.0.0.1:{self.port}"
         line = f"host=127.0.0.1,port={self.port},server=on,wait=off"
@@ -120,12 +121,17 @@ class Emulator:
                 return
             except OSError:
                 time.sleep(0.02)
-        said = " ".join(self.said()) if self.process.poll() is not None else "it says nothing"
+        self._early = list(self.said()) if self.process.poll() is not None else []
+        if self._early and not any(line.startswith(image.EMULATOR) for line in self._early):
+            return  # it started, and the image has ended already
+        said = " ".join(self._early) or "it says nothing"
         raise UserError(f"the emulator does not start with port {self.port}: {said}", PORT_TAKEN)
 
     def said(self) -> Iterator[str]:
         """What image and emulator print, line by line, until they have ended."""
         assert self.process.stdout is not None
+        yield from self._early
+        self._early = []
         for line in self.process.stdout:
             yield line.rstrip("\n")
 

@@ -4,6 +4,7 @@ hardware are whole and ask for no debugger."""
 from __future__ import annotations
 
 import re
+import socket
 import struct
 import subprocess
 from dataclasses import replace
@@ -14,8 +15,10 @@ import pytest
 from board_zone import Zone, train, write_job
 from seamline.edge_host.host import cut_model, make_plan
 from seamline.firmware_bridge import device, target
+from seamline.firmware_bridge.emulator import Emulator
 from seamline.runtime.config import read_job
 from seamline.runtime.data import device_data
+from seamline.runtime.errors import UserError
 
 from seamline.cli import main
 
@@ -151,3 +154,20 @@ def test_a_hook_that_faults_is_named_by_its_address(tools, recipe, objects, tmp_
     where = [ask("arm-none-eabi-addr2line", "-f", "-e", str(elf), at) for at in found.groups()]
     assert [lines.splitlines()[0] for lines in where] == ["broken", "board_watchdog"]
     assert said.err == "error: the image ended with 255; above is what it said\n"
+
+
+def test_an_image_that_ends_before_it_is_looked_at_says_what_it_said(tools, recipe, tmp_path):
+    """Not that the emulator did not start: that is for a port that somebody has."""
+    hook, elf = tmp_path / "hook.c", tmp_path / "x.elf"
+    hook.write_text(BROKEN)
+    device.build(recipe, target.find_target("an386"), elf, None, [hook])
+    emulator = Emulator(target.find_target("an386").board, elf)
+    emulator.process.wait(20)
+    with emulator:
+        assert any(line.startswith("fault at ") for line in emulator.said())
+        assert emulator.wait(1) == 255
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        held = Emulator(target.find_target("an386").board, elf, taken.getsockname()[1])
+        held.process.wait(20)
+        with pytest.raises(UserError, match="does not start with port"):
+            held.__enter__()
