@@ -2,8 +2,6 @@
  * (its interrupts). */
 #include "board.h"
 #include "cortex.h"
-#include "line_service.h"
-#include "ring.h"
 
 void image_interrupt(void);
 
@@ -19,9 +17,37 @@ enum { TX_DONE = 1, RX_DONE = 2 };                         /* of CLEAR */
 
 #define BAUD 115200u
 
-static ring came;
-static const uint8_t *saying;
-static volatile size_t unsaid;
+static int uart_came(void) {
+    return (STATE & RX_FULL) != 0u;
+}
+
+static uint8_t uart_take(void) {
+    CLEAR = RX_DONE; /* before the byte is read: the next one may come at once */
+    return (uint8_t)DATA;
+}
+
+static int uart_room(void) {
+    return (STATE & TX_FULL) == 0u;
+}
+
+static void uart_say(uint8_t byte) {
+    DATA = byte;
+}
+
+static void uart_hold(void) {
+    CONTROL &= ~(uint32_t)RX_TELLS;
+}
+
+static void uart_release(void) {
+    CONTROL |= RX_TELLS;
+    cortex_pend(UART_RX); /* what waits in the UART will not tell again */
+}
+
+static void uart_pend(void) {
+    cortex_pend(UART_TX);
+}
+
+#include "uart_line.h"
 
 void board_line_start(void) {
     DIVIDER = board_clock() / BAUD;
@@ -30,50 +56,9 @@ void board_line_start(void) {
     cortex_enable(UART_TX, PRIORITY_UART);
 }
 
-/* A byte that finds the ring full stays where it is: the sender sees that there is no room. */
-static void receive(void) {
-    while ((STATE & RX_FULL) != 0u) {
-        if (ring_full(&came)) {
-            CONTROL &= ~(uint32_t)RX_TELLS;
-            return;
-        }
-        CLEAR = RX_DONE; /* before the byte is read: the next one may come at once */
-        if (ring_put(&came, (uint8_t)DATA))
-            line_wanted();
-    }
-}
-
-static void transmit(void) {
-    CLEAR = TX_DONE;
-    while (unsaid != 0u && (STATE & TX_FULL) == 0u) {
-        DATA = *saying++;
-        unsaid--;
-        if (unsaid == 0u)
-            line_wanted();
-    }
-}
-
 void image_interrupt(void) {
     CLEAR = RX_DONE;
     receive();
+    CLEAR = TX_DONE;
     transmit();
-}
-
-size_t board_read(uint8_t *to, size_t space) {
-    const size_t size = ring_take(&came, to, space);
-    if (size != 0u && (CONTROL & RX_TELLS) == 0u) {
-        CONTROL |= RX_TELLS;
-        cortex_pend(UART_RX); /* what waits in the UART will not tell again */
-    }
-    return size;
-}
-
-void board_write(const uint8_t *bytes, size_t size) {
-    saying = bytes;
-    unsaid = size;
-    cortex_pend(UART_TX);
-}
-
-int board_writing(void) {
-    return unsaid != 0u;
 }

@@ -1,8 +1,6 @@
 /* The line of a Stellaris LM3S6965: UART0, a PL011, by interrupt. */
 #include "board.h"
 #include "cortex.h"
-#include "line_service.h"
-#include "ring.h"
 
 void image_interrupt(void);
 
@@ -24,9 +22,37 @@ enum { RX_EMPTY = 16, TX_FULL = 32 };  /* of FLAGS */
 enum { RX_TELLS = 16, TX_TELLS = 32 }; /* of MASK and CLEAR */
 enum { EIGHT_BITS = 0x60, ON = 0x301 };
 
-static ring came;
-static const uint8_t *saying;
-static volatile size_t unsaid;
+static int uart_came(void) {
+    return (FLAGS & RX_EMPTY) == 0u;
+}
+
+static uint8_t uart_take(void) {
+    CLEAR = RX_TELLS; /* before the byte is read: the next one may come at once */
+    return (uint8_t)DATA;
+}
+
+static int uart_room(void) {
+    return (FLAGS & TX_FULL) == 0u;
+}
+
+static void uart_say(uint8_t byte) {
+    DATA = byte;
+}
+
+static void uart_hold(void) {
+    MASK &= ~(uint32_t)RX_TELLS;
+}
+
+static void uart_release(void) {
+    MASK |= RX_TELLS;
+    cortex_pend(INTERRUPT); /* what waits in the UART may not tell again */
+}
+
+static void uart_pend(void) {
+    cortex_pend(INTERRUPT);
+}
+
+#include "uart_line.h"
 
 void board_line_start(void) {
     const uint32_t divider = (board_clock() * 4u + BAUD / 2u) / BAUD; /* 64ths of 16 bauds */
@@ -40,45 +66,8 @@ void board_line_start(void) {
     cortex_enable(INTERRUPT, PRIORITY_UART);
 }
 
-/* A byte that finds the ring full stays where it is: the sender sees that there is no room. */
-static void receive(void) {
-    while ((FLAGS & RX_EMPTY) == 0u) {
-        if (ring_full(&came)) {
-            MASK &= ~(uint32_t)RX_TELLS;
-            return;
-        }
-        CLEAR = RX_TELLS; /* before the byte is read: the next one may come at once */
-        if (ring_put(&came, (uint8_t)DATA))
-            line_wanted();
-    }
-}
-
 void image_interrupt(void) {
     receive();
     CLEAR = TX_TELLS;
-    while (unsaid != 0u && (FLAGS & TX_FULL) == 0u) {
-        DATA = *saying++;
-        unsaid--;
-        if (unsaid == 0u)
-            line_wanted();
-    }
-}
-
-size_t board_read(uint8_t *to, size_t space) {
-    const size_t size = ring_take(&came, to, space);
-    if (size != 0u && (MASK & RX_TELLS) == 0u) {
-        MASK |= RX_TELLS;
-        cortex_pend(INTERRUPT); /* what waits in the UART may not tell again */
-    }
-    return size;
-}
-
-void board_write(const uint8_t *bytes, size_t size) {
-    saying = bytes;
-    unsaid = size;
-    cortex_pend(INTERRUPT);
-}
-
-int board_writing(void) {
-    return unsaid != 0u;
+    transmit();
 }

@@ -2,6 +2,7 @@
 #include "board.h"
 
 #include "nrf52840.h"
+#include "tell.h"
 
 /* Buttons pull their pin down. */
 enum { BUTTON_YES = 11, BUTTON_NO = 12, BUTTON_FORGET = 25 };
@@ -16,22 +17,12 @@ __attribute__((section(".noinit"))) static volatile struct {
     uint32_t mark, pc, lr;
 } fault;
 
-static void print_hex(uint32_t value) {
-    char text[9] = {0};
-    for (int i = 0; i < 8; i++)
-        text[i] = "0123456789abcdef"[value >> (28 - 4 * i) & 15u];
-    board_print(text);
-}
-
-static void tell_fault(void) {
+static void tell_of_fault(void) {
     if (fault.mark != FAULTED)
         return;
     fault.mark = 0;
-    board_print("before the reset: fault at ");
-    print_hex(fault.pc);
-    board_print(", called from ");
-    print_hex(fault.lr);
-    board_print("\n");
+    board_print("before the reset: ");
+    tell_fault(fault.pc, fault.lr);
 }
 
 void board_init(void) {
@@ -48,7 +39,7 @@ void board_init(void) {
     CORTEX(WDT + 0x508u) = 1;
     CORTEX(WDT + 0x50Cu) = 1; /* also while it sleeps, not while a debugger halts it */
     CORTEX(WDT + 0x000u) = 1;
-    tell_fault();
+    tell_of_fault();
 }
 
 uint32_t board_clock(void) {

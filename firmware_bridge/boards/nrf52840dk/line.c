@@ -1,8 +1,6 @@
 /* The line of an nRF52840-DK: its UART at 115200 baud, on the pins of the USB interface. */
 #include "board.h"
-#include "line_service.h"
 #include "nrf52840.h"
-#include "ring.h"
 
 void image_interrupt(void);
 
@@ -24,11 +22,40 @@ enum { RX_TELLS = 1 << 2, TX_TELLS = 1 << 7 }; /* of INTENSET and INTENCLR */
 #define BAUD_115200 0x01D7E000u
 #define OUTPUT_HIGH 3u
 
-static ring came;
-static const uint8_t *saying;
-static volatile size_t unsaid;
-static volatile int saying_now; /* a byte is on its way */
-static volatile int full;
+static volatile int on_its_way; /* a byte */
+
+static int uart_came(void) {
+    return RX_READY != 0u;
+}
+
+static uint8_t uart_take(void) {
+    RX_READY = 0; /* before the byte is read: the next one may come at once */
+    return (uint8_t)RECEIVED;
+}
+
+static int uart_room(void) {
+    return !on_its_way;
+}
+
+static void uart_say(uint8_t byte) {
+    on_its_way = 1;
+    TO_SEND = byte;
+}
+
+static void uart_hold(void) {
+    TELL_NOT = RX_TELLS;
+}
+
+static void uart_release(void) {
+    TELL = RX_TELLS;
+    cortex_pend(INTERRUPT);
+}
+
+static void uart_pend(void) {
+    cortex_pend(INTERRUPT);
+}
+
+#include "../uart_line.h"
 
 void board_line_start(void) {
     CORTEX(GPIO + 0x508u) = 1u << PIN_TX; /* a line at rest is high */
@@ -44,58 +71,12 @@ void board_line_start(void) {
     START_TX = 1;
 }
 
-/* Six more bytes fit into the UART; what is lost beyond them is sent again. */
-static void receive(void) {
-    while (RX_READY != 0u) {
-        if (ring_full(&came)) {
-            full = 1;
-            TELL_NOT = RX_TELLS;
-            return;
-        }
-        RX_READY = 0; /* before the byte is read: the next one may come at once */
-        if (ring_put(&came, (uint8_t)RECEIVED))
-            line_wanted();
-    }
-}
-
-static void say_next(void) {
-    saying_now = unsaid != 0u;
-    if (!saying_now) {
-        line_wanted();
-        return;
-    }
-    const uint8_t byte = *saying++;
-    unsaid--;
-    cortex_barrier(); /* from the next line on its interrupt may be here for the next byte */
-    TO_SEND = byte;
-}
-
+/* Each byte that has gone makes room for the next. */
 void image_interrupt(void) {
     receive();
     if (TX_READY != 0u) {
         TX_READY = 0;
-        say_next();
+        on_its_way = 0;
     }
-}
-
-size_t board_read(uint8_t *to, size_t space) {
-    const size_t size = ring_take(&came, to, space);
-    if (size != 0u && full) {
-        full = 0;
-        TELL = RX_TELLS;
-        cortex_pend(INTERRUPT);
-    }
-    return size;
-}
-
-/* Nothing is on its way before. The first byte starts it, each that has gone asks for the next. */
-void board_write(const uint8_t *bytes, size_t size) {
-    saying = bytes;
-    unsaid = size;
-    if (size != 0u)
-        say_next();
-}
-
-int board_writing(void) {
-    return saying_now;
+    transmit();
 }

@@ -1,7 +1,5 @@
 /* The line of an STM32F405: USART1 at 115200 baud by interrupt, sends on PA9, receives on PA10. */
 #include "board.h"
-#include "line_service.h"
-#include "ring.h"
 #include "stm32f405.h"
 
 void image_interrupt(void);
@@ -13,10 +11,40 @@ enum { PIN_TX = 9, PIN_RX = 10, INTERRUPT = 37 };
 #define CONTROL USART_CONTROL(USART_1)
 #define ALWAYS (USART_ON | USART_RX | USART_TX)
 
-static ring came;
-static const uint8_t *saying;
-static volatile size_t unsaid;
-static volatile int full;
+/* Reading the data behind the state is what ends an overrun, too. */
+static int uart_came(void) {
+    const uint32_t state = STATE;
+    if ((state & (USART_CAME | USART_OVERRUN)) == USART_OVERRUN)
+        (void)DATA;
+    return (state & USART_CAME) != 0u;
+}
+
+static uint8_t uart_take(void) {
+    return (uint8_t)DATA;
+}
+
+static int uart_room(void) {
+    return (STATE & USART_EMPTY) != 0u;
+}
+
+static void uart_say(uint8_t byte) {
+    DATA = byte;
+}
+
+/* At the interrupt controller: the UART asks for as long as a byte is there. */
+static void uart_hold(void) {
+    cortex_hold(INTERRUPT);
+}
+
+static void uart_release(void) {
+    cortex_release(INTERRUPT);
+}
+
+static void uart_pend(void) {
+    cortex_pend(INTERRUPT);
+}
+
+#include "../uart_line.h"
 
 void board_line_start(void) {
     pin_for_usart(PIN_TX);
@@ -28,53 +56,9 @@ void board_line_start(void) {
     cortex_enable(INTERRUPT, PRIORITY_UART);
 }
 
-/* A byte that finds the ring full stays in the UART, which has room for one more; what is lost
- * beyond is sent again. Reading the data behind the state is what ends an overrun, too. */
-static void receive(void) {
-    uint32_t state;
-    while (((state = STATE) & (USART_CAME | USART_OVERRUN)) != 0u) {
-        if (ring_full(&came)) {
-            full = 1;
-            cortex_hold(INTERRUPT); /* it asks for as long as a byte is there */
-            return;
-        }
-        const uint8_t byte = (uint8_t)DATA;
-        if ((state & USART_CAME) != 0u && ring_put(&came, byte))
-            line_wanted();
-    }
-}
-
-static void transmit(void) {
-    while (unsaid != 0u && (STATE & USART_EMPTY) != 0u) {
-        DATA = *saying++;
-        unsaid--;
-        if (unsaid == 0u)
-            line_wanted();
-    }
-}
-
 /* Only here is CONTROL written once the line is up: who wants it to change asks for this. */
 void image_interrupt(void) {
     receive();
     transmit();
     CONTROL = ALWAYS | USART_RX_TELLS | (unsaid != 0u ? USART_TX_TELLS : 0u);
-}
-
-size_t board_read(uint8_t *to, size_t space) {
-    const size_t size = ring_take(&came, to, space);
-    if (size != 0u && full) {
-        full = 0;
-        cortex_release(INTERRUPT);
-    }
-    return size;
-}
-
-void board_write(const uint8_t *bytes, size_t size) {
-    saying = bytes;
-    unsaid = size;
-    cortex_pend(INTERRUPT);
-}
-
-int board_writing(void) {
-    return unsaid != 0u;
 }
