@@ -1,6 +1,8 @@
 /* What images that are measured share: the stack by painting, numbers in print. */
 #include "bench.h"
 
+#include "tell.h"
+
 #define PAINT 0x5EA71E55u
 #define PAINTED 12288u /* bytes below us; the linker script leaves at least 16 KB to the stack */
 #define OURS 96u       /* of them, what painting itself may use */
@@ -28,15 +30,8 @@ uint32_t bench_painted(void) {
 }
 
 void bench_say(const char *name, uint32_t value) {
-    char text[12];
-    char *at = text + sizeof text;
-    *--at = '\0';
-    *--at = '\n';
-    do {
-        *--at = (char)('0' + value % 10u);
-        value /= 10u;
-    } while (value > 0);
     board_print(name);
     board_print(" ");
-    board_print(at);
+    tell_number(value);
+    board_print("\n");
 }

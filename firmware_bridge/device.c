@@ -8,6 +8,7 @@
 #include "kept.h"
 #include "line_service.h"
 #include "seam_front.h"
+#include "tell.h"
 
 #define HELLO_MS 1000u /* until the host has answered, doubling */
 #define HELLO_LAST_MS 8000u
@@ -43,22 +44,12 @@ static void stack_paint(void) {
         *at++ = PAINT;
 }
 
-static void print_number(uint32_t value) {
-    char text[11] = {0};
-    unsigned at = 10;
-    do {
-        text[--at] = (char)('0' + value % 10u);
-        value /= 10u;
-    } while (value != 0u);
-    board_print(text + at);
-}
-
 static void stack_tell(void) {
     const uint32_t *at = image_stack_limit;
     while (*at == PAINT)
         at++;
     board_print("stack: ");
-    print_number((uint32_t)((const char *)image_stack_top - (const char *)at));
+    tell_number((uint32_t)((const char *)image_stack_top - (const char *)at));
     board_print(" bytes used\n");
 }
 

@@ -2,6 +2,7 @@
  * instructions it took. layers.py writes the file and says what is in it. */
 #include "board.h"
 #include "seam.h"
+#include "tell.h"
 
 enum { CONV2D, DEPTHWISE, AVERAGE_POOL, MAX_POOL, ADD, SOFTMAX, REQUANTISE };
 
@@ -93,17 +94,6 @@ static void compute(int8_t *y, const record *r, const operands *o) {
         seam_q8_requantise(y, o->x, &o->how, in_values(p));
 }
 
-static void print_number(uint32_t value, uint32_t base) {
-    char text[12];
-    char *at = text + sizeof text;
-    *--at = '\0';
-    do {
-        *--at = "0123456789abcdef"[value % base];
-        value /= base;
-    } while (value > 0);
-    board_print(at);
-}
-
 /* Empty, and never inlined: between them an emulator's counter counts. */
 __attribute__((noinline)) void mark_begin(void);
 __attribute__((noinline)) void mark_end(void);
@@ -125,9 +115,9 @@ static void run(const record *r, memory free) {
     compute(y, r, &o);
     mark_end();
     const uint32_t after = board_instructions();
-    print_number(seam_crc32(0, y, size), 16);
+    tell_hex(seam_crc32(0, y, size));
     board_print(" ");
-    print_number(after - before, 10);
+    tell_number(after - before);
     board_print("\n");
 }
 

@@ -2,6 +2,7 @@
 #include <string.h>
 
 #include "board.h"
+#include "tell.h"
 
 enum {
     SYS_OPEN = 0x01,
@@ -37,19 +38,8 @@ void board_print(const char *text) {
     call(SYS_WRITE0, text);
 }
 
-static void print_hex(uint32_t value) {
-    char text[9] = {0};
-    for (int i = 0; i < 8; i++)
-        text[i] = "0123456789abcdef"[value >> (28 - 4 * i) & 15u];
-    board_print(text);
-}
-
 void board_fault(uint32_t pc, uint32_t lr) {
-    board_print("fault at ");
-    print_hex(pc);
-    board_print(", called from ");
-    print_hex(lr);
-    board_print("\n");
+    tell_fault(pc, lr);
     board_exit(255);
 }
 

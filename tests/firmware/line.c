@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "board.h"
+#include "tell.h"
 #include "seam_device.h"
 
 #define ROOM 4096u
@@ -24,17 +25,10 @@ static int entropy(void *context, uint8_t *out, size_t size) {
     return 1;
 }
 
-static void print_number(const char *what, uint32_t number) {
-    char text[12];
-    size_t at = sizeof text - 1u;
-    text[at] = '\0';
-    text[--at] = '\n';
-    do {
-        text[--at] = (char)('0' + number % 10u);
-        number /= 10u;
-    } while (number != 0u);
+static void say(const char *what, uint32_t number) {
     board_print(what);
-    board_print(text + at);
+    tell_number(number);
+    board_print("\n");
 }
 
 /* 1: it is what was recorded. */
@@ -78,13 +72,13 @@ static int talk(void) {
         most = took > most ? took : most;
         records++;
         if (!same) {
-            print_number("another answer at record ", records);
+            say("another answer at record ", records);
             return 4;
         }
     }
-    print_number("records ", records);
-    print_number("handshakes ", end.counters.handshakes);
-    print_number("longest call in instructions ", most);
+    say("records ", records);
+    say("handshakes ", end.counters.handshakes);
+    say("longest call in instructions ", most);
     return 0;
 }
 
@@ -116,6 +110,6 @@ int main(void) {
     const int code = start();
     while (unused < PAINTED && top[-(int32_t)(PAINTED - unused)] == 0xA5u)
         unused++;
-    print_number("stack ", PAINTED - unused);
+    say("stack ", PAINTED - unused);
     return code;
 }
