@@ -99,22 +99,29 @@ static void four_weights(int32_t *sums, const int8_t *dy, const int8_t *x,
     __builtin_memcpy(sums, own, sizeof own);
 }
 
+typedef void taps(int32_t *sums, const int8_t *dy, const int8_t *other,
+                  const seam_q8_tap_line *line);
+
+/* other: weights or inputs. */
+FIXED void by_four(taps *four, taps *any, int32_t *sums, const int8_t *dy, const int8_t *other,
+                   const seam_q8_tap_line *line) {
+    seam_q8_tap_line rest = *line;
+    for (; rest.channels >= BLOCK; rest.channels -= BLOCK) {
+        four(sums, dy, other, line);
+        sums += BLOCK, dy += BLOCK, other += BLOCK;
+    }
+    if (rest.channels > 0)
+        any(sums, dy, other, &rest);
+}
+
 static void tap_inputs_by_four(int32_t *sums, const int8_t *dy, const int8_t *w,
                                const seam_q8_tap_line *line) {
-    seam_q8_tap_line rest = *line;
-    for (; rest.channels >= BLOCK; rest.channels -= BLOCK, sums += BLOCK, dy += BLOCK, w += BLOCK)
-        four_inputs(sums, dy, w, line);
-    if (rest.channels > 0)
-        tap_inputs(sums, dy, w, &rest);
+    by_four(four_inputs, tap_inputs, sums, dy, w, line);
 }
 
 static void tap_weights_by_four(int32_t *sums, const int8_t *dy, const int8_t *x,
                                 const seam_q8_tap_line *line) {
-    seam_q8_tap_line rest = *line;
-    for (; rest.channels >= BLOCK; rest.channels -= BLOCK, sums += BLOCK, dy += BLOCK, x += BLOCK)
-        four_weights(sums, dy, x, line);
-    if (rest.channels > 0)
-        tap_weights(sums, dy, x, &rest);
+    by_four(four_weights, tap_weights, sums, dy, x, line);
 }
 
 /* ---- update ---- */
