@@ -8,7 +8,6 @@ import re
 import subprocess
 import tempfile
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -20,7 +19,7 @@ from ..runtime.bundled import cache_folder
 from ..runtime.data import Data
 from ..runtime.errors import UserError
 from ..runtime.plan import read_plan
-from . import image
+from . import image, objects
 from .image import CORE, HERE
 from .monocypher import monocypher
 from .stack import CALLS, most_stack
@@ -257,8 +256,8 @@ def _write_device(recipe: Recipe, target: Target, folder: Path) -> Path:
 def _files(target: Target, recipe: Recipe) -> tuple[list[Path], list[str]]:
     """Sources of every device of this kind on this board, and flags."""
     base = [f for f in image.BASE_FILES if target.semihosting or f.name != "semihost.c"]
-    files = [*SOURCES, *base, *target.sources]
-    flags = [*target.board.flags, *image.C_FLAGS, target.optimise, f"-I{HERE / 'boards'}"]
+    files = [*SOURCES, *base, *(s for s in target.sources if HERE in s.resolve().parents)]
+    flags = [CALLS, *target.board.flags, *image.C_FLAGS, target.optimise, f"-I{HERE / 'boards'}"]
     flags += [f"-DIMAGE_INTERRUPTS={target.interrupts}"]
     if recipe.keys is None:
         return [*files, HERE / "channel_clear.c"], flags
@@ -276,83 +275,67 @@ def shared_objects(target: Target, recipe: Recipe) -> Path:
     """A folder of the user's cache for what `build` compiles for every device of this kind."""
     files, flags = _files(target, recipe)
     digest = hashlib.sha256(repr(flags).encode())
-    for folder in (CORE, HERE, target.script.parent):
+    for folder in (CORE, HERE):
         for path in sorted(folder.rglob("*.[ch]")):
             digest.update(path.read_bytes())
     digest.update(repr(files).encode())
     return cache_folder() / "firmware" / digest.hexdigest()[:16]
 
 
-def _run(command: Sequence[str], what: str, folder: Path) -> None:
-    done = subprocess.run(command, check=False, capture_output=True, text=True, cwd=folder)
-    if not done.returncode:
-        return
-    over = re.search(r"region `?(\w+)' overflowed by (\d+) bytes", done.stderr)
+def _explained(error: objects.BuildError, what: str) -> Exception:
+    """What the linker said, as far as a person can mend it."""
+    over = re.search(r"region `?(\w+)' overflowed by (\d+) bytes", error.said)
     if over is not None:
-        raise UserError(
-            f"{what} does not fit: {over[1]} lacks {int(over[2]):,} bytes", DOES_NOT_FIT
-        )
-    lacking = sorted(
-        set(re.findall(r"undefined reference to `(board_\w+|image_\w+)'", done.stderr))
-    )
+        text = f"{what} does not fit: {over[1]} lacks {int(over[2]):,} bytes"
+        return UserError(text, DOES_NOT_FIT)
+    if "is left for the stack" in error.said:
+        return UserError(f"{what} does not fit: too little RAM is left for its stack", DOES_NOT_FIT)
+    lacking = re.findall(r"undefined reference to `(board_\w+|image_\w+)'", error.said)
     if lacking:
-        raise UserError(
-            f"{what} lacks {', '.join(lacking)}: its sources must have them (board.h)", 3
-        )
-    if "is left for the stack" in done.stderr:
-        raise UserError(f"{what} does not fit: too little RAM is left for its stack", DOES_NOT_FIT)
-    raise RuntimeError(f"{what} does not build: {done.stderr.strip()}")
+        functions = ", ".join(sorted(set(lacking)))
+        return UserError(f"{what} lacks {functions}: its sources must have them (board.h)", 3)
+    return error
 
 
-def _compile(sources: Sequence[Path], flags: Sequence[str], what: str, folder: Path) -> list[Path]:
-    """Objects of the sources in `folder`; those that are there already are taken as they are."""
-    jobs = [(source, folder / f"{source.parent.name}-{source.stem}.o") for source in sources]
-
-    def one(job: tuple[Path, Path]) -> Path:
-        source, out = job
-        if not out.exists():
-            draft = out.with_suffix(".draft")
-            command = [image.COMPILER, *flags, CALLS, "-c", str(source), "-o", str(draft)]
-            _run(command, what, folder)
-            draft.replace(out)
-        return out
-
-    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
-        return list(pool.map(one, jobs))
+def _compile_theirs(
+    sources: Sequence[Path], flags: Sequence[str], what: str, out: Path
+) -> list[Path]:
+    """A user's files: warnings are allowed. Raises UserError with what the compiler says first."""
+    for source in sources:
+        if not source.is_file():
+            raise UserError(f"there is no file {source}", 3)
+    allowing = [flag for flag in flags if flag != "-Werror"]
+    try:
+        return objects.compile_each([s.resolve() for s in sources], allowing, out, what)
+    except objects.BuildError as error:
+        lines = error.said.splitlines()
+        raise UserError(next((x for x in lines if "error:" in x), lines[-1]), 3) from None
 
 
-def _compile_hook(hook: Path, flags: Sequence[str], folder: Path) -> list[Path]:
-    """Raises UserError with what the compiler says first of a user's file."""
-    if not hook.is_file():
-        raise UserError(f"there is no file {hook}", 3)
-    out = folder / "sensor_hook.o"
-    kept = [flag for flag in flags if flag != "-Werror"]
-    command = [image.COMPILER, *kept, CALLS, "-c", str(hook.resolve()), "-o", str(out)]
-    done = subprocess.run(command, check=False, capture_output=True, text=True, cwd=folder)
-    if done.returncode:
-        lines = done.stderr.splitlines()
-        raise UserError(next((x for x in lines if "error:" in x), lines[-1]), 3)
-    symbols = _ask("arm-none-eabi-nm", "--defined-only", str(out))
+def _compile_hook(hook: Path, flags: Sequence[str], what: str, out: Path) -> list[Path]:
+    made = _compile_theirs([hook], flags, what, out)
+    symbols = _ask("arm-none-eabi-nm", "--defined-only", str(made[0]))
     if not any(line.endswith(" T board_sample") for line in symbols.splitlines()):
         raise UserError(f"{hook} has no function board_sample (firmware_bridge/board.h)", 3)
-    return [out]
+    return made
 
 
-def _note_stack(elf: Path, objects: Sequence[Path], target: Target, what: str) -> None:
+def _note_stack(elf: Path, graphs: Sequence[Path], target: Target, what: str) -> Sizes:
     """Writes into the image how much stack it can need. Raises UserError: more than is left."""
     symbols = {line.split()[-1] for line in _ask("arm-none-eabi-nm", str(elf)).splitlines()}
     frame = 108 if "-mfloat-abi=hard" in target.board.flags else 36  # with what aligns it
-    graphs = [path.with_suffix(".ci") for path in objects]
     most = most_stack(graphs, symbols, WRAPPED, frame)
     note = elf.with_suffix(".stack")
     note.write_bytes(most.to_bytes(4, "little"))
     _ask("arm-none-eabi-objcopy", "--add-section", f"{_NOTE}={note}", str(elf))
-    left = sizes(elf).stack
-    if most > left:
+    found = sizes(elf)
+    if most > found.stack:
         raise UserError(
-            f"{what} does not fit: its stack can need {most:,} bytes, {left:,} of RAM are left",
+            f"{what} does not fit: its stack can need {most:,} bytes, {found.stack:,} of RAM are "
+            "left",
             DOES_NOT_FIT,
         )
+    return found
 
 
 def _noted(elf: Path) -> int:
@@ -367,42 +350,44 @@ def build(
     recipe: Recipe,
     target: Target,
     out: Path,
-    objects: Path | None = None,
+    shared: Path | None = None,
     own: Sequence[Path] = (),
 ) -> Sizes:
     """Writes the image `out`, which only its owner may read: it may hold keys.
 
-    objects: a folder that keeps what all devices of a kind (board, sealed or clear) share. own: C
+    shared: a folder that keeps what all devices of a kind (board, sealed or clear) share. own: C
     files with hooks (board_sample, board_watchdog) in place of those that are there. Raises
-    UserError: samples of another shape, a board that is too small.
+    UserError: samples of another shape, a board that is too small, a user's file with a mistake.
     """
     _check(recipe)
     files, flags = _files(target, recipe)
     what = f"the image for {target.name}"
     with tempfile.TemporaryDirectory(prefix="seamline-") as draft:  # mode 0700
         folder = Path(draft)
-        shared = objects or folder
-        shared.mkdir(parents=True, exist_ok=True)
-        made = _compile(files, flags, what, shared)
-        samples = [HERE / "samples.c"] if isinstance(recipe.data, Data) else []
-        made += _compile(
-            [_write_device(recipe, target, folder), *samples, *own], flags, what, folder
-        )
+        made = objects.compile_each(files, flags, shared or folder, what)
+        config = [_write_device(recipe, target, folder)]
+        config += [HERE / "samples.c"] if isinstance(recipe.data, Data) else []
+        made += objects.compile_each(config, flags, folder, what, folder)
+        theirs = [*(s for s in target.sources if HERE not in s.resolve().parents), *own]
+        made += _compile_theirs(theirs, flags, what, folder / "theirs")
         if isinstance(recipe.data, Sensor):
-            made += _compile_hook(recipe.data.hook, flags, folder)
+            made += _compile_hook(recipe.data.hook, flags, what, folder / "hook")
         elf = folder / "image.elf"
         link = [image.COMPILER, *target.board.flags, *map(str, made), *image.LINK_FLAGS]
         link += [f"-Wl,--wrap={WRAPPED}"]  # busy.c has the other end
         link += [f"-Wl,--defsym=image_stack_bytes={target.stack}"]
         link += ["-T", str(target.script), "-lgcc", "-o", str(elf)]
-        _run(link, what, folder)
-        _note_stack(elf, made, target, what)
+        try:
+            objects.run(link, what)
+        except objects.BuildError as error:
+            raise _explained(error, what) from None
+        found = _note_stack(elf, [path.with_suffix(".ci") for path in made], target, what)
         draft_out = out.with_name(f".{out.name}.draft")
         draft_out.unlink(missing_ok=True)
         with os.fdopen(os.open(draft_out, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as f:
             f.write(elf.read_bytes())
         draft_out.replace(out)
-    return sizes(out)
+    return found
 
 
 # ---- what is in an image ----

@@ -77,9 +77,7 @@ class Emulator:
     def __init__(
         self, board: image.Board, elf: Path, port: int = 0, kept: Path | None = None
     ) -> None:
-        lacking = image.missing([image.EMULATOR])
-        if lacking:
-            raise UserError(lacking, 7)
+        image.need([image.EMULATOR])
         self._answers = tempfile.TemporaryDirectory(prefix="seamline-")  # mode 0700
         self._answer = Path(self._answers.name) / "answers"
         self._answer.touch()

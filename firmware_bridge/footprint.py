@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import re
-import shutil
-import subprocess
 import tempfile
 from pathlib import Path
 
-from . import image
+from . import image, objects
 from .monocypher import FILES, monocypher
 
 TARGET = "Cortex-M4"
@@ -29,17 +26,6 @@ PARTS = {
     "line": "owner",
 }
 LIBRARY = "libgcc, memcpy"
-_SECTION = re.compile(
-    r"^ \.(text|rodata|data|bss)\S*\s+0x[0-9a-f]+\s+0x([0-9a-f]+) (\S+)$", re.MULTILINE
-)
-
-
-def missing() -> str:
-    """What to install before `footprint` can be asked; empty: nothing."""
-    if shutil.which(image.COMPILER) is not None:
-        return ""
-    package = image.PACKAGES[image.COMPILER]
-    return f"{image.COMPILER} not found: apt-get install --no-install-recommends {package}"
 
 
 def footprint(*, sealed: bool) -> dict[str, dict[str, int]]:
@@ -60,36 +46,25 @@ def footprint(*, sealed: bool) -> dict[str, dict[str, int]]:
         flags += ["-DSEALED", f"-I{core / 'seal'}", f"-I{folder}"]
         roots += SEALED_ROOTS
     with tempfile.TemporaryDirectory(prefix="seamline-") as draft:
-        return _weigh(_link(files, flags, roots, Path(draft)))
+        return _parts(_link(files, flags, roots, Path(draft)))
 
 
 def _link(files: list[Path], flags: list[str], roots: tuple[str, ...], out: Path) -> str:
     """The linker's map."""
-    objects = []
-    for file in files:
-        objects.append(out / f"{file.stem}.o")
-        _run([image.COMPILER, *flags, "-c", str(file), "-o", str(objects[-1])])
+    what = f"the line for {TARGET}"
+    made = objects.compile_each(files, flags, out, what)
     link = [image.COMPILER, *FLAGS, "-nostdlib", "-Wl,--gc-sections", f"-Wl,-e,{roots[0]}"]
     link += [f"-Wl,-u,{root}" for root in roots]
-    link += [*map(str, objects), "-lgcc", f"-Wl,-Map={out / 'map'}", "-o", str(out / "line.elf")]
-    _run(link)
-    return (out / "map").read_text()
+    link += [*map(str, made), "-lgcc", f"-Wl,-Map={out / 'map'}", "-o", str(out / "line.elf")]
+    objects.run(link, what)
+    return (out / "map").read_text(encoding="utf-8")
 
 
-def _run(command: list[str]) -> None:
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise RuntimeError(f"the line does not build for {TARGET}: {done.stderr.strip()}")
-
-
-def _weigh(text: str) -> dict[str, dict[str, int]]:
-    """The bytes of each part, from the linker's map behind its list of what was left out."""
+def _parts(text: str) -> dict[str, dict[str, int]]:
+    """The bytes of each part, from the linker's map."""
     found: dict[str, dict[str, int]] = {}
-    _, _, kept = text.partition("Linker script and memory map")
-    whole = re.sub(r"^( \.\S+)\n +", r"\1 ", kept, flags=re.MULTILINE)  # long names have a line
-    for kind, size, file in _SECTION.findall(whole):
-        part = PARTS.get(Path(file).stem, LIBRARY)
-        row = found.setdefault(part, {"flash": 0, "ram": 0})
-        row["flash"] += int(size, 16) if kind != "bss" else 0
-        row["ram"] += int(size, 16) if kind in ("data", "bss") else 0
+    for stem, sizes in objects.weigh(text).items():
+        row = found.setdefault(PARTS.get(stem, LIBRARY), {"flash": 0, "ram": 0})
+        row["flash"] += sizes["text"] + sizes["data"]
+        row["ram"] += sizes["data"] + sizes["bss"]
     return {part: row for part, row in found.items() if any(row.values())}

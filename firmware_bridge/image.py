@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..runtime.errors import UserError
 from .monocypher import monocypher
 
 HERE = Path(__file__).resolve().parent
@@ -32,7 +33,7 @@ LINE_FILES = [
     *sorted((CORE / "seal").glob("*.c")),
     HERE / "crypto.c",
 ]
-BASE_FILES = [HERE / name for name in ("start.c", "semihost.c", "library.c")]
+BASE_FILES = [HERE / name for name in ("start.c", "semihost.c", "library.c", "tell.c")]
 
 C_FLAGS = ["-std=c99", "-O2", "-mthumb", "-ffreestanding", "-fno-math-errno", "-ffp-contract=off"]
 C_FLAGS += ["-fno-strict-aliasing", "-fwrapv", "-ffunction-sections", "-fdata-sections"]
@@ -97,6 +98,13 @@ def missing(tools: Sequence[str] = tuple(PACKAGES)) -> str | None:
         return None
     packages = " ".join(PACKAGES[tool] for tool in lacking)
     return f"{' and '.join(lacking)} not found: apt-get install --no-install-recommends {packages}"
+
+
+def need(tools: Sequence[str] = tuple(PACKAGES)) -> None:
+    """Raises UserError (exit code 7): one of the tools is not installed."""
+    lacking = missing(tools)
+    if lacking is not None:
+        raise UserError(lacking, 7)
 
 
 def sealing() -> tuple[list[Path], list[str]]:

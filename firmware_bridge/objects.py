@@ -1,7 +1,8 @@
-"""Images compiled file by file: what each part of the core really takes of flash and RAM."""
+"""Files compiled and linked for boards, and what each of them really takes of flash and RAM."""
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 from collections.abc import Iterable, Sequence
@@ -33,31 +34,61 @@ class Linked:
         return sum(row[kind] for stem, row in self.files.items() if stem not in left_out)
 
 
+class BuildError(RuntimeError):
+    """said: by the compiler or the linker."""
+
+    def __init__(self, what: str, said: str) -> None:
+        super().__init__(f"{what} does not build: {said.strip()}")
+        self.said = said
+
+
+def run(command: Sequence[str], what: str, folder: Path | None = None) -> None:
+    """A compiler or a linker, in `folder`. what: for the message. Raises BuildError."""
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=folder)
+    if done.returncode:
+        raise BuildError(what, done.stderr)
+
+
+def compile_each(
+    files: Iterable[Path],
+    flags: Sequence[str],
+    out: Path,
+    what: str,
+    folder: Path | None = None,
+) -> list[Path]:
+    """Objects in `out`, one a file, named as it and its folder; those that are there already are
+    taken as they are. The others as of `run`."""
+
+    def one(file: Path) -> Path:
+        made = out / file.parent.name / f"{file.stem}.o"
+        if not made.exists():
+            made.parent.mkdir(parents=True, exist_ok=True)
+            draft = made.with_suffix(".draft")
+            run([image.COMPILER, *flags, "-c", str(file), "-o", str(draft)], what, folder)
+            draft.replace(made)
+        return made
+
+    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+        return list(pool.map(one, files))
+
+
 def compile_files(
     board: image.Board, files: Sequence[Path], out: Path, flags: Sequence[str] = ()
 ) -> list[Path]:
-    """Objects in `out`, one a file. Raises RuntimeError with what the compiler said."""
-    out.mkdir(parents=True, exist_ok=True)
-    command = [image.COMPILER, *board.flags, *image.C_FLAGS, f"-DARENA_BYTES={board.arena}", *flags]
-
-    def compile_one(file: Path) -> Path:
-        made = out / f"{file.stem}.o"
-        _run([*command, "-c", str(file), "-o", str(made)], board)
-        return made
-
-    with ThreadPoolExecutor(2) as pool:
-        return list(pool.map(compile_one, files))
+    """As compile_each, with the flags of a board that is measured in the emulator."""
+    whole = [*board.flags, *image.C_FLAGS, f"-DARENA_BYTES={board.arena}", *flags]
+    return compile_each(files, whole, out, board.machine)
 
 
 def link(
     board: image.Board, objects: Sequence[Path], out: Path, flags: Sequence[str] = ()
 ) -> Linked:
-    """The board's image of these objects. Raises RuntimeError with what the linker said."""
+    """The board's image of these objects. Raises BuildError."""
     made = out / f"{board.machine}.elf"
     script = image.HERE / "boards" / f"{board.script}.ld"
     command = [image.COMPILER, *board.flags, *image.C_FLAGS, *image.LINK_FLAGS, *flags]
     command += ["-T", str(script), *map(str, objects), "-lgcc", f"-Wl,-Map={made}.map"]
-    _run([*command, "-o", str(made)], board)
+    run([*command, "-o", str(made)], board.machine)
     return Linked(made, weigh(Path(f"{made}.map").read_text(encoding="utf-8")))
 
 
@@ -70,13 +101,7 @@ def scaffold(board: image.Board, own: Sequence[Path]) -> list[str]:
     """Stems of what is in an image only because it is measured in an emulator: its own files, and
     what reaches the emulator. start.c and the small library are a product's, too.
     """
-    return [*(path.stem for path in own), "semihost", board.source]
-
-
-def _run(command: list[str], board: image.Board) -> None:
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise RuntimeError(f"{board.machine} does not build: {done.stderr.strip()}")
+    return [*(path.stem for path in own), "semihost", "tell", board.source]
 
 
 def weigh(text: str) -> dict[str, dict[str, int]]:

@@ -8,7 +8,7 @@ EXIT_CODES = {
     2: "wrong command line or job file",
     3: "data or keys are missing or damaged",
     4: "an address or port cannot be used",
-    5: "the model cannot be cut there",
+    5: "the model cannot be cut there, or does not fit the board",
     6: "the peer refused, or is not there",
     7: "an extra is not installed; the message says which",
     130: "ended by Ctrl-C",

@@ -39,9 +39,7 @@ def run_bench_firmware(args: argparse.Namespace) -> int:
         unknown = [name for name in given if name not in known]
         if unknown:
             raise UserError(f"--{option} {unknown[0]}: there are {', '.join(known)}")
-    lacking = image.missing()
-    if lacking:
-        raise UserError(lacking, 7)
+    image.need()
     rows: list[Row] = []
     try:
         for name in boards:

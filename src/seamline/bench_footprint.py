@@ -18,7 +18,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from .firmware_bridge import footprint
+from .firmware_bridge import footprint, image
 from .firmware_bridge.monocypher import MonocypherError
 from .kernels._link import encode_body
 from .runtime.handshake import DEVICE, HOST, Handshake
@@ -108,7 +108,7 @@ def _ends(pattern: str) -> tuple[Handshake, Handshake]:
 
 def flash_rows() -> list[Row]:
     """Bytes by part of a clear and of a sealed end; or a `note` why there are none."""
-    if lacks := footprint.missing():
+    if lacks := image.missing([image.COMPILER]):
         return [{"target": footprint.TARGET, "note": lacks}]
     rows: list[Row] = []
     for sealed in (False, True):

@@ -46,18 +46,12 @@ IN_FLASH = ("text", "data", "samples")
 IN_RAM = ("data", "bss", "arena", "message", "stack_most", "stack")
 
 
-def _need_tools(*tools: str) -> None:
-    lacking = image.missing(tools)
-    if lacking:
-        raise UserError(lacking, MISSING)
-
-
 # ---- build ----
 
 
 def run_build(args: argparse.Namespace, job: Job) -> int:
     """Writes the image args.out. Raises UserError."""
-    _need_tools(image.COMPILER)
+    image.need([image.COMPILER])
     target = find_target(args.board)
     find_device(job, args.id)
     recipe = recipe_of(
@@ -126,7 +120,7 @@ def recipe_of(
 
 def build_board(job: Job, device_id: str, out: Path, *, insecure: bool) -> None:
     """The image of a device of the job whose `board` is emulated here. Raises UserError."""
-    _need_tools(image.COMPILER, image.EMULATOR)
+    image.need([image.COMPILER, image.EMULATOR])
     target = find_target(find_device(job, device_id).board)
     if not target.board.machine:
         raise UserError(f"{device_id}: {target.name} cannot be emulated")
@@ -172,7 +166,7 @@ def _keys(job: Job, device_id: str, zone: str) -> device.Keys:
 
 def run_size(args: argparse.Namespace) -> int:
     """Prints what args.image takes. Raises UserError."""
-    _need_tools(image.COMPILER)
+    image.need([image.COMPILER])
     target = device.target_of(Path(args.image), args.board)
     found = device.sizes(Path(args.image))
     if args.format == "json":

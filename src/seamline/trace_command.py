@@ -28,7 +28,6 @@ from .table import print_table
 if TYPE_CHECKING:
     from .edge_host.split import Split
 
-MISSING = 7  # exit code
 DIFFERS = 1
 ROUND_FACTOR = 2654435761  # SPEC.md: seed of a step's roundings
 MASK = 0xFFFFFFFF
@@ -38,9 +37,7 @@ def run_trace(args: argparse.Namespace, job: Job) -> int:
     """Traces and prints; 1 if the board made other bytes than this machine. Raises UserError."""
     from .edge_host.host import cut_model
 
-    lacking = image.missing()
-    if lacking:
-        raise UserError(lacking, MISSING)
+    image.need()
     target = find_target(args.board)
     if target.name not in TARGETS:
         raise UserError(f"--board {args.board}: there are {', '.join(TARGETS)}")
