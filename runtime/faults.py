@@ -16,9 +16,9 @@ from dataclasses import dataclass, field, fields
 LINE_BITS = 10  # a byte on a UART: start, 8 bits, stop
 DRIVER_BYTES = 4096  # what a paced line takes ahead of its rate, like a serial driver
 _RUN = 2048  # bytes; a frame that is to be cut or repeated is followed no further
-_SEGMENT = 1460  # bytes of a TCP segment: what `loss` stalls
+SEGMENT = 1460  # bytes of a TCP segment: what `loss` stalls
 _STALL_MS = 200.0  # the least time-out of a TCP sender
-_GRAIN = 256  # bytes of a paced line that arrive at one moment
+GRAIN = 256  # bytes of a paced line that arrive at one moment
 
 
 @dataclass(frozen=True)
@@ -161,7 +161,7 @@ class FaultLine:
         self.faults = faults
         self._drawn += 1
         rates = {name: getattr(faults, name) for name in _BYTES}
-        rates |= {"flip": faults.ber, "loss": faults.loss / _SEGMENT}
+        rates |= {"flip": faults.ber, "loss": faults.loss / SEGMENT}
         self._draws = {
             name: _Strikes(rate, f"{self._seed} {name} {self._drawn}")
             for name, rate in rates.items()
@@ -224,8 +224,8 @@ class FaultLine:
             if data:
                 self._deliver(data, float(now_us))
             return
-        for at in range(0, len(data), _GRAIN):
-            piece = data[at : at + _GRAIN]
+        for at in range(0, len(data), GRAIN):
+            piece = data[at : at + GRAIN]
             self._free_us = max(self._free_us, float(now_us)) + len(piece) * 1e6 / rate
             self._deliver(piece, self._free_us)
 
@@ -234,17 +234,21 @@ class FaultLine:
         if any(quiet.start * 1e6 <= left_us < quiet.stop * 1e6 for quiet in self._quiet):
             self.counters.silenced += len(data)
             return
-        stalls = len(self._draws["loss"].within(len(data)))
+        delay_ms, stalls = self._on_the_way(len(data), left_us)
         harmed = self._harm(data)
-        at = left_us + 1000.0 * faults.delay_ms
+        at = left_us + 1000.0 * delay_ms
         if faults.jitter_ms:
             at += 1000.0 * faults.jitter_ms * self._jitter.random()
         if stalls:
             self.counters.stalls += stalls
-            at += 1000.0 * stalls * max(_STALL_MS, 2.0 * faults.delay_ms)
+            at += 1000.0 * stalls * max(_STALL_MS, 2.0 * delay_ms)
         self._last_us = at = max(at, self._last_us)
         if harmed:
             self._queue.append((at, harmed))
+
+    def _on_the_way(self, size: int, left_us: float) -> tuple[float, int]:
+        """(delay in milliseconds, segments that TCP has to repeat) of `size` bytes."""
+        return self.faults.delay_ms, len(self._draws["loss"].within(size))
 
     # -- harm --
 
