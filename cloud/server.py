@@ -156,7 +156,9 @@ def run_cloud(
     keys = None if insecure else load_keys(Path(job.keys.folder), "cloud")
     cloud = Cloud(job, emit, time.monotonic())
     try:
-        listener = open_listener(job.cloud.address, {}, name="cloud", keys=keys)
+        listener = open_listener(
+            job.cloud.address, {}, name="cloud", keys=keys, silence_s=job.link.silence_s
+        )
         try:
             emit({"event": "listening", "address": listener.address()})
             reporter = Reporter(

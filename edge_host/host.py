@@ -265,11 +265,14 @@ def run_host(
     name = f"host-{zone}"
     keys = None if insecure else load_keys(Path(job.keys.folder), name)
     lines = {d.id: d.host_link for d in job.devices if d.zone == zone and d.host_link}
-    listener = open_listener(host.address, lines, name=name, keys=keys)
+    patience = job.link.silence_s
+    listener = open_listener(host.address, lines, name=name, keys=keys, silence_s=patience)
     try:
         host.link_kind = listener.link_kind
         emit({"event": "listening", "zone": zone, "address": listener.address()})
-        link = open_link(job.cloud.address, name=name, keys=keys, host="cloud")
+        link = open_link(
+            job.cloud.address, name=name, keys=keys, host="cloud", silence_s=patience
+        )
         reporter = Reporter(
             job.out,
             name,

@@ -93,6 +93,13 @@ class CloudSection(msgspec.Struct, forbid_unknown_fields=True):
     address: str = "tcp://127.0.0.1:5700"
 
 
+class LinkSection(msgspec.Struct, forbid_unknown_fields=True):
+    """silence_s: a peer on the network that was not heard for so long is lost. On a slow network it
+    must be longer than the longest message takes, there and back."""
+
+    silence_s: float = 3.0
+
+
 class ZoneSection(msgspec.Struct, forbid_unknown_fields=True):
     name: str
     address: str
@@ -102,7 +109,9 @@ class DeviceSection(msgspec.Struct, forbid_unknown_fields=True):
     """link: the device's end (`tcp://..` or `serial:PATH:BAUD`; default: its zone's address).
     host_link: the edge host's end of a serial line (`serial:PATH:BAUD`); empty for the network.
     data: arguments for the data source. board: a Cortex-M that `seamline run` emulates in place of
-    the device's program (`seamline firmware build --board`); it then needs no links."""
+    the device's program (`seamline firmware build --board`); it then needs no links.
+    network: a trace (CSV file, good, 3g, lora-ish, step, none) that `seamline run` lets the line
+    follow, instead of that of `--network`."""
 
     id: str
     zone: str
@@ -110,6 +119,7 @@ class DeviceSection(msgspec.Struct, forbid_unknown_fields=True):
     host_link: str = ""
     data: dict[str, Any] = {}
     board: str = ""
+    network: str = ""
 
 
 class KeysSection(msgspec.Struct, forbid_unknown_fields=True):
@@ -128,6 +138,7 @@ class Job(msgspec.Struct, forbid_unknown_fields=True):
     train: TrainSection = msgspec.field(default_factory=TrainSection)
     round: RoundSection = msgspec.field(default_factory=RoundSection)
     codec: CodecSection = msgspec.field(default_factory=CodecSection)
+    link: LinkSection = msgspec.field(default_factory=LinkSection)
     cloud: CloudSection = msgspec.field(default_factory=CloudSection)
     keys: KeysSection = msgspec.field(default_factory=KeysSection)
 
@@ -238,6 +249,11 @@ def _resolve_paths(job: Job, folder: Path) -> None:
     for device in job.devices:
         device.link = _local_port(device.link, folder)
         device.host_link = _local_port(device.host_link, folder)
+        if device.network:
+            from .network_trace import NAMES, NONE  # devices have no use for it
+
+            if device.network not in (NONE, *NAMES):
+                device.network = absolute(device.network, folder)
 
 
 def _local_port(address: str, folder: Path) -> str:
@@ -365,6 +381,7 @@ RANGES = {
     "round.deadline_s": _above_zero(),
     "round.quorum": _above_zero(1),
     "round.join_wait_s": _at_least(0),
+    "link.silence_s": _between(2, 3600),
 }
 
 

@@ -281,7 +281,13 @@ def run_device(
     kept = disk.newest()
     if kept is not None:
         session.saved(kept["round"], kept["plan"])
-    link = open_link(address, name=device_id, keys=keys, host=f"host-{zone.name}")
+    link = open_link(
+        address,
+        name=device_id,
+        keys=keys,
+        host=f"host-{zone.name}",
+        silence_s=job.link.silence_s,
+    )
     reporter = Reporter(job.out, device_id, link.peers, emit)
     program = _Program(device_id, data, session, link, emit, reporter, disk, kept)
     try:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from .keys import Keys
 
 MESSAGE_MAX = 16 << 20  # bytes, header included; SEAM_MESSAGE_MAX of the core
+SILENCE_S = 3.0  # a peer on the network that was not heard for so long is lost
 JOIN_TIMEOUT = 10.0  # seconds a device waits for the first sign of its host before it says so
 
 _OPEN_FILES = 65536  # asked for where the system allows it
@@ -214,11 +215,20 @@ def load_link(address: str) -> None:
         from . import zmq_link  # noqa: F401
 
 
-def open_link(address: str, *, name: str, keys: Keys | None, host: str = "") -> Link:
+def open_link(
+    address: str,
+    *,
+    name: str,
+    keys: Keys | None,
+    host: str = "",
+    silence_s: float = SILENCE_S,
+) -> Link:
     """The device's end of `tcp://host:port`, `serial:PATH:BAUD` or `socket://host:port`.
 
     name: our own name. keys: ours; None for clear text (`--insecure`). host: the name whose public
-    key the other end must prove; empty: see host_of. Returns at once: the host may start later.
+    key the other end must prove; empty: see host_of. silence_s: without a word for so long a peer
+    on the network is lost (a serial line has its own times). Returns at once: the host may start
+    later.
     Raises LinkError: unknown form of address, no key for the host, no such serial port.
     """
     if is_serial(address):
@@ -231,7 +241,7 @@ def open_link(address: str, *, name: str, keys: Keys | None, host: str = "") -> 
     if address.startswith("tcp://"):
         from .zmq_link import ZmqLink
 
-        return ZmqLink(address, name=name, keys=keys, host=host)
+        return ZmqLink(address, name=name, keys=keys, host=host, silence_s=silence_s)
     raise LinkError(
         f"{address!r} is no link address: use tcp://host:port or serial:PATH:BAUD (for example "
         "serial:/dev/ttyACM0:921600)",
@@ -239,14 +249,21 @@ def open_link(address: str, *, name: str, keys: Keys | None, host: str = "") -> 
     )
 
 
-def open_listener(address: str, lines: dict[str, str], *, name: str, keys: Keys | None) -> Listener:
+def open_listener(
+    address: str,
+    lines: dict[str, str],
+    *,
+    name: str,
+    keys: Keys | None,
+    silence_s: float = SILENCE_S,
+) -> Listener:
     """The host's end: a network address (`tcp://127.0.0.1:*` picks a free port; "" for none) and
     serial lines.
 
     lines: device id -> `serial:PATH:BAUD`. keys: ours and the allow list; None for clear text
-    (`--insecure`). Raises LinkError: address in use or not ours, no such serial port, encryption
+    (`--insecure`). silence_s: as of open_link. Raises LinkError: address in use or not ours, no such serial port, encryption
     that does not refuse strangers.
     """
     from .zmq_link import ZmqListener
 
-    return ZmqListener(address, lines, name=name, keys=keys)
+    return ZmqListener(address, lines, name=name, keys=keys, silence_s=silence_s)

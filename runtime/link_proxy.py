@@ -1,11 +1,12 @@
 """The cable for `seamline link-proxy`: joins pairs of byte ends (pseudo-terminals, serial ports,
-sockets) by lines that may be paced and bad. An end that listens takes many connections: each gets
-a cable of its own.
+sockets) by lines that may be paced and bad, or follow a trace. An end that listens takes many
+connections: each gets a cable of its own.
 """
 
 from __future__ import annotations
 
 import contextlib
+import copy
 import errno
 import os
 import select
@@ -16,11 +17,13 @@ import time
 import tty
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol
 
 from .faults import FaultLine, Faults
 from .link import LinkError, need_files
+from .network_trace import Trace
+from .shaped_line import WAYS, ShapedLine
 
 _BUFFER = (
     65536  # bytes under way in one direction; a real line has less, and drops what is too much
@@ -30,6 +33,7 @@ _CONNECT_S = 60.0
 _BACKLOG = 1024
 _TICK_MS = 2  # how late the bytes of a paced line may be
 _STOP_POLL_MS = 100  # how often `stop` is looked at when it is not a signal
+_TRAFFIC_US = 500_000  # how often it is told what lines with a trace carried
 
 
 class Stop(Protocol):
@@ -299,6 +303,22 @@ def _signals() -> Iterator[tuple[int, list[int]]]:
 
 
 @dataclass
+class Carried:
+    """What one direction of a line with a trace has carried, over all its connections."""
+
+    left: list[int]  # bytes in each step of the trace
+    bytes: int = 0  # that have arrived
+    busy_s: float = 0.0  # with bytes under way: rate, delay and stalls are all in it
+    stalls: int = 0
+
+    def add(self, line: ShapedLine, now_us: int) -> None:
+        self.left = [a + b for a, b in zip(self.left, line.left, strict=True)]
+        self.bytes += line.counters.bytes_out
+        self.busy_s = round(self.busy_s + line.busy_until(now_us) / 1e6, 6)
+        self.stalls += line.counters.stalls
+
+
+@dataclass
 class _Cable:
     """A plug of each side and the two ways between them. pair: number of the two ends."""
 
@@ -319,10 +339,16 @@ class _Switchboard:
     """All cables, and the ends that new ones come from."""
 
     def __init__(
-        self, pairs: list[tuple[_End, _End]], faults: Faults, seed: int, cuts: Sequence[float]
+        self,
+        pairs: list[tuple[_End, _End]],
+        faults: Faults,
+        seed: int,
+        cuts: Sequence[float],
+        traces: Sequence[Trace | None],
     ) -> None:
-        self.pairs = pairs
+        self.pairs, self._traces = pairs, traces
         self.over = False  # a cable that nobody can call again has ended
+        self.now_us = self._tell_at = 0  # since `run` began: the time of the traces
         self.connections = [0] * len(pairs)
         self._faults, self._seed = faults, seed
         self._cuts = deque(round(1e6 * cut) for cut in sorted(cuts))
@@ -336,6 +362,10 @@ class _Switchboard:
             if end.door is not None
         }
         self._counts: list[Counter[str]] = [Counter() for _ in range(2 * len(pairs))]
+        self._carried = [
+            {way: Carried([0] * len(trace.steps)) for way in WAYS.values()} if trace else None
+            for trace in traces
+        ]  # by connections that have ended
         self._poller = select.poll()
         for fd in self._doors:
             self._poller.register(fd, select.POLLIN)
@@ -377,14 +407,20 @@ class _Switchboard:
         self.connections[pair] += 1
         a, b = plugs
         ways = (
-            _Way(a, b, FaultLine(self._faults, seed, "b")),
-            _Way(b, a, FaultLine(self._faults, seed, "a")),
+            _Way(a, b, self._line(pair, seed, "b")),
+            _Way(b, a, self._line(pair, seed, "a")),
         )
         self._cables[a.master] = _Cable(pair, plugs, ways)
         for way in ways:
             self._ways[way.source.master] = way
             self._poller.register(way.source.master, 0)
             self._masks[way.source.master] = 0
+
+    def _line(self, pair: int, seed: int, to: str) -> FaultLine:
+        trace = self._traces[pair]
+        if trace is None:
+            return FaultLine(self._faults, seed, to)
+        return ShapedLine(trace, self._faults, seed, to)
 
     def _part(self, cable: _Cable) -> None:
         """Ends a cable; a terminal or port of it is free again, sockets hang up."""
@@ -413,11 +449,22 @@ class _Switchboard:
 
     # ---- bytes ----
 
-    def run(self, wake: int, seen: list[int], stop: Stop | None) -> None:
+    def run(
+        self,
+        wake: int,
+        seen: list[int],
+        stop: Stop | None,
+        tell: Callable[[dict[str, Any]], None] | None,
+    ) -> None:
+        """tell: what lines with a trace carried, now and then."""
         start = time.monotonic_ns()
         self._poller.register(wake, select.POLLIN)
         while not seen and not (stop is not None and stop.is_set()) and not self.over:
-            wait = self._prepare((time.monotonic_ns() - start) // 1000)
+            self.now_us = (time.monotonic_ns() - start) // 1000
+            if tell is not None and self.now_us >= self._tell_at:
+                self._tell_at = self.now_us + _TRAFFIC_US
+                tell({"event": "traffic", **self.traffic()})
+            wait = self._prepare(self.now_us)
             if stop is not None:
                 wait = min(_STOP_POLL_MS, wait) if wait is not None else _STOP_POLL_MS
             found = self._poller.poll(wait)
@@ -426,6 +473,8 @@ class _Switchboard:
     def _prepare(self, now_us: int) -> float | None:
         """Ask for what can be used now; the milliseconds until something happens by itself."""
         dues = [self._cuts[0]] if self._cuts else []
+        if any(self._traces):
+            dues.append(max(now_us, self._tell_at))
         for fd, way in self._ways.items():
             room = way.room(now_us)
             if room and not way.ended and fd not in self._masks:  # it rang while there was none
@@ -474,6 +523,20 @@ class _Switchboard:
     def _count(self, number: int, way: _Way) -> None:
         self._counts[number].update({**way.line.counters.as_dict(), "not_read": way.target.dropped})
         way.target.dropped = 0
+        carried = self._carried[number // 2]
+        if carried is not None and isinstance(way.line, ShapedLine):
+            carried[WAYS["ba"[number % 2]]].add(way.line, self.now_us)
+
+    def traffic(self) -> dict[str, Any]:
+        """What lines with a trace have carried so far: of each pair, None for one without."""
+        found = copy.deepcopy(self._carried)
+        for cable in self._cables.values():
+            for way, to in zip(cable.ways, "ba", strict=True):
+                carried = found[cable.pair]
+                if carried is not None and isinstance(way.line, ShapedLine):
+                    carried[WAYS[to]].add(way.line, self.now_us)
+        lines = [pair and {way: asdict(carried) for way, carried in pair.items()} for pair in found]
+        return {"seconds": round(self.now_us / 1e6, 3), "lines": lines}
 
     def counters(self) -> list[dict[str, int | str]]:
         """Of each pair and direction, over all its connections; ends all cables."""
@@ -501,6 +564,7 @@ def run_link_proxy(
     faults: Faults | None = None,
     seed: int = 0,
     cuts: Sequence[float] = (),
+    traces: Sequence[Trace | None] = (),
 ) -> int:
     """Make each pair of paths the two ends of a cable, and carry bytes until SIGTERM, SIGINT or
     `stop`.
@@ -514,6 +578,8 @@ def run_link_proxy(
     takes any number of callers: each gets a connection of its own to the other end; where that is a
     terminal or port, one after the other. faults: of every line, both ways, drawn by the seed and
     the number of the connection. cuts: seconds after the start at which all callers are hung up on.
+    traces: what each pair follows from the start on (none given: no pair does); the first end of
+    a pair is the device's, and emit is told `{"event": "traffic", ..}` twice a second.
     Returns 0. Raises LinkError: a path that is taken or in no folder, a socket that cannot be
     opened.
     """
@@ -527,14 +593,17 @@ def run_link_proxy(
                 opened.append(_open_end(path))
                 stack.callback(opened[-1].close)
             ends.append((opened[0], opened[1]))
-        board = _Switchboard(ends, faults or Faults(), seed, cuts)
+        traces = traces or [None] * len(pairs)
+        board = _Switchboard(ends, faults or Faults(), seed, cuts, traces)
         stack.callback(board.counters)  # the cables give back what `ends` close
         board.begin()
         if emit is not None:
             emit({"event": "listening", "lines": [[a.address, b.address] for a, b in ends]})
-        board.run(wake, seen, stop)
+        shaped = any(traces)
+        board.run(wake, seen, stop, emit if shaped else None)
         lines = board.counters()
         if emit is not None:
             dropped = sum(int(line["not_read"]) for line in lines)
-            emit({"event": "done", "dropped": dropped, "counters": lines})
+            carried = {"traffic": board.traffic()} if shaped else {}
+            emit({"event": "done", "dropped": dropped, "counters": lines, **carried})
     return 0

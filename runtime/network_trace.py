@@ -108,15 +108,30 @@ class Schedule:
 # ---- files ----
 
 
-def read_trace(text: str) -> Trace:
+def read_traces(names: list[str], lines: int, seed: int = 0) -> list[Trace | None]:
+    """One for each of `lines` lines; names: none, one for all, or one each. Raises TraceError."""
+    if len(names) not in (0, 1, lines):
+        raise TraceError(
+            f"--trace is there {len(names)} times: give it once for all lines, or once for each "
+            f"of the {lines}"
+        )
+    each = names if len(names) == lines else (names or [NONE]) * lines
+    return [
+        None if name == NONE else read_trace(name, seed + number)
+        for number, name in enumerate(each)
+    ]
+
+
+def read_trace(text: str, seed: int = 0) -> Trace:
     """The trace of that name, or in the CSV file `text`. Raises TraceError, one line.
 
+    seed: of names that are drawn.
     A file begins with the names of its columns (COLUMNS, in any order; delay_ms and loss may be
     left out) and says in each line what holds from `seconds` on. Empty lines and those that begin
     with # are passed over.
     """
     if text in NAMES:
-        return named_trace(text)
+        return named_trace(text, seed)
     path = Path(text)
     try:
         content = path.read_text(encoding="utf-8")

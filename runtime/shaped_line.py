@@ -23,8 +23,7 @@ class ShapedLine(FaultLine):
     """
 
     def __init__(self, trace: Trace, faults: Faults, seed: int = 0, to: str = "b") -> None:
-        if faults.rate or faults.delay_ms or faults.loss:
-            raise ValueError("the trace gives rate, delay and loss: faults must not give them too")
+        self.check(faults)
         self._schedule = Schedule(trace, WAYS[to])
         self._used = 0  # units of the schedule until all that was taken has left
         self._segments = _Segments(random.Random(f"{seed} {to} segments"))
@@ -32,6 +31,14 @@ class ShapedLine(FaultLine):
         self.busy_us = 0  # with bytes under way, until it last ran empty
         self.left = [0] * len(trace.steps)  # bytes that left in each step of the trace
         super().__init__(faults, seed, to)
+
+    @staticmethod
+    def check(faults: Faults) -> None:
+        """ValueError: these faults say what the trace says."""
+        if faults.rate or faults.delay_ms or faults.loss:
+            raise ValueError(
+                "a trace gives rate, delay and loss: leave out baud, bandwidth, delay_ms and loss"
+            )
 
     def room(self, now_us: int) -> int:
         """As FaultLine's, but in whole grains: no reader comes for single bytes."""

@@ -25,6 +25,7 @@ from .link import (
     MESSAGE_MAX,
     PING,
     PONG,
+    SILENCE_S,
     WAITING,
     LinkError,
     LinkLost,
@@ -46,9 +47,9 @@ _DOMAIN = b"seamline"  # without a ZAP domain libzmq asks nobody and takes a str
 _HIGH_WATER = 64  # messages a stuck peer may leave unread before it counts as gone
 _UNREAD = 16  # messages of one peer that the host keeps unread: one that floods fills no memory
 _SEALING = 1024  # bytes, more than CURVE adds to a message
-_HANDSHAKE_MS = 3000
+_HANDSHAKE_MS = 3000  # at least
 _HEARTBEAT_MS = 800
-_HEARTBEAT_TIMEOUT_MS = 1800  # beside the interval: a stopped peer is known within 3 s
+_HEARTBEAT_MARGIN_MS = 1200  # interval and margin: a stopped peer is known within silence_s
 _RECONNECT_MS = (100, 2000)
 _LINGER_MS = 500
 _PING_S = 1.0
@@ -79,12 +80,12 @@ def _check_address(address: str) -> None:
         raise LinkError(f"{address!r} is no network address: expected tcp://HOST:PORT", 2)
 
 
-def _settle(socket: zmq.Socket[bytes], address: str) -> None:
+def _settle(socket: zmq.Socket[bytes], address: str, silence_s: float = SILENCE_S) -> None:
     """The settings of both ends; SPEC.md says which default each of them mends."""
     socket.setsockopt(zmq.MAXMSGSIZE, MESSAGE_MAX + _SEALING)
-    socket.setsockopt(zmq.HANDSHAKE_IVL, _HANDSHAKE_MS)
+    socket.setsockopt(zmq.HANDSHAKE_IVL, max(_HANDSHAKE_MS, round(1000 * silence_s)))
     socket.setsockopt(zmq.HEARTBEAT_IVL, _HEARTBEAT_MS)
-    socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, _HEARTBEAT_TIMEOUT_MS)
+    socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, round(1000 * silence_s) - _HEARTBEAT_MARGIN_MS)
     socket.setsockopt(zmq.SNDHWM, _HIGH_WATER)
     socket.setsockopt(zmq.RCVHWM, _HIGH_WATER)
     socket.setsockopt(zmq.SNDTIMEO, 0)
@@ -159,12 +160,14 @@ class ZmqLink:
         name: str,
         keys: Keys | None,
         host: str = "",
+        silence_s: float = SILENCE_S,
         context: zmq.Context[zmq.Socket[bytes]] | None = None,
     ) -> None:
         """context: shared with other links of this process, whose owner ends it; None: our own."""
         _check_address(address)
         self.counters = _counters()
         self._address, self._name, self._keys = address, name, keys
+        self._silence_s = silence_s
         self._host, self._server = host_of(keys, host) if keys else (host or "edge host", "")
         self._trip, self._measure_at = _RoundTrip(), 0.0
         self._lost = ""  # why, last
@@ -287,7 +290,7 @@ class ZmqLink:
 
     def _connect(self) -> None:
         socket = self._context.socket(zmq.DEALER)
-        _settle(socket, self._address)
+        _settle(socket, self._address, self._silence_s)
         socket.setsockopt(zmq.RECONNECT_IVL, _RECONNECT_MS[0])
         socket.setsockopt(zmq.RECONNECT_IVL_MAX, _RECONNECT_MS[1])
         if self._keys is not None:
@@ -435,10 +438,16 @@ class ZmqListener:
     """
 
     def __init__(
-        self, address: str, lines: dict[str, str], *, name: str, keys: Keys | None
+        self,
+        address: str,
+        lines: dict[str, str],
+        *,
+        name: str,
+        keys: Keys | None,
+        silence_s: float = SILENCE_S,
     ) -> None:
         self.counters: dict[str, dict[str, int]] = {"": {"refused_keys": 0, "dropped": 0}}
-        self._name, self._keys = name, keys
+        self._name, self._keys, self._silence_s = name, keys, silence_s
         self._allowed = AllowList(keys) if keys is not None else None
         self._routes: dict[str, bytes] = {}
         self._shown: dict[str, str] = {}  # the public key each peer came with
@@ -560,7 +569,7 @@ class ZmqListener:
             need_files(0, "a listener and its program")
         router = self._router = self._context.socket(zmq.ROUTER)
         self._monitor = router.get_monitor_socket(zmq.EVENT_DISCONNECTED)
-        _settle(router, address)
+        _settle(router, address, self._silence_s)
         router.setsockopt(zmq.ROUTER_MANDATORY, 1)
         router.setsockopt(zmq.BACKLOG, _BACKLOG)
         router.setsockopt(zmq.RCVHWM, _UNREAD)

@@ -254,7 +254,15 @@ def _add_link_proxy(sub: argparse.ArgumentParser) -> None:
         help="two ends: PATH (a pseudo-terminal is made), serial:PATH:BAUD, listen://HOST:PORT "
         "(each caller gets a connection to the other end), socket://HOST:PORT or unix:PATH",
     )
-    sub.add_argument("--seed", type=_seed, default=0, help="of all faults")
+    sub.add_argument(
+        "--trace",
+        action="append",
+        default=[],
+        metavar="NETWORK",
+        help="rates over time, A being the device's end: a CSV file, good, 3g, lora-ish, step or "
+        "none; once for all lines, or once for each",
+    )
+    sub.add_argument("--seed", type=_seed, default=0, help="of all faults and traces")
     for name, (kind, text) in _FAULTS.items():
         sub.add_argument("--" + name.replace("_", "-"), type=kind, metavar="N", help=text)
     sub.add_argument(
@@ -702,17 +710,23 @@ def _link_proxy(args: argparse.Namespace) -> int:
     from .events import emitter
     from .runtime.faults import Faults, Silence
     from .runtime.link_proxy import run_link_proxy
+    from .runtime.network_trace import read_traces
+    from .runtime.shaped_line import ShapedLine
 
     given = {name: getattr(args, name) for name in _FAULTS if getattr(args, name) is not None}
     quiet = tuple(Silence(start, stop, to) for to, start, stop in args.silence)
+    traces = read_traces(args.trace, len(args.line), args.seed)
     try:
         faults = Faults(**given, silence=quiet)
+        if any(traces):
+            ShapedLine.check(faults)
     except ValueError as error:
         raise UserError(f"link-proxy: {error}", 2) from None
     emit = emitter(args.format)
 
     def tell(event: dict[str, Any]) -> None:
-        emit(event)
+        if args.format == "json" or event["event"] != "traffic":
+            emit(event)
         if args.format != "json" and "counters" in event:
             from .table import print_table
 
@@ -720,7 +734,9 @@ def _link_proxy(args: argparse.Namespace) -> int:
             print_table(list(lines[0]), [[str(v) for v in line.values()] for line in lines], 1)
 
     lines = [(a, b) for a, b in args.line]
-    return run_link_proxy(lines, emit=tell, faults=faults, seed=args.seed, cuts=args.cut)
+    return run_link_proxy(
+        lines, emit=tell, faults=faults, seed=args.seed, cuts=args.cut, traces=traces
+    )
 
 
 def _relay(args: argparse.Namespace) -> int:

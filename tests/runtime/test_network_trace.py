@@ -166,7 +166,7 @@ def test_faults_beside_a_trace_strike_but_must_not_pace() -> None:
     line.push(bytes(2000), 0)
     assert 800 < line.counters.dropped < 1200
     for wrong in (Faults(bandwidth=5), Faults(delay_ms=1), Faults(loss=0.1)):
-        with pytest.raises(ValueError, match="the trace gives rate, delay and loss"):
+        with pytest.raises(ValueError, match="a trace gives rate, delay and loss"):
             ShapedLine(TWO, wrong)
 
 
