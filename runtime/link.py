@@ -261,8 +261,8 @@ def open_listener(
     serial lines.
 
     lines: device id -> `serial:PATH:BAUD`. keys: ours and the allow list; None for clear text
-    (`--insecure`). silence_s: as of open_link. Raises LinkError: address in use or not ours, no such serial port, encryption
-    that does not refuse strangers.
+    (`--insecure`). silence_s: as of open_link. Raises LinkError: address in use or not ours, no
+    such serial port, encryption that does not refuse strangers.
     """
     from .zmq_link import ZmqListener
 

@@ -111,7 +111,8 @@ def _parser() -> argparse.ArgumentParser:
         return sub
 
     _add_demo(add("demo", _demo, "train the smartwatch demo: a cloud, two zones, ten devices"))
-    add("run", _run, "start every tier of a job on this machine", "job", "insecure")
+    run = add("run", _run, "start every tier of a job on this machine", "job", "insecure")
+    _add_networks(run)
     add("cloud", _cloud, "the cloud of a job", "job", "insecure")
     host = add("host", _host, "the edge host of a zone", "job", "insecure")
     host.add_argument("--zone", required=True, metavar="NAME")
@@ -295,7 +296,18 @@ def _add_relay(sub: argparse.ArgumentParser) -> None:
     )
 
 
+def _add_networks(sub: argparse.ArgumentParser) -> None:
+    names = "good, 3g, lora-ish, step, none, or a CSV file of rates over time"
+    sub.add_argument(
+        "--network", default="", metavar="TRACE", help=f"emulated, of each device: {names}"
+    )
+    sub.add_argument(
+        "--network-cloud", default="", metavar="TRACE", help="of each edge host to the cloud"
+    )
+
+
 def _add_demo(sub: argparse.ArgumentParser) -> None:
+    _add_networks(sub)
     sub.add_argument("--seed", type=_seed, default=0)
     sub.add_argument(
         "--devices", type=_count, default=10, metavar="N", help="1 to 10, one person each"

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from .emulate import Networks, describe, network_words
 from .events import Event, json_emit
 from .live import make_show, megabytes, percent
 from .machine import describe_machine
@@ -36,6 +37,7 @@ from .runtime.files import write_whole
 PEOPLE = 10
 ZONES = "ABCDEFGHIJ"
 MARK = ".seamline-demo"  # in a folder that the demo may empty
+SLOW_ROUND = 400_000  # bytes for which a round of the demo waits on the slowest network
 LOCAL_STEPS = 10  # device steps between averages, of the controls that train on the device alone
 BASELINES = ("federated", "isolated", "centralised", "frozen_front")
 TITLES = {
@@ -92,7 +94,12 @@ def demo_job(args: argparse.Namespace, folder: Path) -> Job:
             **({"cloud_rounds": args.rounds} if args.rounds else {}),
         },
     }
-    return make_job(values, "demo", folder)
+    job = make_job(values, "demo", folder)
+    for trace in networks_of(args).check(job).values():  # no round gives up on a slow device
+        deadline_s = float(round(8 * SLOW_ROUND / trace.slowest))
+        job.round.deadline_s = max(job.round.deadline_s, deadline_s)
+        job.round.join_wait_s = max(job.round.join_wait_s, job.round.deadline_s / 4)
+    return job
 
 
 def baseline_job(job: Job, name: str) -> Job:
@@ -146,13 +153,25 @@ def board_job(job: Job, board: str) -> Job:
 # ---- runs ----
 
 
-def run_local(job: Job, args: argparse.Namespace, title: str, insecure: bool = False) -> Progress:
+def networks_of(args: argparse.Namespace) -> Networks:
+    """What the command line says of emulated networks."""
+    return Networks(getattr(args, "network", ""), getattr(args, "network_cloud", ""))
+
+
+def run_local(
+    job: Job,
+    args: argparse.Namespace,
+    title: str,
+    insecure: bool = False,
+    networks: Networks | None = None,
+) -> Progress:
     """Runs a job to its end on this machine, shows it, returns what is known. Raises UserError."""
     show = make_show(args.format, title)
     search = [os.getcwd(), str(Path(getattr(args, "job", "job.toml")).absolute().parent)]
     began = time.monotonic()
     progress = Progress(job, began)
-    with ending_on_signals(), LocalRun(job, insecure, search) as run, show:
+    networks = networks_of(args) if networks is None else networks
+    with ending_on_signals(), LocalRun(job, insecure, search, networks) as run, show:
         for tier, event in run.events():
             now = time.monotonic()
             if event:
@@ -171,6 +190,7 @@ def run_whole(job: Job, args: argparse.Namespace) -> int:
     args.tier_events = True
     progress = run_local(job, args, f"{job.name}: {job.mode}", args.insecure)
     document = {**results(progress), **_about(args, job)}
+    document["network"] = describe(progress, networks_of(args))
     report = write_report(job, progress, document, {})
     if args.format == "json":
         json_emit({"event": "done", **document, "files": _files(job, report)})
@@ -195,13 +215,15 @@ def run_demo(args: argparse.Namespace) -> int:
     get_watch()
     if args.format != "json":
         print(NOTES["watch"])
-    progress = run_local(job, args, _title(job))
+    progress = run_local(job, args, _title(job, networks_of(args)))
     document = {**results(progress), **_about(args, job)}
     document["majority"] = majority_share(job)
+    document["network"] = describe(progress, networks_of(args))
     runs = {}
     for name in BASELINES if args.baselines else ():
         control = baseline_job(job, name)
-        runs[name] = run_local(control, args, f"control: {TITLES[name]}")
+        near = Networks() if name == "centralised" else None  # there all is in one place
+        runs[name] = run_local(control, args, f"control: {TITLES[name]}", networks=near)
         found = results(runs[name])
         document[name] = found["accuracy"]
         if name == "isolated":
@@ -243,11 +265,12 @@ def _with_board(job: Job, args: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def _title(job: Job) -> str:
+def _title(job: Job, networks: Networks) -> str:
+    words = network_words(networks)
     return (
         f"seamline demo: {len(job.devices)} devices, {len(job.zones)} zones, {job.mode}, "
         f"{arithmetic_words(job)}, {job.codec.up} up, {job.codec.down} down, "
-        f"seam {job.model.seam}, seed {job.seed}"
+        f"seam {job.model.seam}, seed {job.seed}" + (f", {words}" if words else "")
     )
 
 
@@ -324,6 +347,7 @@ def _about(args: argparse.Namespace, job: Job) -> dict[str, Any]:
         "centralised": None,
         "majority": None,
         "board": None,
+        "network": None,
         "seed": job.seed,
         "mode": job.mode,
         "seam": job.model.seam,
@@ -394,12 +418,26 @@ def _print_results(document: dict[str, Any], runs: dict[str, Progress]) -> None:
         )
     if document["board"] is not None:
         print(_board_line(document["board"]))
+    if document["network"] is not None:
+        print(network_line(document["network"]))
     memory = document["device_vmhwm_mb"]
     print(
         f"\n{document['wall_s']:.1f} s wall, {megabytes(document['bytes_up'])} up, "
         f"{megabytes(document['bytes_down'])} down, cloud rounds {document['cloud_rounds']}"
         + (f", a device took at most {memory:.1f} MB of memory" if memory else "")
     )
+
+
+def network_line(network: dict[str, Any]) -> str:
+    """What came through, of the device lines the slowest and the fastest."""
+    lines = network["lines"].items()
+    rows = []
+    for way in ("up", "down"):
+        rates = [line[way]["goodput_bits_per_s"] for _, line in lines]
+        known = [rate / 1000 for rate in rates if rate]
+        rows.append(f"{way} {min(known):.0f} to {max(known):.0f}" if known else f"{way} nothing")
+    names = ", ".join(sorted({line["network"] for _, line in lines}))
+    return f"emulated network ({names}): goodput of a line in kbit/s while busy: {', '.join(rows)}"
 
 
 def _board_line(board: dict[str, Any]) -> str:

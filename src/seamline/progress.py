@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from .events import Event, describe
-from .runtime.config import Job, is_line
+from .runtime.config import CLOUD, Job, host_name, is_line
 
 NOTES_KEPT = 200
 TOLD = (
@@ -107,6 +107,7 @@ class Progress:
         self.notes: list[tuple[float, str]] = []
         self.paths: list[str] = []
         self.links: dict[tuple[str, str], Event] = {}  # what a tier said last of one of its peers
+        self.traffic: dict[str, dict[str, Any]] = {}  # of lines that follow a network
         self.hash = ""
         self.trained_s: float | None = None  # when the last cloud round ended
         self._evaluations: dict[int, dict[str, dict[str, Any]]] = {}
@@ -122,6 +123,17 @@ class Progress:
     @property
     def seconds(self) -> float:
         return self.now - self.began
+
+    def message_bytes(self, name: str) -> tuple[int, int]:
+        """Whole messages (up, down) of a device, or of an edge host and its cloud: by what it said
+        last itself, or the edge host of it; each since that program was started last.
+        """
+        device = self.devices.get(name)
+        host = host_name(device.zone) if device is not None else CLOUD
+        mine, theirs = self.links.get((name, host), {}), self.links.get((host, name), {})
+        up = [mine.get("bytes_sent"), theirs.get("bytes_received")]
+        down = [mine.get("bytes_received"), theirs.get("bytes_sent")]
+        return max(int(n or 0) for n in up), max(int(n or 0) for n in down)
 
     def feed(self, tier: str, event: Event, now: float) -> None:
         """One event of one tier. Unknown events are passed over."""
@@ -140,6 +152,8 @@ class Progress:
         elif kind == "link":
             if not (over and event.get("state") == "lost"):  # who is done hangs up
                 self.links[tier, str(event.get("peer"))] = event
+        elif kind == "traffic":
+            self.traffic = event["lines"]
         elif kind == "saved":
             self.paths = list(dict.fromkeys([*self.paths, str(event.get("path"))]))
         elif kind == "done" and tier == "cloud":

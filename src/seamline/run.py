@@ -18,6 +18,7 @@ from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any
 
+from .emulate import Line, Networks, shape
 from .events import Event
 from .lifeline import parent_environment
 from .runtime.config import (
@@ -34,7 +35,7 @@ from .runtime.config import (
 from .runtime.errors import UserError
 from .runtime.usb_port import USB
 
-LINES = "lines"  # name of the process that holds the pseudo-terminals
+LINES = "lines"  # name of the process that holds pseudo-terminals and emulated networks
 RESTARTS = 3  # times a tier that died by accident is started again
 USER_ERRORS = range(2, 8)  # exit codes that a restart would not mend
 GOODBYE_S = 0.5  # between SIGTERM and a second one
@@ -70,14 +71,17 @@ class LocalRun:
     """A context manager: starts the tiers on entry, ends all of them on exit.
 
     job: as read; free ports and pseudo-terminals are chosen here. search: folders where children
-    look for modules. command: how a tier is started; the arguments of `seamline` are added.
+    look for modules. networks: what its lines follow. command: how a tier is started; the
+    arguments of `seamline` are added.
     """
 
     job: Job
     insecure: bool = False
     search: list[str] = field(default_factory=list)
+    networks: Networks = field(default_factory=Networks)
     command: list[str] = field(default_factory=lambda: [sys.executable, "-m", "seamline"])
     tiers: dict[str, Tier] = field(default_factory=dict)
+    lines: list[Line] = field(default_factory=list)
     _selector: selectors.BaseSelector = field(default_factory=selectors.DefaultSelector)
     _reserved: list[socket.socket] = field(default_factory=list)
     _hosts_done: float | None = None  # when the last of cloud and edge hosts ended
@@ -103,12 +107,14 @@ class LocalRun:
 
     def _prepare(self) -> None:
         folder = Path(self.job.out)
+        self.networks.check(self.job)
         try:
             (folder / "logs").mkdir(parents=True, exist_ok=True)
             (folder / "lines").mkdir(exist_ok=True)
         except OSError as error:
             raise UserError(f"cannot write to {folder}: {error.strerror}") from None
         local, self._reserved, cables = localise(self.job)
+        self.lines, clouds = shape(local, cables, self.networks, self._reserve)
         if not self.insecure:
             from .runtime.keys import make_keys
 
@@ -116,7 +122,17 @@ class LocalRun:
         path = folder / "local-job.toml"
         path.write_text(write_toml(local), encoding="utf-8")
         self._build_boards()
-        self._list_tiers(str(path), local, cables)
+        hosts = {zone.name: path for zone in local.zones}
+        for zone, local.cloud.address in clouds.items():  # its own way to the cloud
+            hosts[zone] = folder / f"local-job-{host_name(zone)}.toml"
+            hosts[zone].write_text(write_toml(local), encoding="utf-8")
+        self._list_tiers(str(path), local, hosts)
+
+    def _reserve(self) -> str:
+        """A tcp:// address of this machine that nobody else gets."""
+        address, held = _free_port("tcp://127.0.0.1:0")
+        self._reserved.append(held)
+        return address
 
     def _build_boards(self) -> None:
         boards = [device.id for device in self.job.devices if device.board]
@@ -125,19 +141,21 @@ class LocalRun:
         for id_ in boards:
             build_board(self.job, id_, _image(self.job, id_), insecure=self.insecure)
 
-    def _list_tiers(self, job: str, local: Job, cables: list[tuple[str, str]]) -> None:
+    def _list_tiers(self, job: str, local: Job, hosts: dict[str, Path]) -> None:
         clear = ["--insecure"] if self.insecure else []
-        if cables:
-            ends = [word for cable in cables for word in ("--line", *cable)]
-            self._add(LINES, ["link-proxy", *ends])
+        if self.lines:
+            ends = [word for line in self.lines for word in ("--line", *line.ends)]
+            traces = [word for line in self.lines for word in ("--trace", line.network)]
+            self._add(LINES, ["link-proxy", *ends, *traces, "--seed", str(local.seed)])
         self._add(CLOUD, ["cloud", job, *clear])
         for board in (d for d in local.devices if d.board):
             elf, port = _image(self.job, board.id), board.link.rpartition(":")[2]
             self._add(board.id, ["firmware", "run", str(elf), "--port", port])
         for zone in self.job.zones:
             wired = [d.id for d in self.job.devices if d.board and d.zone == zone.name]
-            after = (*([LINES] if cables else []), *wired)
-            self._add(host_name(zone.name), ["host", job, "--zone", zone.name, *clear], after)
+            after = (*([LINES] if self.lines else []), *wired)
+            arguments = ["host", str(hosts[zone.name]), "--zone", zone.name, *clear]
+            self._add(host_name(zone.name), arguments, after)
         for device in (d for d in self.job.devices if not d.board):
             arguments = ["device", job, "--id", device.id, *clear]
             self._add(device.id, arguments, (host_name(device.zone),))
@@ -188,6 +206,18 @@ class LocalRun:
                 yield from self._read(key.data)
             self._start_ready()
             yield "", {}
+        yield from self._last_of_lines()
+
+    def _last_of_lines(self) -> Iterator[tuple[str, Event]]:
+        """The proxy ends last, and says what its lines have carried."""
+        tier = self.tiers.get(LINES)
+        if tier is None or tier.process is None or tier.done:
+            return
+        tier.process.terminate()
+        until = time.monotonic() + TERMINATE_S
+        while not tier.done and time.monotonic() < until:
+            for key, _ in self._selector.select(TICK_S):
+                yield from self._read(key.data)
 
     def _finished(self) -> bool:
         now = time.monotonic()
@@ -208,9 +238,22 @@ class LocalRun:
         for line in lines:
             event = _parse(line)
             tier.listening = tier.listening or event.get("event") == "listening"
+            event = self._of_lines(event) if tier.name == LINES else event
             yield tier.name, event
         if not data:
             yield from self._ended(tier, process)
+
+    def _of_lines(self, event: Event) -> Event:
+        """What lines with a network carried, by the names of their devices and edge hosts."""
+        traffic = event if event.get("event") == "traffic" else event.get("traffic")
+        if not traffic:
+            return event
+        lines = {
+            line.name: {"network": line.network, **carried}
+            for line, carried in zip(self.lines, traffic["lines"], strict=True)
+            if carried
+        }
+        return {"event": "traffic", "seconds": traffic["seconds"], "lines": lines}
 
     def _ended(self, tier: Tier, process: subprocess.Popen[bytes]) -> Iterator[tuple[str, Event]]:
         """A tier has closed its stdout: it is done, it failed, or it is started again."""
@@ -299,8 +342,9 @@ def _last_error(log: Path) -> str:
 # ---- ports and lines of this machine ----
 
 
-def localise(job: Job) -> tuple[Job, list[socket.socket], list[tuple[str, str]]]:
-    """The job with every open choice made: (job, sockets that hold its ports, pairs of paths).
+def localise(job: Job) -> tuple[Job, list[socket.socket], dict[str, tuple[str, str]]]:
+    """The job with every open choice made: (job, sockets that hold its ports, pairs of paths by
+    device).
 
     Port 0 becomes a free one, held by a socket that is bound but does not listen, so that nobody
     else gets it. A serial line whose ports are not here becomes a pair of pseudo-terminals, to be
@@ -313,7 +357,7 @@ def localise(job: Job) -> tuple[Job, list[socket.socket], list[tuple[str, str]]]
         if is_open_port(section.address):
             section.address, held = _free_port(section.address)
             reserved.append(held)
-    cables = []
+    cables = {}
     for device in job.devices:
         if device.board:
             address, held = _free_port("tcp://127.0.0.1:0")
@@ -323,7 +367,7 @@ def localise(job: Job) -> tuple[Job, list[socket.socket], list[tuple[str, str]]]
             ends = [f"{job.out}/lines/{device.id}.{end}" for end in ("device", "host")]
             baud = _baud(device.host_link)
             device.link, device.host_link = (f"serial:{path}:{baud}" for path in ends)
-            cables.append((ends[0], ends[1]))
+            cables[device.id] = (ends[0], ends[1])
     return job, reserved, cables
 
 
