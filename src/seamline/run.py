@@ -59,6 +59,7 @@ class Tier:
     pending: bytes = b""  # of its stdout, behind the last line break
     restarts: int = 0
     listening: bool = False
+    leaving: bool = False  # it was told to end
     done: bool = False
 
     @property
@@ -213,6 +214,7 @@ class LocalRun:
         tier = self.tiers.get(LINES)
         if tier is None or tier.process is None or tier.done:
             return
+        tier.leaving = True
         tier.process.terminate()
         until = time.monotonic() + TERMINATE_S
         while not tier.done and time.monotonic() < until:
@@ -261,7 +263,7 @@ class LocalRun:
         with suppress(subprocess.TimeoutExpired):
             process.wait(TERMINATE_S)
         code = _kill(process)
-        if code == 0:
+        if code == 0 or tier.leaving:
             tier.done = True
             return
         if code in USER_ERRORS:
