@@ -61,6 +61,7 @@ def render(history: Mapping[str, Any]) -> str:
         settings=flatten(history["settings"]),
         devices=history["record"]["devices"],
         links=link_rows(history["record"].get("links", [])),
+        network=network_rows(history["result"].get("network")),
         notes=history["record"]["notes"],
     )
 
@@ -135,6 +136,23 @@ def link_rows(events: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
                 else f"{byte_count(sent)}/s, {byte_count(received)}/s",
             }
         )
+    return rows
+
+
+def network_rows(network: Mapping[str, Any] | None) -> list[dict[str, str]]:
+    """Lines that followed an emulated network, as text; none without any."""
+    rows = []
+    for name, line in (network or {"lines": {}})["lines"].items():
+        row = {"name": name, "network": str(line["network"])}
+        for way in ("up", "down"):
+            rate = line[way]["goodput_bits_per_s"]
+            row |= {
+                f"{way}_bytes": byte_count(line[way]["bytes"]),
+                f"{way}_busy": f"{line[way]['busy_s']:.1f} s",
+                f"{way}_stalls": str(line[way]["stalls"]),
+                f"{way}_goodput": "–" if rate is None else f"{rate / 1000:.1f} kbit/s",
+            }
+        rows.append(row)
     return rows
 
 
