@@ -152,7 +152,7 @@ class Fleet:
         hello = wire.read_hello(message.body)
         old = self._sessions.get(peer)
         if old and not old.ready and old.hello.boot_id == hello.boot_id:
-            if now - old.welcomed < HELLO_AGAIN_S:
+            if now - old.welcomed < self.job.link.wait_s(HELLO_AGAIN_S):
                 return []
             self._welcome(peer, old, now)
             return []

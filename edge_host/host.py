@@ -34,7 +34,7 @@ from .fleet import Answer, Fleet, Happening, Joined, Left, Stats, check_batch
 from .models import input_shape, load_model
 from .split import END, Split, split
 from .trainer import Trainer
-from .uplink import Finish, State, Train, Uplink, report_body
+from .uplink import REPEAT_S, Finish, State, Train, Uplink, report_body
 
 Emit = Callable[[dict[str, Any]], None]
 
@@ -82,7 +82,7 @@ class Host:
         self.next_round = 0
         self._leave_at: float | None = None  # nothing is left to do; when to go in any case
         self._last_word = b""  # said before a restart
-        self.uplink = Uplink(zone, job.name, now, self._restore())
+        self.uplink = Uplink(zone, job.name, now, self._restore(), job.link.wait_s(REPEAT_S))
         if self._last_word:
             self._leave_at = now + FAREWELL_S
             self.uplink.report(self.next_round, self._last_word)
@@ -270,9 +270,7 @@ def run_host(
     try:
         host.link_kind = listener.link_kind
         emit({"event": "listening", "zone": zone, "address": listener.address()})
-        link = open_link(
-            job.cloud.address, name=name, keys=keys, host="cloud", silence_s=patience
-        )
+        link = open_link(job.cloud.address, name=name, keys=keys, host="cloud", silence_s=patience)
         reporter = Reporter(
             job.out,
             name,

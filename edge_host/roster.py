@@ -88,10 +88,11 @@ class Roster:
         quorum: float,
         join_s: float,
         wait_all: bool = False,
+        resend_s: float = RESEND_S,
     ) -> None:
         """deadline_s: how long a round waits for a device; quorum: share of `devices` a round
         needs; join_s: how long the first round waits for all of them; wait_all: every round does,
-        for ever.
+        for ever; resend_s: until a request is sent again.
         """
         self.zone = zone
         self.devices = sorted(devices)
@@ -103,6 +104,7 @@ class Roster:
         self.wait_all = wait_all
         self.needed = len(devices) if wait_all else max(1, math.ceil(quorum * len(devices)))
         self._deadline_s, self._join_until = deadline_s, now + join_s
+        self._resend_s = resend_s
         self._probed = now
         self._open: dict[str, _Request] = {}
         self._answers: dict[str, Message] = {}
@@ -194,7 +196,7 @@ class Roster:
             self._open.clear()
             self.deadline = now + self._deadline_s
         for device, request in self._open.items():
-            if now - request.sent >= RESEND_S:
+            if now - request.sent >= self._resend_s:
                 request.sent = now
                 self.outbox.append((device, request.message))
         if now - self._probed >= PROBE_S:

@@ -30,7 +30,7 @@ from ..runtime.errors import UserError
 from ..runtime.message import Flag, Kind, Message
 from .back import Back
 from .fronts import ZONE, F32Fronts, Fronts
-from .roster import Roster
+from .roster import RESEND_S, Roster
 from .split import Split, float_state
 
 Array = NDArray[np.float32]
@@ -139,6 +139,7 @@ class Trainer:
             quorum=job.round.quorum,
             join_s=job.round.join_wait_s,
             wait_all=job.round.wait == "all",
+            resend_s=job.link.wait_s(RESEND_S),
         )
         self.front: Array = cut.front_vector(float_state(cut.model))
         self.fronts: dict[str, Array] = {}  # isolated: each device's own, as it last sent it

@@ -44,10 +44,17 @@ class Uplink:
     """`outbox` (bytes) is taken by the caller."""
 
     def __init__(
-        self, zone: str, job: str, now: float, pending: tuple[int, bytes] | None = None
+        self,
+        zone: str,
+        job: str,
+        now: float,
+        pending: tuple[int, bytes] | None = None,
+        repeat_s: float = REPEAT_S,
     ) -> None:
-        """pending: (round, body) of an update from before a restart, maybe not accepted."""
-        self.zone, self.job = zone, job
+        """pending: (round, body) of an update from before a restart, maybe not accepted. repeat_s:
+        until something is said again.
+        """
+        self.zone, self.job, self._repeat_s = zone, job, repeat_s
         self.outbox: list[bytes] = []
         self.welcomed = False
         self.training: int | None = None
@@ -55,7 +62,7 @@ class Uplink:
         self._pending = pending
         self._report: Message | None = None
         self._finishing = False
-        self._said = now - REPEAT_S
+        self._said = now - self._repeat_s
 
     # ---- from the cloud, and time ----
 
@@ -88,7 +95,7 @@ class Uplink:
 
     def tick(self, now: float) -> None:
         """Says again what was not answered in time."""
-        if now - self._said < REPEAT_S:
+        if now - self._said < self._repeat_s:
             return
         self._said = now
         idle = self.training is None and not self._finishing  # or an order was lost
@@ -103,7 +110,7 @@ class Uplink:
     def lost(self, now: float) -> None:
         """The cloud is gone: say HELLO until it is back. Work goes on."""
         self.welcomed = False
-        self._said = now - REPEAT_S
+        self._said = now - self._repeat_s
 
     def _round(self, message: Message) -> Train | None:
         self.welcomed = True

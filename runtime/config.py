@@ -15,6 +15,7 @@ import msgspec
 
 from .data import absolute, check_source, local_source
 from .errors import UserError
+from .link import SILENCE_S
 from .usb_port import USB
 
 if sys.version_info >= (3, 11):
@@ -97,7 +98,11 @@ class LinkSection(msgspec.Struct, forbid_unknown_fields=True):
     """silence_s: a peer on the network that was not heard for so long is lost. On a slow network it
     must be longer than the longest message takes, there and back."""
 
-    silence_s: float = 3.0
+    silence_s: float = SILENCE_S
+
+    def wait_s(self, usual: float) -> float:
+        """How long to wait before something is said again: its answer may only be slow."""
+        return usual + max(0.0, self.silence_s - SILENCE_S)
 
 
 class ZoneSection(msgspec.Struct, forbid_unknown_fields=True):
