@@ -277,7 +277,7 @@ def world(tmp_path: Path) -> Iterator[Callable[..., World]]:
             seed=7,
             mode=mode,  # type: ignore[arg-type]
             out=str(tmp_path / name),
-            model=ModelSection("watch", seam, {"channels": 2, "length": 32, "classes": 3}),
+            model=ModelSection("watch", seam, args={"channels": 2, "length": 32, "classes": 3}),
             train=TrainSection(**{**START, **train}),
             codec=CodecSection(codec, codec),  # type: ignore[arg-type]
             round=RoundSection(**(rounds or {})),
