@@ -535,7 +535,7 @@ class _Switchboard:
                 carried = found[cable.pair]
                 if carried is not None and isinstance(way.line, ShapedLine):
                     carried[WAYS[to]].add(way.line, self.now_us)
-        lines = [pair and {to: asdict(one) for to, one in pair.items()} for pair in found]
+        lines = [{to: asdict(one) for to, one in pair.items()} if pair else None for pair in found]
         return {"seconds": round(self.now_us / 1e6, 3), "lines": lines}
 
     def counters(self) -> list[dict[str, int | str]]:
