@@ -328,8 +328,10 @@ class _Cable:
 
     @property
     def over(self) -> bool:
-        """A stream may end one way only; a terminal or port never ends by itself."""
-        if any(plug.gone for plug in self.plugs):
+        """A stream may end one way only; a terminal or port never ends by itself. What an end said
+        before it was gone still comes.
+        """
+        if any(way.source.gone and (way.closed or way.target.gone) for way in self.ways):
             return True
         closed = [way.closed for way in self.ways]
         return all(closed) if all(plug.stream for plug in self.plugs) else any(closed)
