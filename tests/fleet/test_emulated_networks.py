@@ -17,6 +17,7 @@ from seamline.runtime.link import Received, open_link, open_listener
 from seamline.runtime.link_proxy import run_link_proxy
 from seamline.runtime.network_trace import Schedule, Step, make_trace
 
+AHEAD = 10_500  # bytes: a tenth of a second of the fast step, and a grain
 WITHIN_S = 60.0  # far more than anything here takes; only a hang reaches it
 STEP = make_trace("step", [Step(0, 800_000, 160_000, 5.0), Step(1_000_000, 80_000, 800_000, 5.0)])
 
@@ -47,7 +48,7 @@ def run_over(traces, listener):
 
 
 def test_two_devices_get_in_each_step_what_the_trace_gives(start, tmp_path: Path) -> None:
-    """They say all they can, and are answered, until two laps of bytes have come: a fast step up is
+    """They say all they can, and are answered, until three laps of bytes have come: a fast step up is
     a slow one down. Never more than the trace allows, and not much less.
     """
     names = ["watch-1", "watch-2"]
@@ -68,13 +69,14 @@ def test_two_devices_get_in_each_step_what_the_trace_gives(start, tmp_path: Path
     }
     came = {name: {"up": 0, "down": 0} for name in names}
     waiting = {name: {"up": 0, "down": 0} for name in names}
-    wanted = 2 * 110_000  # bytes of two laps, up; a little less is messages
+    wanted = 3 * 110_000  # bytes of three laps, up; a little less is messages
     until = time.monotonic() + WITHIN_S
     try:
         while min(ways["up"] for ways in came.values()) < 0.9 * wanted:
             assert time.monotonic() < until, came
             for name, link in links.items():
-                while waiting[name]["up"] < 60_000:
+                # Before the host is there, a message that is the same again is not sent again.
+                while waiting[name]["up"] < (60_000 if came[name]["down"] else 1):
                     link.send(bytes(2000))
                     waiting[name]["up"] += 2000
                 if (data := link.receive(0.0)) is not None:
@@ -103,7 +105,7 @@ def test_two_devices_get_in_each_step_what_the_trace_gives(start, tmp_path: Path
 
 def check_steps(first, last, line: int, way: str) -> None:
     """Between two tellings, while both devices had something to say all the time. A tenth of a
-    second is taken ahead, so that is what the ends are not sure about.
+    second is taken ahead, and counted in the step in which it will leave.
     """
     begin, end = (round(1e6 * at["seconds"]) for at in (first, last))
     schedule = Schedule(STEP, way)
@@ -112,7 +114,7 @@ def check_steps(first, last, line: int, way: str) -> None:
     assert end - begin > STEP.length_us
     for step in range(2):
         left = last["lines"][line][way]["left"][step] - first["lines"][line][way]["left"][step]
-        assert 0.8 * least[step] < left <= most[step] + 512, (way, step, left, least, most)
+        assert 0.8 * least[step] < left <= most[step] + AHEAD, (way, step, left, least, most)
 
 
 def bytes_in_steps(schedule: Schedule, from_us: int, until_us: int) -> list[int]:
