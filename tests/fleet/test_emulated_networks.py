@@ -48,8 +48,8 @@ def run_over(traces, listener):
 
 
 def test_two_devices_get_in_each_step_what_the_trace_gives(start, tmp_path: Path) -> None:
-    """They say all they can, and are answered, until three laps of bytes have come: a fast step up is
-    a slow one down. Never more than the trace allows, and not much less.
+    """They say all they can, and are answered, until three laps of bytes have come: a fast step up
+    is a slow one down. Never more than the trace allows, and not much less.
     """
     names = ["watch-1", "watch-2"]
     make_keys(tmp_path, ["host-A", *names])

@@ -14,8 +14,11 @@ from seamline.runtime.network_trace import (
     named_trace,
     parse_trace,
     read_trace,
+    read_traces,
 )
 from seamline.runtime.shaped_line import ShapedLine
+
+from seamline.cli import main
 
 HEAD = "seconds,up_bits_per_s,down_bits_per_s,delay_ms,loss\n"
 TWO = make_trace("two", [Step(0, 8_000, 80_000), Step(2_000_000, 800, 16_000, 30.0)])
@@ -179,3 +182,29 @@ def test_what_left_in_each_step_and_how_long_bytes_were_under_way_is_counted() -
     assert line.busy_until(50_000) == 50_000
     line.pop(110_000)
     assert line.busy_until(900_000) == line.busy_us == 110_000
+
+
+# ---- the proxy's command line ----
+
+LINE = ["link-proxy", "--line", "listen://127.0.0.1:0", "unix:/no/where"]
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (["--trace", "5g"], "there is no network '5g'"),
+        (["--trace", "good"] * 2, "--trace is there 2 times: give it once for all lines"),
+        (["--trace", "good", "--bandwidth", "9"], "a trace gives rate, delay and loss: leave out"),
+    ],
+)
+def test_a_proxy_that_cannot_follow_says_so_in_one_line(more, said, capsys) -> None:
+    assert main([*LINE, *more]) == 2
+    error = capsys.readouterr().err
+    assert said in error and error.count("\n") == 1
+
+
+def test_traces_are_for_all_lines_or_one_each_and_none_is_none() -> None:
+    assert read_traces([], 2) == [None, None]
+    assert read_traces(["none", "step"], 2) == [None, named_trace("step")]
+    first, second = read_traces(["3g"], 2, seed=5)
+    assert (first, second) == (named_trace("3g", 5), named_trace("3g", 6))
