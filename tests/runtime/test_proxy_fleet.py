@@ -230,13 +230,16 @@ def test_what_was_said_before_a_reset_still_comes_over_a_slow_line() -> None:
             assert come.wait(WITHIN_S)  # there is something, and it stays unread: a reset
 
     slow = Faults(bandwidth=2000, delay_ms=200)
-    with server(last_word) as target, proxy(DOOR, target, faults=slow) as ((door, _), _events):
-        with call(door) as peer:
-            peer.sendall(b"x" * 10)
-            assert peer.recv(1) == b"b"
-            come.set()
-            assert read_exactly(peer, 299) == (b"bye" * 100)[1:]
-            assert peer.recv(1) == b""
+    with (
+        server(last_word) as target,
+        proxy(DOOR, target, faults=slow) as ((door, _), _events),
+        call(door) as peer,
+    ):
+        peer.sendall(b"x" * 10)
+        assert peer.recv(1) == b"b"
+        come.set()
+        assert read_exactly(peer, 299) == (b"bye" * 100)[1:]
+        assert peer.recv(1) == b""
 
 
 def test_faults_are_drawn_by_seed_and_connection() -> None:
