@@ -137,13 +137,16 @@ def describe(progress: Progress, networks: Networks) -> dict[str, Any] | None:
     """For the results: which networks, and each line's bytes and goodput; None without any.
 
     Goodput is of whole messages, while bytes were under way: with delay, stalls and what seals and
-    frames add, but without the time in which nobody had anything to say.
+    frames add, but without the time in which nobody had anything to say. Of an edge host and the
+    cloud it is of all bytes: what they say of their messages leaves out the last and largest.
     """
     if not progress.traffic:
         return None
     rows = {}
     for name, line in progress.traffic.items():
-        up, down = progress.message_bytes(name)
+        up, down = line["up"]["bytes"], line["down"]["bytes"]
+        if name in progress.devices:
+            up, down = progress.message_bytes(name)
         rows[name] = {
             "network": line["network"],
             "up": _way(line["up"], up),

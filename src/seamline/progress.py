@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from .events import Event, describe
-from .runtime.config import CLOUD, Job, host_name, is_line
+from .runtime.config import Job, host_name, is_line
 
 NOTES_KEPT = 200
 TOLD = (
@@ -125,11 +125,10 @@ class Progress:
         return self.now - self.began
 
     def message_bytes(self, name: str) -> tuple[int, int]:
-        """Whole messages (up, down) of a device, or of an edge host and its cloud: by what it said
-        last itself, or the edge host of it; each since that program was started last.
+        """Whole messages (up, down) of a device: by what it said last itself, or the edge host of
+        it; each since that program was started last.
         """
-        device = self.devices.get(name)
-        host = host_name(device.zone) if device is not None else CLOUD
+        host = host_name(self.devices[name].zone)
         mine, theirs = self.links.get((name, host), {}), self.links.get((host, name), {})
         up = [mine.get("bytes_sent"), theirs.get("bytes_received")]
         down = [mine.get("bytes_received"), theirs.get("bytes_sent")]
