@@ -259,7 +259,7 @@ class _Program:
         aim, _ = self.weights("joules" if goal == "energy" else "seconds")
         found = milp(
             aim / max(float(np.abs(aim).max()), 1e-30),
-            integrality=np.ones(3 * self.n + 2),
+            integrality=np.ones(3 * self.n + 2, np.int64),
             bounds=Bounds(low, high),
             constraints=LinearConstraint(np.array(rows), -np.inf, np.array(most)),
             options={"mip_rel_gap": 0.0},

@@ -351,8 +351,8 @@ def edgent_map(
     scene: Scene, states: Sequence[float], deadline: float, exits: Sequence[str] | None = None
 ) -> StateMap:
     """The dynamic configurator of arXiv:1910.05316: what `edgent` does in each bandwidth state,
-    made before and looked up after a change. Up and down scale alike. Where no exit meets the deadline,
-    the fastest there is.
+    made before and looked up after a change. Up and down scale alike. Where no exit meets the
+    deadline, the fastest there is.
 
     states: bits a second up, ascending, above 0. Raises ValueError for others.
     """

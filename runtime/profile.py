@@ -12,7 +12,6 @@ import msgspec
 
 from .errors import UserError
 
-FORMAT = 1
 MOST_UNITS = 4096
 MOST_BYTES = 2**24  # of a file
 
@@ -34,7 +33,7 @@ class Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A value in a profile."""
 
 
-class Times(Record):
+class Times(Record, frozen=True):
     """Seconds. infer: forward over one sample; forward, backward: over a training batch, backward
     with the gradient of the input and the update of the weights."""
 
@@ -47,7 +46,7 @@ class Times(Record):
         return self.forward + self.backward
 
 
-class Features(Record):
+class Features(Record, frozen=True):
     """What the time of a unit depends on: its input map (h, w, c), its output map, the first
     layer's kernel and stride."""
 
@@ -57,7 +56,7 @@ class Features(Record):
     stride: tuple[Positive, Positive] = (1, 1)
 
 
-class Unit(Record):
+class Unit(Record, frozen=True):
     """Something that runs whole on one side: a layer and the activation behind it.
 
     inputs: tensors it reads; 0 is the network's input, i + 1 what unit i makes. values: floats of
@@ -75,7 +74,7 @@ class Unit(Record):
     features: Features | None = None
 
 
-class Exit(Record):
+class Exit(Record, frozen=True):
     """A small head that answers (or gives a loss) from what unit `behind` makes. The network's own
     end is no Exit: it is always there. accuracy: on validation data, where it is known."""
 
@@ -85,7 +84,7 @@ class Exit(Record):
     accuracy: Annotated[float, msgspec.Meta(ge=0, le=1)] | None = None
 
 
-class Seam(Record):
+class Seam(Record, frozen=True):
     """A cut that seamline can run. units: how many are in front. number: what to write as `seam`.
 
     Bytes: RAM of a device that trains, of one that infers, its flash, and all that is learned as
@@ -102,7 +101,7 @@ class Seam(Record):
     weights_down: Count
 
 
-class Codec(Record):
+class Codec(Record, frozen=True):
     """Bytes of a message with n values: head + ceil(bits * n / 8), which real parcels gave. Seconds
     a value for packing on one side and unpacking on the other."""
 
@@ -119,7 +118,7 @@ class Codec(Record):
         return self.head + -(-self.bits * values // 8)
 
 
-class Link(Record):
+class Link(Record, frozen=True):
     """up, down: bits a second as measured; round_trip: seconds; loss: share of packets that are
     sent again."""
 
@@ -143,7 +142,7 @@ class Link(Record):
         return self.round_trip / (1 - self.loss)
 
 
-class Energy(Record):
+class Energy(Record, frozen=True):
     """Joules on the device. wait: watts while it waits for the edge host."""
 
     mac: Amount
@@ -152,7 +151,7 @@ class Energy(Record):
     wait: Amount = 0.0
 
 
-class Profile(Record):
+class Profile(Record, frozen=True):
     """A network on one kind of device and one edge host. batch: of the training times.
 
     ram, flash: bytes the device has; 0: not known, no limit.
@@ -173,7 +172,7 @@ class Profile(Record):
     ram: Count = 0
     flash: Count = 0
     origin: Literal["measured", "predicted", "given"] = "given"
-    format: Literal[1] = FORMAT
+    format: Literal[1] = 1
 
     def codec(self, name: str) -> Codec:
         """Raises ProfileError (exit 3) that lists those it knows."""
