@@ -286,8 +286,8 @@ def dead_link(link: Link, model: str) -> str:
     """Why nothing works on a link that carries nothing, in words."""
     return (
         f"the link carries {link.up:g} bit/s up and {link.down:g} down, so no seam of {model} can "
-        "be used, and the device cannot do it alone: a link with bandwidth, or an exit on the "
-        "device, is needed"
+        "be used and no front averaged, and there is no way that needs no link: give a link with "
+        "bandwidth, or an exit on the device"
     )
 
 

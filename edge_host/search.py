@@ -449,9 +449,16 @@ def _best_of_each(
     """The best candidate of each mode, exit, cut and codec, best first."""
     if not most:
         return ()
-    number = np.concatenate([MOST_UNITS * 2 * i + group.cuts for i, group in enumerate(groups)])
+    number = np.concatenate([_numbers(group, MOST_UNITS * 2 * i) for i, group in enumerate(groups)])
     _, first = np.unique(number[order], return_index=True)
     return tuple(_candidate(groups, int(index)) for index in order[np.sort(first)[:most]])
+
+
+def _numbers(group: _Group, first: int) -> NDArray[np.int64]:
+    """A number for each cut; where nothing crosses, codecs are all the same."""
+    if group.mode == "local":
+        return first + group.cuts
+    return np.where(group.cuts == len(group.of.units), -1 - group.rank, first + group.cuts)
 
 
 def _why(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -47,6 +49,20 @@ class Network:
                 second = max(second - first, 0)
             moved.append(replace(layer, input=max(layer.input - first, 0), second_input=second))
         return moved, self.shapes[self.layers[first].input]
+
+
+def units_of(layers: Sequence[LayerSpec], wanted: Collection[int] = ()) -> list[Unit]:
+    """Each layer with the activation that follows it, named by its kind. An activation stays alone
+    where something else reads its input, too. wanted: tensors that others read as well."""
+    reads = Counter(tensor for layer in layers for tensor in layer.inputs())
+    reads.update(wanted)
+    units: list[Unit] = []
+    for index, layer in enumerate(layers):
+        if layer.kind == "relu" and units and layer.input == index and reads[index] == 1:
+            units[-1] = Unit(units[-1].name, units[-1].first, index + 1)
+        else:
+            units.append(Unit(f"{index + 1}-{layer.kind}", index, index + 1))
+    return units
 
 
 # ---- building networks ----

@@ -16,12 +16,20 @@ from .bench_codec import CODEC, codec_rows
 from .bench_q8 import MOMENTUM, RATE, Q8Piece, Q8Training, chain_of
 from .kernels import parcel, variant
 from .kernels.bench import Prepared, Roofline, Timing, Work, interleave, measure_roofline
-from .kernels.front import Front
 from .machine import describe_machine, package_version
 from .runtime.config import Job
 from .runtime.errors import UserError
-from .runtime.networks import NETWORKS, PASSES, Network, Piece, Unit, costs, make_piece, network
-from .runtime.plan import LayerSpec, build_plan
+from .runtime.layer_time import front_of
+from .runtime.networks import (
+    NETWORKS,
+    PASSES,
+    Network,
+    Piece,
+    costs,
+    make_piece,
+    network,
+    units_of,
+)
 from .table import print_table
 
 Row = dict[str, Any]
@@ -139,7 +147,7 @@ def _job_items(job: Job, passes: Sequence[str], batch: int | None) -> Iterator[I
 
     cut = cut_model(job)
     size = batch or job.train.batch
-    net = Network(job.model.name, cut.input_shape, cut.front, _units(cut.front), len(cut.front))
+    net = Network(job.model.name, cut.input_shape, cut.front, units_of(cut.front), len(cut.front))
     for pass_ in PASSES:
         if pass_ in passes and pass_ != "step":
             yield Item(net.name, "front", pass_, make_piece(cut.front, cut.input_shape, size))
@@ -154,24 +162,6 @@ def _job_items(job: Job, passes: Sequence[str], batch: int | None) -> Iterator[I
                 yield Item(net.name, "front", pass_, whole, "q8")
         yield Item(net.name, "front", "step", whole, "q8")
     yield Item(net.name, "front", "step", whole)
-
-
-def _units(layers: Sequence[LayerSpec]) -> list[Unit]:
-    """Each layer with the activation that follows it, named by its kind."""
-    units: list[Unit] = []
-    for index, layer in enumerate(layers):
-        if layer.kind == "relu" and units and layer.input == index:
-            units[-1] = Unit(units[-1].name, units[-1].first, index + 1)
-        else:
-            units.append(Unit(f"{index + 1}-{layer.kind}", index, index + 1))
-    return units
-
-
-def _one_later(layer: LayerSpec) -> LayerSpec:
-    second = layer.second_input
-    return replace(
-        layer, input=layer.input + 1, second_input=None if second is None else second + 1
-    )
 
 
 def _ours(item: Item) -> Work | Prepared:
@@ -189,26 +179,14 @@ def _ours(item: Item) -> Work | Prepared:
         return lambda: chain.forward(x8)
     if pass_ == "step":
         return _step(piece)
-    layers = piece.layers
-    if piece.inner and pass_ != "forward":
-        # A sum in front of the piece, whose backward does nothing, makes it compute the gradient
-        # of its input.
-        before = LayerSpec("add", 0, piece.input_shape, second_input=0)
-        layers = [before, *(_one_later(layer) for layer in layers)]
-    front, x, dy = _front(layers, piece), piece.x, piece.dy
+    front, x, dy = front_of(piece, backward=pass_ != "forward"), piece.x, piece.dy
     if pass_ == "forward":
         return lambda: front.forward(x)
     return Prepared(lambda: front.forward(x), lambda: front.backward(dy))
 
 
-def _front(layers: Sequence[LayerSpec], piece: Piece) -> Front:
-    front = Front(build_plan(layers, piece.input_shape, piece.batch))
-    front.params[:] = piece.parameters
-    return front
-
-
 def _step(piece: Piece) -> Work:
-    front, x, dy = _front(piece.layers, piece), piece.x, piece.dy
+    front, x, dy = front_of(piece), piece.x, piece.dy
 
     def step() -> None:
         front.forward(x)
@@ -264,7 +242,7 @@ def _own_f32(item: Item) -> Work | Prepared:
     if item.pass_ != "backward":
         return _ours(replace(item, dtype="f32"))
     piece = item.piece
-    front = _front(piece.layers, piece)
+    front = front_of(piece)
 
     def back() -> None:
         front.backward(piece.dy)

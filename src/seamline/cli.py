@@ -128,6 +128,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     check.add_argument("--only", metavar="NAME", help="one tier: cloud, host-A, watch-3, ..")
     _add_plan(add("plan", _plan, "what a front takes on a device: RAM, flash, work, bytes sent"))
+    _add_profile(add("profile", _profile, "time a network's layers on this machine, both sides"))
     _add_job(commands, common)
     _add_firmware(commands, common)
     _add_keys(commands, common)
@@ -362,6 +363,33 @@ def _add_plan(sub: argparse.ArgumentParser) -> None:
     sub.add_argument(
         "--board", metavar="NAME", help="does it fit there, and what would make it fit"
     )
+
+    choose = sub.add_argument_group("choosing a seam, where --bandwidth is given")
+    choose.add_argument(
+        "--bandwidth", metavar="UP[/DOWN]", help="bits a second: 250k, 1M/4M; prints the best plan"
+    )
+    choose.add_argument("--profile", metavar="FILE", help="a profile (default: measure)")
+    choose.add_argument("--round-trip", type=float, metavar="MS", help="of the link")
+    choose.add_argument("--loss", type=float, metavar="SHARE", help="of packets, 0 to below 1")
+    choose.add_argument("--pass", dest="pass_", choices=("training", "inference"))
+    choose.add_argument("--goal", choices=("time", "energy"), default="time")
+    choose.add_argument("--deadline", type=float, metavar="MS", help="of a step or an inference")
+    choose.add_argument("--floor", type=_count, default=1, metavar="N", help="least seam allowed")
+    choose.add_argument("--exit", action="append", metavar="NAME", help="exits allowed")
+    choose.add_argument("--codec", action="append", metavar="NAME", help="codecs allowed")
+    choose.add_argument("--devices", type=_count, metavar="N", help="in the zone")
+    choose.add_argument("--samples", type=_count, metavar="N", help="of all devices in a round")
+    choose.add_argument("--out", metavar="FILE", help="page with latency against bandwidth (.html)")
+
+
+def _add_profile(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument(
+        "model", metavar="JOB", help="job file (.toml), bundled model, or package.module:function"
+    )
+    sub.add_argument("--id", metavar="ID", help="the device it stands for (default: this machine)")
+    sub.add_argument("--out", metavar="FILE", help="where to keep it (default: print a table)")
+    sub.add_argument("--batch", type=_count, metavar="N", help="samples at once (job's, 16)")
+    sub.add_argument("--repeat", type=_count, default=15, metavar="N", help="samples of a time")
 
 
 def _add_group(commands: Any, name: str, text: str) -> Any:
@@ -828,9 +856,21 @@ def _plan(args: argparse.Namespace) -> int:
 
         find_board(args.board)
     _need("plan", "torch", "PyTorch", "edge")
+    if args.bandwidth:
+        from .plan_choice import run_choice
+
+        return run_choice(args, job)
     from .plan_table import run_plan
 
     return run_plan(args, job)
+
+
+def _profile(args: argparse.Namespace) -> int:
+    job = _read(args.model) if args.model.endswith(".toml") else None
+    _need("profile", "torch", "PyTorch", "edge")
+    from .profile_command import run_profile
+
+    return run_profile(args, job)
 
 
 def _bench_kernels(args: argparse.Namespace) -> int:

@@ -217,7 +217,7 @@ def charts(history: Mapping[str, Any]) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = []
 
     def add(title: str, text: str, draw: Draw) -> None:
-        found.append({"title": title, "text": text, "svg": _svg(title, draw)})
+        found.append({"title": title, "text": text, "svg": svg(title, draw)})
 
     if points:
         controls = _control_lines(history)
@@ -346,7 +346,7 @@ def _bars(axes: Axes, devices: Mapping[str, Any]) -> None:
     axes.set_xlabel("accuracy, %")
 
 
-def _svg(title: str, draw: Draw) -> Markup:
+def svg(title: str, draw: Draw) -> Markup:
     """An inline SVG in the page's colours; ids are salted with the title, as a page has many."""
     style: dict[Any, Any] = {**STYLE, "svg.hashsalt": title}
     with mpl.rc_context(style):

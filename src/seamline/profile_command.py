@@ -1,0 +1,106 @@
+"""`seamline profile`: times a network's layers on the kernels and in PyTorch, and keeps that."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+import torch
+
+from .edge_host.measure import Setting, measure
+from .edge_host.models import load_model
+from .machine import describe_machine
+from .runtime.boards import find_board
+from .runtime.errors import UserError
+from .runtime.profile import Profile, save_profile
+from .table import print_table
+
+if TYPE_CHECKING:
+    from .runtime.config import DeviceSection, Job
+
+BATCH = 16  # where no job says
+
+
+def run_profile(args: argparse.Namespace, job: Job | None) -> int:
+    """Measures, then writes --out or prints. Raises UserError (2, 5)."""
+    profile = measure_here(args.model, job, args.batch, args.id, args.repeat)
+    if args.out:
+        save_profile(profile, Path(args.out))
+    if args.format == "json":
+        document = {
+            "machine": describe_machine(),
+            "command": " ".join(args.command_line),
+            "rows": msgspec.to_builtins(profile.units),
+            "profile": msgspec.to_builtins(profile),
+        }
+        sys.stdout.write(json.dumps(document) + "\n")
+    else:
+        _print(profile, args.out)
+    return 0
+
+
+def measure_here(
+    name: str, job: Job | None, batch: int | None, device: str | None, repeat: int
+) -> Profile:
+    """The profile of a model (or a job's) on this machine, one thread on each side. device: id in
+    the job, whose board says what RAM and flash it has."""
+    section = _device(job, device) if job and device else None
+    board = find_board(section.board) if section and section.board in _boards() else None
+    machine = str(describe_machine()["cpu"])[:200] or "this machine"
+    setting = Setting(
+        model=job.model.name if job else name,
+        device=device or machine,
+        edge=machine,
+        batch=batch or (job.train.batch if job else BATCH),
+        repeat=repeat,
+        recompute=bool(job and job.train.recompute),
+        codec=job.codec.up if job else "int8",
+        ram=board.ram if board else 0,
+        flash=board.flash if board else 0,
+    )
+    torch.set_num_threads(1)
+    model = load_model(setting.model, job.model.args if job else {}, job.seed if job else 0)
+    profile = measure(model, setting, _progress)
+    _progress("")
+    return profile
+
+
+def _boards() -> set[str]:
+    from .runtime.boards import BOARDS
+
+    return set(BOARDS)
+
+
+def _device(job: Job, device: str) -> DeviceSection:
+    for section in job.devices:
+        if section.id == device:
+            return section
+    known = ", ".join(section.id for section in job.devices[:12])
+    raise UserError(f"--id {device}: the job has no such device; it has {known}")
+
+
+def _progress(text: str) -> None:
+    if sys.stderr.isatty():
+        sys.stderr.write(f"\r\x1b[K{'timing ' if text else ''}{text}")
+        sys.stderr.flush()
+
+
+def _print(profile: Profile, out: str | None) -> None:
+    head = ["unit", "kind", "values", "parameters", "MACs"]
+    head += [f"{side} {what}" for side in ("device", "edge") for what in ("infer", "fwd", "bwd")]
+    lines = []
+    for unit in profile.units:
+        line = [unit.name, unit.kind, f"{unit.values:,}", f"{unit.parameters:,}", f"{unit.macs:,}"]
+        for times in (unit.device, unit.edge):
+            each = (times.infer, times.forward, times.backward) if times else ()
+            line += [f"{1e6 * seconds:.1f}" for seconds in each] or ["-"] * 3
+        lines.append(line)
+    print(f"{profile.model}: microseconds; one sample, and a batch of {profile.batch}, f32")
+    print_table(head, lines, 2)
+    print(f"device {profile.device}, edge host {profile.edge}, {len(profile.seams)} legal seams")
+    if out:
+        print(f"kept in {out}: `seamline plan {profile.model} --profile {out} --bandwidth 1M`")

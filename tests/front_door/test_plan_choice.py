@@ -1,0 +1,104 @@
+"""`seamline profile` and `seamline plan --bandwidth`: tables, JSON, the page, one line an error."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from seamline.cli import main
+
+
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A profile of the watch network; the choice is made from its bytes, which are the same on
+    every machine, on links so slow that times of layers do not matter."""
+    path = tmp_path_factory.mktemp("profile") / "watch.json"
+    assert main(["profile", "watch", "--repeat", "1", "--out", str(path)]) == 0
+    return str(path)
+
+
+def plan(kept: str, *words: str) -> list[str]:
+    return ["plan", "watch", "--profile", kept, *words]
+
+
+def test_the_table_of_a_profile_has_a_line_for_each_unit(capsys) -> None:
+    assert main(["profile", "digits", "--repeat", "1", "--batch", "2"]) == 0
+    out = capsys.readouterr()
+    lines = out.out.splitlines()
+    assert "a batch of 2" in lines[0] and out.err == ""
+    assert [line.split()[1] for line in lines[2:-1]] == ["conv2d"] * 3 + ["dense"]
+
+
+def test_the_least_bytes_win_on_a_slow_link_and_the_text_says_why(capsys, kept: str) -> None:
+    assert main(plan(kept, "--bandwidth", "50k", "--round-trip", "10", "--devices", "4")) == 0
+    text = capsys.readouterr().out
+    lines = text.splitlines()
+    assert lines[2].split()[:4] == ["1", "end", "split", "int4"]
+    for said in (
+        "chosen: seam 1 (behind 1), int4",
+        "bound by the uplink",
+        "next best: seam 2",
+        "Neurosurgeon, int4",
+        "break-even: 2pq = 102,400 values against 2K(1-b)|W| = 81,",
+    ):
+        assert said in text, said
+    assert not any("inf" in line or "nan" in line for line in lines)
+
+
+def test_the_document_has_the_rows_of_the_table(capsys, kept: str) -> None:
+    assert main(plan(kept, "--bandwidth", "100k/1M", "--format", "json")) == 0
+    document: dict[str, Any] = json.loads(capsys.readouterr().out)
+    assert document["chosen"] == document["rows"][0]
+    row = document["chosen"]
+    assert (row["seam"], row["codec"], row["bandwidth_bps"]) == (1, "int4", 100e3)
+    assert sum(row["stages_ms"]) < row["predicted_ms"]  # fronts are averaged beside the steps
+    assert document["break_even"] == {"split": 2 * 16 * 800, "federated": 2 * 10175}
+
+
+def test_board_and_codec_limit_what_is_chosen(capsys, kept: str) -> None:
+    words = ("--bandwidth", "100k", "--codec", "int8", "--board", "stm32f4-discovery")
+    assert main(plan(kept, *words)) == 0
+    text = capsys.readouterr().out
+    assert "chosen: seam 1 (behind 1), int8" in text and "RAM left out" in text
+
+
+def test_the_page_draws_every_seam(capsys, kept: str, tmp_path: Path) -> None:
+    page = tmp_path / "page.html"
+    assert main(plan(kept, "--bandwidth", "1M", "--pass", "inference", "--out", str(page))) == 0
+    text = page.read_text(encoding="utf-8")
+    assert "<svg" in text and "an inference" in text
+    for seam in range(1, 6):
+        assert f"seam {seam}" in text
+    assert "http" not in text.replace("http://www.w3.org", "")
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        (["--bandwidth", "0"], 5, "the link carries 0 bit/s up"),
+        (["--bandwidth", "fast"], 2, "expected bits a second like 250k or 1M, got 'fast'"),
+        (["--bandwidth", "1M/1M/1M"], 2, "expected UP or UP/DOWN"),
+        (["--bandwidth", "1M", "--loss", "1"], 2, "below 1"),
+        (["--bandwidth", "1M", "--exit", "early"], 3, "no exit 'early'"),
+        (["--bandwidth", "1M", "--codec", "int3"], 3, "no codec 'int3'"),
+        (["--bandwidth", "1M", "--floor", "9"], 5, "no legal seam from 9 on; the deepest is 5"),
+        (["--bandwidth", "50k", "--deadline", "1"], 5, "deadline of 1 ms cannot be met: the least"),
+        (["--bandwidth", "1M", "--board", "bluepill"], 5, "limit of RAM cannot be kept: the least"),
+        (["--bandwidth", "1M", "--goal", "energy"], 3, "no energy"),
+        (["--bandwidth", "1M", "--profile", "none.json"], 3, "seamline profile JOB --out FILE"),
+    ],
+)
+def test_what_cannot_be_is_one_line_that_names_it(
+    capsys, kept: str, words: list[str], code: int, said: str
+) -> None:
+    assert main(plan(kept, *words)) == code
+    out = capsys.readouterr()
+    assert said in out.err and out.err.count("\n") == 1 and out.out == ""
+
+
+def test_a_profile_of_another_model_is_refused(capsys, kept: str) -> None:
+    assert main(["plan", "digits", "--profile", kept, "--bandwidth", "1M"]) == 2
+    assert "it is of watch, not of digits" in capsys.readouterr().err
