@@ -389,6 +389,15 @@ def _add_profile(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--id", metavar="ID", help="the device it stands for (default: this machine)")
     sub.add_argument("--out", metavar="FILE", help="where to keep it (default: print a table)")
     sub.add_argument("--batch", type=_count, metavar="N", help="samples at once (job's, 16)")
+    sub.add_argument(
+        "--like",
+        action="append",
+        metavar="FILE",
+        help="profile of the same kind of device: its times here are predicted, not measured",
+    )
+    sub.add_argument(
+        "--predictor", metavar="FILE", help="where a predictor is, or with --like is to be, kept"
+    )
     sub.add_argument("--repeat", type=_count, default=15, metavar="N", help="samples of a time")
 
 

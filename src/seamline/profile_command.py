@@ -16,7 +16,8 @@ from .edge_host.models import load_model
 from .machine import describe_machine
 from .runtime.boards import find_board
 from .runtime.errors import UserError
-from .runtime.profile import Profile, save_profile
+from .runtime.predictor import Predictor, fit, load_predictor, predict, save_predictor
+from .runtime.profile import Profile, load_profile, save_profile
 from .table import print_table
 
 if TYPE_CHECKING:
@@ -27,7 +28,10 @@ BATCH = 16  # where no job says
 
 def run_profile(args: argparse.Namespace, job: Job | None) -> int:
     """Measures, then writes --out or prints. Raises UserError (2, 5)."""
+    predictor = _predictor(args)
     profile = measure_here(args.model, job, args.batch, args.id, args.repeat)
+    if predictor is not None:
+        profile = predict(predictor, profile)
     if args.out:
         save_profile(profile, Path(args.out))
     if args.format == "json":
@@ -41,6 +45,17 @@ def run_profile(args: argparse.Namespace, job: Job | None) -> int:
     else:
         _print(profile, args.out)
     return 0
+
+
+def _predictor(args: argparse.Namespace) -> Predictor | None:
+    """Fitted to what --like names (and kept), or the one that is kept. None: times are measured."""
+    if args.like:
+        profiles = [load_profile(Path(name)) for name in args.like]
+        found = fit(profiles, profiles[0].device)
+        if args.predictor:
+            save_predictor(found, Path(args.predictor))
+        return found
+    return load_predictor(Path(args.predictor)) if args.predictor else None
 
 
 def measure_here(
@@ -101,6 +116,7 @@ def _print(profile: Profile, out: str | None) -> None:
         lines.append(line)
     print(f"{profile.model}: microseconds; one sample, and a batch of {profile.batch}, f32")
     print_table(head, lines, 2)
-    print(f"device {profile.device}, edge host {profile.edge}, {len(profile.seams)} legal seams")
+    device = f"{profile.device} ({profile.origin})"
+    print(f"device {device}, edge host {profile.edge}, {len(profile.seams)} legal seams")
     if out:
         print(f"kept in {out}: `seamline plan {profile.model} --profile {out} --bandwidth 1M`")

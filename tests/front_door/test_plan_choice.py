@@ -102,3 +102,16 @@ def test_what_cannot_be_is_one_line_that_names_it(
 def test_a_profile_of_another_model_is_refused(capsys, kept: str) -> None:
     assert main(["plan", "digits", "--profile", kept, "--bandwidth", "1M"]) == 2
     assert "it is of watch, not of digits" in capsys.readouterr().err
+
+
+def test_a_profile_can_be_predicted_from_others_of_the_device(
+    capsys, kept: str, tmp_path: Path
+) -> None:
+    laws, out = tmp_path / "laws.json", tmp_path / "digits.json"
+    words = ["profile", "digits", "--repeat", "1", "--batch", "2"]
+    assert main([*words, "--like", kept, "--predictor", str(laws), "--out", str(out)]) == 0
+    assert "(predicted)" in capsys.readouterr().out
+    assert json.loads(out.read_text())["origin"] == "predicted"
+    assert main([*words, "--predictor", str(laws)]) == 0
+    assert "(predicted)" in capsys.readouterr().out
+    assert main([*words, "--predictor", str(tmp_path / "none.json")]) == 3
