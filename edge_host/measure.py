@@ -57,8 +57,8 @@ class _Behind:
 
 
 def measure(model: nn.Module, setting: Setting, say: Say = lambda text: None) -> Profile:
-    """Times every unit of `model` on this machine, on both sides; the edge host's with as many
-    threads as torch has. Raises UserError (exit 5) for a model that cannot be traced.
+    """Times every unit of `model` on this machine, on both sides, in one thread as an edge host
+    has. Raises UserError (exit 5) for a model that cannot be traced.
     """
     cuts = _Cuts(model, input_shape(model))
     layers = cuts.walk.layers[: _layers_of(cuts)]
@@ -68,7 +68,12 @@ def measure(model: nn.Module, setting: Setting, say: Say = lambda text: None) ->
     net = Network(setting.model, cuts.walk.input_shape, layers, shared, len(layers))
     device = unit_times(net, shared, setting.batch, setting.repeat, say)
     say("the edge host's")
-    edge = _edge_times(cuts, shared, len(layers), setting)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        edge = _edge_times(cuts, shared, len(layers), setting)
+    finally:
+        torch.set_num_threads(threads)
     units = [
         _unit(net, unit, times, edge[i])
         for i, (unit, times) in enumerate(zip(shared, device, strict=True))

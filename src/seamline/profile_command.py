@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
-import torch
 
 from .edge_host.measure import Setting, measure
 from .edge_host.models import load_model
@@ -77,7 +76,6 @@ def measure_here(
         ram=board.ram if board else 0,
         flash=board.flash if board else 0,
     )
-    torch.set_num_threads(1)
     model = load_model(setting.model, job.model.args if job else {}, job.seed if job else 0)
     profile = measure(model, setting, _progress)
     _progress("")

@@ -108,4 +108,4 @@ def test_a_light_program_loads_no_torch_and_nothing_that_draws(program: str) -> 
     result = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     )
-    assert {"torch", "rich", "matplotlib", "jinja2"}.isdisjoint(result.stdout.split())
+    assert {"torch", "rich", "matplotlib", "jinja2", "scipy"}.isdisjoint(result.stdout.split())

@@ -31,6 +31,7 @@ BREACHES = {
     "torch in a function": (LIGHT, "runtime/device.py", "def _f():\n    import torch"),
     "rich in the runtime": (LIGHT, "runtime/plan.py", "import rich"),
     "matplotlib in the cloud": (LIGHT, "cloud/server.py", "from matplotlib import pyplot"),
+    "scipy in the runtime": (LIGHT, "runtime/predictor.py", "from scipy import optimize"),
     "zmq in the cloud": (ZMQ, "cloud/server.py", "import zmq"),
     "zmq in another file of the runtime": (ZMQ, "runtime/link.py", "import zmq"),
     "serial in another file of the runtime": (SERIAL, "runtime/link.py", "import serial"),
