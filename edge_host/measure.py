@@ -17,6 +17,7 @@ from ..runtime.networks import Network, Unit, units_of
 from ..runtime.plan import PlanError
 from ..runtime.profile import (
     Features,
+    Layer,
     Link,
     Profile,
     Seam,
@@ -85,7 +86,8 @@ def measure(model: nn.Module, setting: Setting, say: Say = lambda text: None) ->
         setting.model, setting.device, setting.edge, setting.batch, math.prod(net.input_shape),
         tuple(units), _seams(model, shared, setting), (), codec_profiles(setting.repeat),
         setting.link, ram=setting.ram, flash=setting.flash, origin="measured",
-        answer_bytes=32 + 4 * cuts.classes,
+        answer_bytes=32 + 4 * cuts.classes, input_shape=net.input_shape,
+        layers=tuple(map(Layer.of, layers)),
     )  # fmt: skip
     check_profile(profile)
     return profile
@@ -123,6 +125,7 @@ def _unit(net: Network, unit: Unit, device: Times, edge: Times) -> UnitProfile:
         edge,
         device,
         Features(shapes[first.input], last.output_shape, first.kernel, first.stride),
+        len(layers),
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
+import msgspec
 import numpy as np
 
 from ..kernels import parcel
@@ -12,8 +13,8 @@ from ..kernels.bench import Prepared, Work, interleave
 from ..kernels.front import Front
 from .budget import ACT_HEAD, CODECS, MESSAGE
 from .networks import Network, Piece, Unit, make_piece
-from .plan import LayerSpec, build_plan
-from .profile import Codec, Times
+from .plan import LayerSpec, build_plan, size_up
+from .profile import Codec, Profile, ProfileError, Times
 
 VALUES = 65_536  # of the parcel that packing is timed with
 RATE, MOMENTUM = 1e-6, 0.9  # a rate that does not let the numbers run away
@@ -63,6 +64,45 @@ def unit_times(
         times = interleave(works, repeat)
         found.append(Times(*(times[name].us / 1e6 for name in ("infer", "forward", "backward"))))
     return found
+
+
+def time_again(
+    profile: Profile, device: str, repeat: int, progress: Callable[[str], None] = lambda text: None
+) -> Profile:
+    """The profile with this machine's times as the device's: layers and codecs. Needs no PyTorch.
+
+    Raises ProfileError for one without layers, PlanError for layers that do not fit together.
+    """
+    if not profile.layers or profile.input_shape is None:
+        raise ProfileError(
+            f"the profile of {profile.model} has no layers: make it with `seamline profile`"
+        )
+    layers = [layer.spec() for layer in profile.layers]
+    size_up(layers, profile.input_shape, profile.batch)
+    units, first = [], 0
+    for unit in profile.units:
+        if unit.layers:
+            units.append(Unit(unit.name, first, first + unit.layers))
+            first += unit.layers
+    net = Network(profile.model, profile.input_shape, layers, units, len(layers))
+    times = iter(unit_times(net, units, profile.batch, repeat, progress))
+    timed = [
+        msgspec.structs.replace(u, device=next(times)) if u.layers else u for u in profile.units
+    ]
+    own = {codec.name: codec for codec in codec_profiles(repeat)}
+    codecs = [
+        codec
+        if codec.name not in own
+        else msgspec.structs.replace(
+            codec,
+            device_pack=own[codec.name].device_pack,
+            device_unpack=own[codec.name].device_unpack,
+        )
+        for codec in profile.codecs
+    ]
+    return msgspec.structs.replace(
+        profile, units=tuple(timed), codecs=tuple(codecs), device=device, origin="measured"
+    )
 
 
 def _forward(piece: Piece) -> Work:

@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 import msgspec
 
 from .errors import UserError
+from .plan import LayerSpec
 
 MOST_UNITS = 4096
 MOST_BYTES = 2**24  # of a file
@@ -56,11 +57,47 @@ class Features(Record, frozen=True):
     stride: tuple[Positive, Positive] = (1, 1)
 
 
+class Layer(Record, frozen=True):
+    """A plan's layer (see `plan.LayerSpec`), so that a device without PyTorch can time it. ceiling
+    None: a relu without one."""
+
+    kind: Name
+    input: Count
+    output: tuple[Positive, Positive, Positive]
+    second_input: Count | None = None
+    kernel: tuple[Count, Count] = (1, 1)
+    stride: tuple[Count, Count] = (1, 1)
+    dilation: tuple[Count, Count] = (1, 1)
+    padding: tuple[tuple[Count, Count], tuple[Count, Count]] = ((0, 0), (0, 0))
+    groups: Positive = 1
+    has_bias: bool = True
+    ceiling: Amount | None = None
+    epsilon: Amount = 1e-5
+
+    @classmethod
+    def of(cls, spec: LayerSpec) -> Layer:
+        """The layer of a plan."""
+        ceiling = spec.ceiling if math.isfinite(spec.ceiling) else None
+        return cls(
+            spec.kind, spec.input, spec.output_shape, spec.second_input, spec.kernel, spec.stride,
+            spec.dilation, spec.padding, spec.groups, spec.has_bias, ceiling, spec.epsilon,
+        )  # fmt: skip
+
+    def spec(self) -> LayerSpec:
+        """Back to the layer of a plan."""
+        ceiling = math.inf if self.ceiling is None else self.ceiling
+        return LayerSpec(
+            self.kind, self.input, self.output, self.second_input, self.kernel, self.stride,
+            self.dilation, self.padding, self.groups, self.has_bias, ceiling, self.epsilon,
+        )  # fmt: skip
+
+
 class Unit(Record, frozen=True):
     """Something that runs whole on one side: a layer and the activation behind it.
 
     inputs: tensors it reads; 0 is the network's input, i + 1 what unit i makes. values: floats of
     one sample it makes. macs: multiply-adds of one sample. device None: devices have no kernel.
+    layers: how many of the profile's layers it is; units that devices run come first.
     """
 
     name: Name
@@ -72,6 +109,7 @@ class Unit(Record, frozen=True):
     edge: Times
     device: Times | None = None
     features: Features | None = None
+    layers: Count = 0
 
 
 class Exit(Record, frozen=True):
@@ -171,6 +209,8 @@ class Profile(Record, frozen=True):
     answer_bytes: Count = 64  # what comes back to a device that asked
     ram: Count = 0
     flash: Count = 0
+    input_shape: tuple[Positive, Positive, Positive] | None = None  # h, w, c
+    layers: tuple[Layer, ...] = ()  # of what devices run, for a device to time
     origin: Literal["measured", "predicted", "given"] = "given"
     format: Literal[1] = 1
 
@@ -239,15 +279,9 @@ def check_profile(profile: Profile) -> None:
 
 def _wrong(profile: Profile) -> Iterator[str]:
     """What contradicts itself, in words; types and ranges were checked before."""
-    if not 1 <= len(profile.units) <= MOST_UNITS:
-        yield f"expected 1 to {MOST_UNITS} units, got {len(profile.units)}"
-    for index, unit in enumerate(profile.units):
-        if not unit.inputs or max(unit.inputs) > index:
-            yield f"unit {index} ({unit.name}): expected inputs up to {index}, got {unit.inputs}"
-    read = {tensor for unit in profile.units for tensor in unit.inputs}
-    for index, unit in enumerate(profile.units[:-1]):
-        if index + 1 not in read:
-            yield f"unit {index} ({unit.name}): nothing reads what it makes"
+    yield from _wrong_units(profile)
+    if sum(unit.layers for unit in profile.units) != len(profile.layers):
+        yield f"its units have other layers than the {len(profile.layers)} there are"
     for seam in profile.seams:
         if seam.units > len(profile.units):
             yield f"seam {seam.number}: expected at most {len(profile.units)} units in front"
@@ -260,6 +294,18 @@ def _wrong(profile: Profile) -> Iterator[str]:
         if len(set(names)) != len(names):
             yield f"two {what} have one name"
     yield from _not_finite(profile)
+
+
+def _wrong_units(profile: Profile) -> Iterator[str]:
+    if not 1 <= len(profile.units) <= MOST_UNITS:
+        yield f"expected 1 to {MOST_UNITS} units, got {len(profile.units)}"
+    for index, unit in enumerate(profile.units):
+        if not unit.inputs or max(unit.inputs) > index:
+            yield f"unit {index} ({unit.name}): expected inputs up to {index}, got {unit.inputs}"
+    read = {tensor for unit in profile.units for tensor in unit.inputs}
+    for index, unit in enumerate(profile.units[:-1]):
+        if index + 1 not in read:
+            yield f"unit {index} ({unit.name}): nothing reads what it makes"
 
 
 def _names(profile: Profile) -> Iterator[tuple[str, Sequence[str]]]:

@@ -384,7 +384,10 @@ def _add_plan(sub: argparse.ArgumentParser) -> None:
 
 def _add_profile(sub: argparse.ArgumentParser) -> None:
     sub.add_argument(
-        "model", metavar="JOB", help="job file (.toml), bundled model, or package.module:function"
+        "model",
+        metavar="JOB",
+        help="job file (.toml), bundled model, package.module:function; or a profile (.json), "
+        "whose device is timed here anew, without PyTorch",
     )
     sub.add_argument("--id", metavar="ID", help="the device it stands for (default: this machine)")
     sub.add_argument("--out", metavar="FILE", help="where to keep it (default: print a table)")
@@ -876,7 +879,8 @@ def _plan(args: argparse.Namespace) -> int:
 
 def _profile(args: argparse.Namespace) -> int:
     job = _read(args.model) if args.model.endswith(".toml") else None
-    _need("profile", "torch", "PyTorch", "edge")
+    if not args.model.endswith(".json"):
+        _need("profile", "torch", "PyTorch", "edge")
     from .profile_command import run_profile
 
     return run_profile(args, job)

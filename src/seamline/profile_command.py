@@ -10,11 +10,10 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from .edge_host.measure import Setting, measure
-from .edge_host.models import load_model
 from .machine import describe_machine
 from .runtime.boards import find_board
 from .runtime.errors import UserError
+from .runtime.layer_time import time_again
 from .runtime.predictor import Predictor, fit, load_predictor, predict, save_predictor
 from .runtime.profile import Profile, load_profile, save_profile
 from .table import print_table
@@ -28,7 +27,10 @@ BATCH = 16  # where no job says
 def run_profile(args: argparse.Namespace, job: Job | None) -> int:
     """Measures, then writes --out or prints. Raises UserError (2, 5)."""
     predictor = _predictor(args)
-    profile = measure_here(args.model, job, args.batch, args.id, args.repeat)
+    if args.model.endswith(".json"):
+        profile = _again(args)
+    else:
+        profile = measure_here(args.model, job, args.batch, args.id, args.repeat)
     if predictor is not None:
         profile = predict(predictor, profile)
     if args.out:
@@ -44,6 +46,20 @@ def run_profile(args: argparse.Namespace, job: Job | None) -> int:
     else:
         _print(profile, args.out)
     return 0
+
+
+def _again(args: argparse.Namespace) -> Profile:
+    """A profile that was made elsewhere, its device's times anew from this machine."""
+    if args.batch:
+        raise UserError("--batch: a profile has its own; leave it out")
+    kept = load_profile(Path(args.model))
+    profile = time_again(kept, args.id or _machine(), args.repeat, _progress)
+    _progress("")
+    return profile
+
+
+def _machine() -> str:
+    return str(describe_machine()["cpu"])[:200] or "this machine"
 
 
 def _predictor(args: argparse.Namespace) -> Predictor | None:
@@ -62,13 +78,15 @@ def measure_here(
 ) -> Profile:
     """The profile of a model (or a job's) on this machine, one thread on each side. device: id in
     the job, whose board says what RAM and flash it has."""
+    from .edge_host.measure import Setting, measure
+    from .edge_host.models import load_model
+
     section = _device(job, device) if job and device else None
     board = find_board(section.board) if section and section.board in _boards() else None
-    machine = str(describe_machine()["cpu"])[:200] or "this machine"
     setting = Setting(
         model=job.model.name if job else name,
-        device=device or machine,
-        edge=machine,
+        device=device or _machine(),
+        edge=_machine(),
         batch=batch or (job.train.batch if job else BATCH),
         repeat=repeat,
         recompute=bool(job and job.train.recompute),

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -115,3 +118,51 @@ def test_a_profile_can_be_predicted_from_others_of_the_device(
     assert main([*words, "--predictor", str(laws)]) == 0
     assert "(predicted)" in capsys.readouterr().out
     assert main([*words, "--predictor", str(tmp_path / "none.json")]) == 3
+
+
+def test_a_device_without_pytorch_times_a_profile_anew(
+    capsys, kept: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("seamline.cli.find_spec", lambda name: None)
+    out = tmp_path / "pi.json"
+    assert main(["profile", kept, "--repeat", "1", "--id", "pi-1", "--out", str(out)]) == 0
+    capsys.readouterr()
+    old, new = json.loads(Path(kept).read_text()), json.loads(out.read_text())
+    assert new["device"] == "pi-1"
+    changed = {name for name in new if new[name] != old[name]}
+    assert changed <= {"device", "units", "codecs"}
+    for before, after in zip(old["units"], new["units"], strict=True):
+        assert after["device"] != before["device"]
+        assert {**after, "device": None} == {**before, "device": None}
+    assert main(["profile", kept, "--batch", "3"]) == 2
+    assert "a profile has its own" in capsys.readouterr().err
+    assert main(["profile", "watch"]) == 7
+
+
+def test_timing_a_profile_anew_imports_no_torch(kept: str) -> None:
+    code = (
+        "import sys; from seamline.cli import main; "
+        f"assert main(['profile', {kept!r}, '--repeat', '1']) == 0; "
+        "assert 'torch' not in sys.modules and 'scipy' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+
+
+@pytest.mark.parametrize(
+    ("change", "code", "said"),
+    [
+        (lambda d: d.update(layers=[]), 3, "units have other layers than the 0"),
+        (lambda d: d["layers"][0].update(output=[1, 49, 16]), 5, "the shapes do not fit"),
+        (lambda d: d["layers"][0].update(kind="magic"), 5, "expected one of conv2d"),
+        (lambda d: d.update(input_shape=None), 3, "has no layers"),
+    ],
+)
+def test_layers_that_are_none_are_refused(
+    capsys, kept: str, tmp_path: Path, change: Callable[[Any], object], code: int, said: str
+) -> None:
+    document = json.loads(Path(kept).read_text())
+    change(document)
+    path = tmp_path / "wrong.json"
+    path.write_text(json.dumps(document))
+    assert main(["profile", str(path)]) == code
+    assert said in capsys.readouterr().err
