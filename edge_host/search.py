@@ -78,10 +78,19 @@ class Candidate:
     bytes_down: float
 
     @property
+    def averaging(self) -> float:
+        """The step's share of averaging the fronts, in seconds."""
+        longest = max(self.stages)
+        alone = self.mode == "local"
+        step = longest if alone else max(longest, sum(self.stages) / self.in_flight)
+        return max(self.seconds - step, 0.0)
+
+    @property
     def bound(self) -> str:
-        """The stage that takes most."""
+        """What takes most."""
         names = ("the device", "the uplink", "the edge host", "the downlink", "round trips")
-        return names[self.stages.index(max(self.stages))]
+        parts = [*zip(self.stages, names, strict=True), (self.averaging, "averaging fronts")]
+        return max(parts, key=lambda part: part[0])[1]
 
 
 @dataclass(frozen=True)

@@ -138,16 +138,19 @@ def explain(answer: Answer) -> list[str]:
     classic choices beside it."""
     best, wish = answer.found.best, answer.wish
     value = _goal(wish, best)
-    said = [f"chosen: {_what(answer.profile, best)}: {value}, bound by {best.bound}"]
+    said = [f"chosen: {_what(answer.profile, best)}: {value}, most of it {best.bound}"]
     others = answer.found.others[1:]
     if others:
         said.append(f"next best: {_what(answer.profile, others[0])}: {_goal(wish, others[0])}")
     for name, without in answer.found.limits.items():
         unit = f"{1e3 * without:.3g} ms" if wish.goal == "time" else f"{without:.3g} J"
         said.append(f"the limit of {name} costs: without it {unit}")
-    said += [f"{name} left out {count}" for name, count in answer.found.refused.items() if count]
+    for name, count in answer.found.refused.items():
+        if count:
+            said.append(f"{count} candidates do not keep the limit of {name}")
     said += _classics(answer)
-    said.append(answer.even.text())
+    if wish.pass_ == "training" and answer.even.cut_values:
+        said.append(answer.even.text())
     return said
 
 
@@ -156,6 +159,8 @@ def _what(profile: Profile, it: Candidate) -> str:
     seam = seam_of(profile, of, it.cut)
     place = f"seam {seam.number} (behind {seam.name})" if seam else f"{it.cut} units on the device"
     how = "alone, loss at its exit" if it.mode == "local" else it.codec
+    if it.mode == "split" and not it.stages[1]:
+        how = "nothing crosses in a step"
     exit_ = "" if it.exit == "end" else f", exit {it.exit}"
     return f"{place}{exit_}, {how}"
 
@@ -174,7 +179,7 @@ def _classics(answer: Answer) -> list[str]:
         one = neurosurgeon(scene, of, wish.goal, legal_cuts(answer.profile, of, wish.floor))
         said.append(
             f"Neurosurgeon, {codec.name}: {one.cut} units on the device, "
-            f"{1e3 * one.cost.seconds:.3g} ms without averages"
+            f"{1e3 * one.cost.seconds:.3g} ms (knows no averaging of fronts)"
         )
         if wish.deadline is not None:
             two = edgent(scene, wish.deadline, wish.exits, wish.floor)
@@ -188,13 +193,25 @@ def _classics(answer: Answer) -> list[str]:
 
 def _print(answer: Answer) -> None:
     wish, link = answer.wish, answer.link
-    unit = "step" if wish.pass_ == "training" else "inference"
+    unit = "a step" if wish.pass_ == "training" else "an inference"
     print(
         f"{answer.profile.model}, {answer.profile.origin} on {answer.profile.device}, "
-        f"{link.up:g}/{link.down:g} bit/s, round trip {1e3 * link.round_trip:g} ms, a {unit}, "
+        f"{link.up:g}/{link.down:g} bit/s, round trip {1e3 * link.round_trip:g} ms, {unit}, "
         f"batch {answer.profile.batch if wish.pass_ == 'training' else 1}"
     )
-    head = ["seam", "exit", "mode", "codec", "ms", "device", "up", "edge", "down", "trip"]
+    head = [
+        "seam",
+        "exit",
+        "mode",
+        "codec",
+        "ms",
+        "device",
+        "up",
+        "edge",
+        "down",
+        "trip",
+        "average",
+    ]
     head += ["RAM", "flash", "bytes up", "bytes down"] + ["J"] * (answer.profile.energy is not None)
     lines = [_line(answer.profile, it) for it in answer.found.others]
     print_table(head, lines, 4)
@@ -207,7 +224,7 @@ def _line(profile: Profile, it: Candidate) -> list[str]:
     seam = seam_of(profile, branch(profile, it.exit), it.cut)
     codec = it.codec if it.stages[1] or it.mode == "local" else "-"
     line = [str(seam.number) if seam else f"({it.cut})", it.exit, it.mode, codec]
-    line += [f"{1e3 * seconds:.3g}" for seconds in (it.seconds, *it.stages)]
+    line += [f"{1e3 * seconds:.3g}" for seconds in (it.seconds, *it.stages, it.averaging)]
     line += [f"{size:,.0f}" for size in (it.ram, it.flash, it.bytes_up, it.bytes_down)]
     return line + [f"{it.joules:.3g}"] * (profile.energy is not None)
 
@@ -239,6 +256,7 @@ def _row(answer: Answer, it: Candidate) -> dict[str, Any]:
         "codec": it.codec,
         "predicted_ms": 1e3 * it.seconds,
         "stages_ms": [1e3 * stage for stage in it.stages],
+        "averaging_ms": 1e3 * it.averaging,
         "bound": it.bound,
         "ram_bytes": it.ram,
         "flash_bytes": it.flash,

@@ -245,3 +245,10 @@ def test_the_longest_stage_is_what_bounds() -> None:
     assert isinstance(found.best, Candidate)
     assert found.best.bound == "the uplink"
     assert search(device_edge(), Link(1e9, 1e9), Wish()).best.bound == "the device"
+
+
+def test_averaging_that_takes_most_is_said() -> None:
+    wish = Wish("training", floor=3)
+    found = search(device_edge(), Link(1e5, 1e5), wish).best
+    assert found.bound == "averaging fronts"
+    assert found.averaging == pytest.approx(2 * 8 * 12_000 / 1e5)
