@@ -377,6 +377,26 @@ def _add_plan(sub: argparse.ArgumentParser) -> None:
     choose.add_argument("--floor", type=_count, default=1, metavar="N", help="least seam allowed")
     choose.add_argument("--exit", action="append", metavar="NAME", help="exits allowed")
     choose.add_argument("--codec", action="append", metavar="NAME", help="codecs allowed")
+    choose.add_argument(
+        "--mode",
+        action="append",
+        choices=("split", "local"),
+        help="local: loss at an exit on the device, no gradient comes down; in order of preference",
+    )
+    choose.add_argument(
+        "--averaged",
+        type=_count,
+        action="append",
+        metavar="N",
+        help="device steps between averages of the fronts; may be given again (job's, 1)",
+    )
+    choose.add_argument(
+        "--uploads",
+        type=_seed,
+        action="append",
+        metavar="N",
+        help="local loss: activations go up every N-th batch, 0: never; may be given again (1)",
+    )
     choose.add_argument("--devices", type=_count, metavar="N", help="in the zone")
     choose.add_argument("--samples", type=_count, metavar="N", help="of all devices in a round")
     choose.add_argument("--out", metavar="FILE", help="page with latency against bandwidth (.html)")

@@ -107,16 +107,18 @@ def _answer(args: argparse.Namespace, job: Job | None, profile: Profile, link: L
         deadline=args.deadline / 1e3 if args.deadline is not None else None,
         exits=tuple(args.exit) if args.exit else None,
         codecs=tuple(args.codec) if args.codec else None,
-        modes=("split", "local") if profile.exits else ("split",),
-        averaged=(job.train.device_steps if job else 1,),
+        modes=tuple(args.mode or ["split"]),
+        averaged=tuple(args.averaged or [job.train.device_steps if job else 1]),
+        uploads=tuple(args.uploads or [1]),
         floor=_floor(profile, args.floor),
         ram=board.ram if board else None,
         flash=board.flash if board else None,
     )
     found = search(profile, link, wish, SHOWN)
     devices = args.devices or (max(1, len(job.devices)) if job else 1)
-    samples = args.samples or devices * profile.batch * wish.averaged[0]
     best = found.best
+    steps = best.interval if best.mode == "split" else 1
+    samples = args.samples or devices * profile.batch * steps
     even = break_even(profile, best.cut, samples, devices, best.exit)
     return Answer(profile, link, wish, found, even)
 
@@ -199,20 +201,9 @@ def _print(answer: Answer) -> None:
         f"{link.up:g}/{link.down:g} bit/s, round trip {1e3 * link.round_trip:g} ms, {unit}, "
         f"batch {answer.profile.batch if wish.pass_ == 'training' else 1}"
     )
-    head = [
-        "seam",
-        "exit",
-        "mode",
-        "codec",
-        "ms",
-        "device",
-        "up",
-        "edge",
-        "down",
-        "trip",
-        "average",
-    ]
-    head += ["RAM", "flash", "bytes up", "bytes down"] + ["J"] * (answer.profile.energy is not None)
+    head = ["seam", "exit", "mode", "codec", "every", "ms", "device", "up", "edge", "down"]
+    head += ["trip", "average", "RAM", "flash", "bytes up", "bytes down"]
+    head += ["J"] * (answer.profile.energy is not None)
     lines = [_line(answer.profile, it) for it in answer.found.others]
     print_table(head, lines, 4)
     print(f"{answer.found.looked_at:,} candidates looked at")
@@ -223,7 +214,7 @@ def _print(answer: Answer) -> None:
 def _line(profile: Profile, it: Candidate) -> list[str]:
     seam = seam_of(profile, branch(profile, it.exit), it.cut)
     codec = it.codec if it.stages[1] or it.mode == "local" else "-"
-    line = [str(seam.number) if seam else f"({it.cut})", it.exit, it.mode, codec]
+    line = [str(seam.number) if seam else f"({it.cut})", it.exit, it.mode, codec, str(it.interval)]
     line += [f"{1e3 * seconds:.3g}" for seconds in (it.seconds, *it.stages, it.averaging)]
     line += [f"{size:,.0f}" for size in (it.ram, it.flash, it.bytes_up, it.bytes_down)]
     return line + [f"{it.joules:.3g}"] * (profile.energy is not None)
@@ -254,6 +245,7 @@ def _row(answer: Answer, it: Candidate) -> dict[str, Any]:
         "exit": it.exit,
         "mode": it.mode,
         "codec": it.codec,
+        "interval": it.interval,
         "predicted_ms": 1e3 * it.seconds,
         "stages_ms": [1e3 * stage for stage in it.stages],
         "averaging_ms": 1e3 * it.averaging,

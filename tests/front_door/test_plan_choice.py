@@ -79,6 +79,27 @@ def test_the_page_draws_every_seam(capsys, kept: str, tmp_path: Path) -> None:
     assert "http" not in text.replace("http://www.w3.org", "")
 
 
+def test_on_a_poor_link_a_device_with_an_exit_goes_on_alone(
+    capsys, kept: str, tmp_path: Path
+) -> None:
+    document = json.loads(Path(kept).read_text())
+    times = {"infer": 1e-6, "forward": 1e-5, "backward": 1e-5}
+    head = {"name": "head", "kind": "dense", "inputs": [1], "edge": times, "device": times}
+    head |= {"values": 7, "parameters": 500, "macs": 5000}
+    document["exits"] = [{"name": "early", "behind": 0, "head": head}]
+    path = tmp_path / "exits.json"
+    path.write_text(json.dumps(document))
+    words = ["--profile", str(path), "--averaged", "10", "--uploads", "10", "--uploads", "0"]
+    words += ["--deadline", "200", "--mode", "split", "--mode", "local"]
+    for rate, chosen in (("1M", "int4"), ("20k", "exit early")):
+        assert main(["plan", "watch", "--bandwidth", rate, *words]) == 0
+        assert chosen in capsys.readouterr().out.split("chosen: ")[1].splitlines()[0]
+    words = [*words[:-4], "--mode", "local"]
+    assert main(["plan", "watch", "--bandwidth", "20k", *words]) == 0
+    said = capsys.readouterr().out.split("chosen: ")[1]
+    assert "exit early, alone, loss at its exit" in said.splitlines()[0]
+
+
 @pytest.mark.parametrize(
     ("words", "code", "said"),
     [
