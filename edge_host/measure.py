@@ -76,7 +76,7 @@ def measure(model: nn.Module, setting: Setting, say: Say = lambda text: None) ->
     finally:
         torch.set_num_threads(threads)
     units = [
-        _unit(net, unit, times, edge[i])
+        unit_of(net, unit, times, edge[i])
         for i, (unit, times) in enumerate(zip(shared, device, strict=True))
     ]
     for i, found in enumerate(behind):
@@ -110,7 +110,8 @@ def _behind(cuts: _Cuts, layers: int) -> Iterator[_Behind]:
             yield _Behind(node, inputs)
 
 
-def _unit(net: Network, unit: Unit, device: Times, edge: Times) -> UnitProfile:
+def unit_of(net: Network, unit: Unit, device: Times, edge: Times) -> UnitProfile:
+    """A unit that both sides can run, with its times on each."""
     ends = {part.end: i + 1 for i, part in enumerate(net.units)} | {0: 0}
     layers = net.layers[unit.first : unit.end]
     inputs = {ends[t] for layer in layers for t in layer.inputs() if t <= unit.first}
