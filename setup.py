@@ -38,7 +38,7 @@ KERNELS += ["parcel", "pool", "round", "sgd", "status", "walk"]
 Q8_FRONT = ["front_q8", "front_q8_blob", "front_q8_forward", "front_q8_backward", "front_q8_loss"]
 FACES = {
     "_core": KERNELS,
-    "_front": [*KERNELS, "plan", "front", *Q8_FRONT, "message", "session", "trace"],
+    "_front": [*KERNELS, "plan", "front", "exit", *Q8_FRONT, "message", "session", "trace"],
     "_link": ["crc", "status", "frame", "packet"],
 }
 

@@ -35,7 +35,7 @@ _MARK = "seamline device for "
 _NOTE = ".seamline.stack"  # a section of the image: the most stack it can need
 WRAPPED = "seam_plan_layer"
 
-_SESSION = ["front", "front_q8", "front_q8_backward", "front_q8_blob", "front_q8_forward"]
+_SESSION = ["exit", "front", "front_q8", "front_q8_backward", "front_q8_blob", "front_q8_forward"]
 _SESSION += ["front_q8_loss", "message", "plan", "session"]
 SOURCES = [
     *image.KERNEL_FILES,

@@ -37,7 +37,7 @@ PARTS = {
         "q8_train", "q8_train_conv", "q8_train_depthwise", "q8_train_generic", "q8_train_m_dsp",
         "q8_update", "q8_update_float",
     ),
-    "front in f32": ("front",),
+    "front in f32": ("front", "exit"),
     "front in int8": (
         "front_q8", "front_q8_backward", "front_q8_blob", "front_q8_forward", "front_q8_loss",
     ),
@@ -59,7 +59,7 @@ LINE_ROOTS: tuple[str, ...] = (
 LINE_ROOTS += ("packet_event", "packet_wait", "frame_decoder_start", "frame_decode", "frame_encode")
 FILES = [
     *image.KERNEL_FILES,
-    *(image.CORE / f"{stem}.c" for stem in ("plan", "front", "session", "message")),
+    *(image.CORE / f"{stem}.c" for stem in ("plan", "exit", "front", "session", "message")),
     *(image.CORE / f"{stem}.c" for stem in ("frame", "packet")),
     *sorted(image.CORE.glob("front_q8*.c")),
     image.HERE / "library.c",

@@ -27,7 +27,7 @@ cdef extern from "seam_front.h" nogil:
     int seam_message_parse(seam_message *message, const uint8_t *bytes_, size_t size)
     ctypedef struct seam_plan:
         uint8_t dtype, inference, momentum
-        uint16_t layers, tensors, batch, output
+        uint16_t layers, tensors, batch, output, seam
         uint32_t parameters, arena_size, scratch_offset, scratch_size, blob_size, velocity_size
     ctypedef struct seam_tensor:
         uint16_t h, w, c
@@ -58,12 +58,14 @@ cdef extern from "seam_front.h" nogil:
                            size_t arena_size)
     int seam_q8_front_set(seam_q8_front *front, const uint8_t *blob, size_t size)
     int8_t *seam_q8_front_input(const seam_q8_front *front)
-    int8_t *seam_q8_front_output(const seam_q8_front *front)
-    int8_t *seam_q8_front_output_gradient(const seam_q8_front *front)
+    int8_t *seam_q8_front_value(const seam_q8_front *front, uint32_t tensor)
+    int8_t *seam_q8_front_gradient(const seam_q8_front *front, uint32_t tensor)
     float seam_q8_front_scale(int32_t *zero, const seam_q8_front *front, uint32_t tensor)
     int seam_q8_front_quantise(const seam_q8_front *front, const float *x, int32_t n)
-    void seam_q8_front_forward(seam_q8_front *front, int32_t n, int note)
-    void seam_q8_front_backward(seam_q8_front *front, int32_t exponent, const seam_q8_step *step)
+    void seam_q8_front_forward(seam_q8_front *front, int32_t n, uint32_t first, uint32_t end,
+                               int note)
+    void seam_q8_front_backward(seam_q8_front *front, uint32_t end, int32_t exponent,
+                                const seam_q8_step *step)
     int seam_q8_front_loss(seam_q8_front *front, float *loss_sum, uint32_t *correct,
                            int32_t *exponent, const int32_t *labels, const seam_q8_step *step)
     ctypedef struct seam_front:
@@ -75,11 +77,13 @@ cdef extern from "seam_front.h" nogil:
         int32_t batch
     int seam_front_init(seam_front *front, const seam_plan *plan, void *arena, size_t arena_size)
     float *seam_front_input(const seam_front *front)
-    float *seam_front_output(const seam_front *front)
-    float *seam_front_output_gradient(const seam_front *front)
-    void seam_front_forward(seam_front *front, int32_t n)
-    void seam_front_backward(seam_front *front)
-    void seam_front_update(seam_front *front, float rate, float momentum, float decay)
+    float *seam_front_value(const seam_front *front, uint32_t tensor)
+    float *seam_front_gradient(const seam_front *front, uint32_t tensor)
+    void seam_front_forward(seam_front *front, int32_t n, uint32_t first, uint32_t end)
+    void seam_front_backward(seam_front *front, uint32_t end)
+    void seam_front_update(seam_front *front, uint32_t end, float rate, float momentum,
+                           float decay)
+    int32_t seam_exit_answer(const float *logits, int32_t classes, float inverse, float most)
     int seam_front_loss(seam_front *front, float *loss_sum, uint32_t *correct,
                         const int32_t *labels)
     ctypedef struct seam_device_facts:
@@ -327,6 +331,27 @@ cdef tuple _shape(const seam_plan *plan, uint32_t index):
     return t.h, t.w, t.c
 
 
+def exit_answers(logits, float temperature, float most_entropy):
+    """Of each row of float32 logits [n, classes] its class, int32, if the exit is sure: the entropy
+    of softmax(logits / temperature) is at most most_entropy nats; else -1.
+
+    BranchyNet, arXiv:1709.01686.
+    """
+    if not temperature > 0 or not 1 / temperature < 3.4e38:
+        raise ValueError(f"temperature: expected a number above 0, got {temperature}")
+    held = np.ascontiguousarray(logits, dtype=np.float32)
+    if held.ndim != 2 or held.shape[1] == 0:
+        raise ValueError(f"logits: expected [n, classes], got {held.shape}")
+    found = np.empty(len(held), np.int32)
+    cdef uintptr_t source = held.ctypes.data, to = found.ctypes.data
+    cdef int32_t classes = held.shape[1], i, n = held.shape[0]
+    cdef float inverse = 1 / temperature
+    for i in range(n):
+        (<int32_t *>to)[i] = seam_exit_answer(
+            <const float *>source + <size_t>i * classes, classes, inverse, most_entropy)
+    return found
+
+
 @cython.final
 cdef class Front:
     """The layers of a plan in an arena of their own.
@@ -336,8 +361,8 @@ cdef class Front:
 
     cdef seam_front front
     cdef readonly object arena, params, momentum, gradients
-    cdef readonly tuple input_shape, output_shape
-    cdef object plan, inputs, outputs, output_gradients
+    cdef readonly tuple input_shape, output_shape, seam_shape
+    cdef object plan, inputs, outputs, output_gradients, crossings
 
     def __init__(self, bytes plan not None):
         cdef Bytes b = Bytes(plan)
@@ -362,11 +387,16 @@ cdef class Front:
         size_out = n * self.output_shape[0] * self.output_shape[1] * self.output_shape[2]
         self.inputs = _floats_at(self.arena, base, seam_front_input(&self.front), size_in,
                                  (n, *self.input_shape))
-        self.outputs = _floats_at(self.arena, base, seam_front_output(&self.front), size_out,
-                                  (n, *self.output_shape))
-        self.output_gradients = _floats_at(
-            self.arena, base, seam_front_output_gradient(&self.front), size_out,
+        self.outputs = _floats_at(
+            self.arena, base, seam_front_value(&self.front, opened.output), size_out,
             (n, *self.output_shape))
+        self.output_gradients = _floats_at(
+            self.arena, base, seam_front_gradient(&self.front, opened.output), size_out,
+            (n, *self.output_shape))
+        self.seam_shape = _shape(&opened, opened.seam)
+        size_seam = n * self.seam_shape[0] * self.seam_shape[1] * self.seam_shape[2]
+        self.crossings = _floats_at(self.arena, base, seam_front_value(&self.front, opened.seam),
+                                    size_seam, (n, *self.seam_shape))
 
     @property
     def arena_size(self):
@@ -390,8 +420,12 @@ cdef class Front:
         n = shape[0]
         self.inputs[:n] = x
         with nogil:
-            seam_front_forward(&self.front, n)
+            seam_front_forward(&self.front, n, 0, self.front.plan.layers)
         return self.outputs[:n].copy()
+
+    def crossing(self):
+        """What crosses the seam of the last `forward`, a copy; without an exit it is the output."""
+        return self.crossings[:self.front.batch].copy()
 
     cdef int _forwarded(self) except -1:
         if self.front.batch == 0:
@@ -407,7 +441,7 @@ cdef class Front:
                 raise ValueError(f"dy: expected {(n, *self.output_shape)}, got {np.shape(dy)}")
             self.output_gradients[:n] = dy
         with nogil:
-            seam_front_backward(&self.front)
+            seam_front_backward(&self.front, self.front.plan.layers)
 
     def loss(self, labels):
         """Softmax cross-entropy of the last output, labels int [n]: (mean loss, number right)."""
@@ -429,7 +463,7 @@ cdef class Front:
     def update(self, float rate, float momentum=0.0, float decay=0.0):
         """One step of SGD with the gradients of the last backward."""
         with nogil:
-            seam_front_update(&self.front, rate, momentum, decay)
+            seam_front_update(&self.front, self.front.plan.layers, rate, momentum, decay)
 
 
 @cython.final
@@ -442,8 +476,8 @@ cdef class Q8Front:
 
     cdef seam_q8_front front
     cdef readonly object arena, learned, velocity, velocity_exponents, extremes
-    cdef readonly tuple input_shape, output_shape
-    cdef object plan, inputs, outputs, output_gradients
+    cdef readonly tuple input_shape, output_shape, seam_shape
+    cdef object plan, inputs, outputs, output_gradients, crossings
     cdef bint ready
 
     def __init__(self, bytes plan not None):
@@ -465,11 +499,16 @@ cdef class Q8Front:
         n = opened.batch
         self.inputs = _bytes_at(self.arena, base, <uint8_t *>seam_q8_front_input(&self.front),
                                 (n, *self.input_shape))
-        self.outputs = _bytes_at(self.arena, base, <uint8_t *>seam_q8_front_output(&self.front),
-                                 (n, *self.output_shape))
-        self.output_gradients = None if opened.inference else _bytes_at(
-            self.arena, base, <uint8_t *>seam_q8_front_output_gradient(&self.front),
+        self.outputs = _bytes_at(
+            self.arena, base, <uint8_t *>seam_q8_front_value(&self.front, opened.output),
             (n, *self.output_shape))
+        self.output_gradients = None if opened.inference else _bytes_at(
+            self.arena, base, <uint8_t *>seam_q8_front_gradient(&self.front, opened.output),
+            (n, *self.output_shape))
+        self.seam_shape = _shape(&opened, opened.seam)
+        self.crossings = _bytes_at(
+            self.arena, base, <uint8_t *>seam_q8_front_value(&self.front, opened.seam),
+            (n, *self.seam_shape))
 
     @property
     def arena_size(self):
@@ -517,8 +556,12 @@ cdef class Q8Front:
         else:
             raise TypeError(f"x: expected dtype int8 or float32, got {x.dtype}")
         with nogil:
-            seam_q8_front_forward(&self.front, n, note)
+            seam_q8_front_forward(&self.front, n, 0, self.front.plan.layers, note)
         return self.outputs[:n].copy()
+
+    def crossing(self):
+        """What crosses the seam of the last `forward`, int8, a copy."""
+        return self.crossings[:self.front.batch].copy()
 
     def backward(self, dy, int32_t exponent, *, float rate, float momentum=0.0, float decay=0.0,
                  uint32_t seed=0, mode="stochastic"):
@@ -534,7 +577,7 @@ cdef class Q8Front:
             raise ValueError(f"exponent: expected -1000 to 1000, got {exponent}")
         self.output_gradients[:n] = dy
         with nogil:
-            seam_q8_front_backward(&self.front, exponent, &step)
+            seam_q8_front_backward(&self.front, self.front.plan.layers, exponent, &step)
 
     def train(self, labels, *, float rate, float momentum=0.0, float decay=0.0, uint32_t seed=0,
               mode="stochastic"):
@@ -555,7 +598,7 @@ cdef class Q8Front:
             status = seam_q8_front_loss(&self.front, &total, &correct, &exponent,
                                         <const int32_t *>address, &step)
             if status == 0:
-                seam_q8_front_backward(&self.front, exponent, &step)
+                seam_q8_front_backward(&self.front, self.front.plan.layers, exponent, &step)
         if status != 0:
             raise _error(status)
         return total / n, correct

@@ -17,7 +17,8 @@ NEEDS_OUTPUT = frozenset({"relu"})
 IN_PLACE = frozenset({"relu", "flatten", "add"})  # may write over what they read
 
 # "forward" or "backward" of a layer; "mask": its backward looks at what it made; "answer": a
-# message takes the last tensor; "output": it is taken, or its gradient given
+# message takes what crosses the seam; "output": it and the last tensor are taken, or the last one's
+# gradient given
 Step = tuple[str, int]
 
 
@@ -31,7 +32,8 @@ class Lifetimes:
     in_place: kinds that may write over what they read; passes_gradient: kinds whose input's
     gradient may start where the output's lies; needs_output: kinds whose backward looks at what
     they made; masks: those of them that do so first, with nothing but the output's gradient beside.
-    answer_bytes: of the message that takes the last tensor away, until its gradient comes.
+    answer_bytes: of the message that takes away what crosses the seam, until its gradient comes.
+    seam: the tensor that crosses it, where an exit lies behind; 0: the last one.
     Arrays that share a place are one Buffer.
     """
 
@@ -46,6 +48,7 @@ class Lifetimes:
     needs_output: Collection[str] = NEEDS_OUTPUT
     masks: Collection[str] = ()
     answer_bytes: int = 0
+    seam: int = 0
     answer: Buffer | None = field(init=False, default=None)
     values: list[Buffer] = field(init=False, default_factory=list)
     gradients: list[Buffer | None] = field(init=False, default_factory=list)
@@ -115,6 +118,8 @@ class Lifetimes:
         for t, (what, i) in enumerate(self.steps):
             if what in ("answer", "output"):
                 reads[i].append(t)
+                if self.seam:
+                    reads[self.seam].append(t)
                 continue
             layer = self.layers[i]
             if what == "forward":

@@ -58,6 +58,8 @@ class Flag(IntFlag):
     PERSONAL = 8
     FROZEN = 16
     KEEP = 32
+    EXIT = 64
+    MOMENTUM = 128
 
 
 class ProtocolError(ValueError):
@@ -171,8 +173,21 @@ def grad_body(rate: float, loss: float, gradient: bytes | None) -> bytes:
     return struct.pack("<ff", rate, loss) + (gradient or b"")
 
 
+def local_body(rate: float, loss: float, steps: int) -> bytes:
+    """Of a GRAD with LOCAL: the exit has the gradient; so many whole steps on the device follow."""
+    return struct.pack("<ffHxx", rate, loss, steps)
+
+
 def eval_body(first: int, count: int, weights: bytes | None) -> bytes:
     return struct.pack("<IHxx", first, count) + (weights or b"")
+
+
+def exit_body(
+    first: int, count: int, temperature: float, most_entropy: float, weights: bytes | None
+) -> bytes:
+    """Of an EVAL with EXIT: the device answers what its exit is sure of. most_entropy: in nats."""
+    head = struct.pack("<IHxxff", first, count, 1 / temperature, most_entropy)
+    return head + (weights or b"")
 
 
 def weights_body(params: Array) -> bytes:
@@ -241,6 +256,33 @@ def read_result(body: Body) -> tuple[int, int, float]:
     """Correct, total, sum of losses of a RESULT with LOCAL."""
     correct, total, loss = _unpack("<IIf", body, "RESULT")
     return correct, total, loss
+
+
+UNSURE = 0xFFFF  # what an exit says of a sample that it leaves to the layers behind
+
+
+def read_exit_result(
+    body: Body,
+) -> tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.float32] | None]:
+    """Labels [n], the exit's answers [n] (-1: not sure) and the activations of those it is not sure
+    of, in order, of a RESULT with EXIT; None if there are none.
+    """
+    count, rest = _unpack("<HH", body, "RESULT")
+    if 4 + 4 * count > len(body):
+        raise ProtocolError(f"RESULT: expected {count} answers, the body has {len(body)} bytes")
+    labels = np.frombuffer(body, "<u2", count, 4).astype(np.int32)
+    answers = np.frombuffer(body, "<u2", count, 4 + 2 * count).astype(np.int32)
+    unsure = answers == UNSURE
+    end = 4 + 4 * count
+    if int(unsure.sum()) != rest or (rest == 0 and len(body) != end):
+        raise ProtocolError(
+            f"RESULT: {int(unsure.sum())} answers are open, {rest} are said to be, and "
+            f"{len(body) - end} bytes follow"
+        )
+    found = _last_parcel(body, end, "RESULT") if rest else None
+    if found is not None and len(found) != rest:
+        raise ProtocolError(f"RESULT: expected {rest} activations, got {len(found)}")
+    return labels, np.where(unsure, -1, answers).astype(np.int32), found
 
 
 @dataclass(frozen=True)

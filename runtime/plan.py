@@ -99,7 +99,8 @@ class LayerSpec:
 class Plan:
     """What a plan says, for people and for checks before a job.
 
-    learned_bytes: of what a front learns; blob_bytes: of all an int8 front is sent.
+    learned_bytes: of what a front learns; blob_bytes: of all an int8 front is sent. seam: layers
+    in front of an exit; 0: there is none.
     """
 
     kinds: list[str]
@@ -110,6 +111,7 @@ class Plan:
     scratch_bytes: int
     learned_bytes: int
     blob_bytes: int
+    seam: int = 0
 
     def sections(self) -> dict[str, int]:
         """Bytes of RAM by section of a front in f32; they add up to the arena."""
@@ -205,6 +207,7 @@ class Front:
     offsets: list[int]  # of each layer's parameters
     parameters: int
     scratch: list[int]  # bytes by layer
+    seam: int = 0  # layers, and the tensor, in front of an exit; 0: there is none
 
     def base(self, *, training: bool = True) -> int:
         """Bytes in front of everything that is placed: parameters, momentum, gradients."""
@@ -212,7 +215,9 @@ class Front:
 
     def lives(self, *, again: Collection[int] = (), training: bool = True) -> Lifetimes:
         """When its arrays live. again: layers made a second time."""
-        return Lifetimes(self.layers, self.shapes, self.batch, training=training, again=again)
+        return Lifetimes(
+            self.layers, self.shapes, self.batch, training=training, again=again, seam=self.seam
+        )
 
     def busy(self, lives: Lifetimes) -> list[Buffer]:
         """The scratch of each step."""
@@ -247,10 +252,22 @@ class Layout:
     bound: int  # no placement of these lives has a smaller arena
 
 
-def size_up(layers: Sequence[LayerSpec], input_shape: Shape, batch: int) -> Front:
-    """The layers, checked. Raises PlanError if the shapes do not fit together or a limit is
-    passed.
+def _check_seam(layers: Sequence[LayerSpec], seam: int) -> None:
+    if not 0 <= seam < max(len(layers), 1):
+        raise PlanError(f"seam: expected 0 to {len(layers) - 1} layers before an exit, got {seam}")
+    for i, layer in enumerate(layers[seam:] if seam else (), seam):
+        if min(layer.inputs()) < seam:
+            raise PlanError(
+                f"layer {i} ({layer.kind}) of the exit reads tensor {min(layer.inputs())}: only "
+                f"tensor {seam} crosses the seam"
+            )
+
+
+def size_up(layers: Sequence[LayerSpec], input_shape: Shape, batch: int, *, seam: int = 0) -> Front:
+    """The layers, checked. seam: see `build_plan`. Raises PlanError if the shapes do not fit
+    together or a limit is passed.
     """
+    _check_seam(layers, seam)
     _check_sizes("the input", input_shape)
     if not 1 <= batch <= BATCH_MAX:
         raise PlanError(f"batch: 1 to {BATCH_MAX} samples are allowed, got {batch}")
@@ -264,7 +281,7 @@ def size_up(layers: Sequence[LayerSpec], input_shape: Shape, batch: int) -> Fron
         parameters += layer.parameters(in_shape)
         scratch.append(_scratch(layer, in_shape, batch))
     _check_readers(layers)
-    return Front(layers, shapes, batch, offsets, parameters, scratch)
+    return Front(layers, shapes, batch, offsets, parameters, scratch, seam)
 
 
 def lay_out(front: Front, *, again: Collection[int] = (), training: bool = True) -> Layout:
@@ -276,6 +293,8 @@ def lay_out(front: Front, *, again: Collection[int] = (), training: bool = True)
             f"again: expected layers 0 to {len(front.layers) - 2} (the last one's output is at "
             f"hand), got {sorted(again)}"
         )
+    if front.seam and front.seam - 1 in again:
+        raise PlanError(f"again: layer {front.seam - 1} makes what crosses the seam: it is kept")
     at = front.base(training=training)
     lives = front.lives(again=again, training=training)
     buffers, busy = lives.buffers(), front.busy(lives)
@@ -291,15 +310,17 @@ def build_plan(
     batch: int,
     *,
     again: Collection[int] = (),
+    seam: int = 0,
 ) -> bytes:
     """The plan of these layers for up to `batch` samples of `input_shape` (h, w, c).
 
-    again: layers that are made a second time instead of kept for the backward pass
-    (`recompute.choose` finds them). Raises PlanError if the shapes do not fit together or a limit
-    is passed.
+    seam: how many of the layers are the front, the others being the exit behind it (BranchyNet,
+    arXiv:1709.01686); 0: all. again: layers that are made a second time instead of kept for the
+    backward pass (`recompute.choose` finds them). Raises PlanError if the shapes do not fit
+    together or a limit is passed.
     """
-    it = lay_out(size_up(layers, input_shape, batch), again=again)
-    head = (MAGIC, WIRE_VERSION, 0, 0, len(layers), len(layers) + 1, batch, 0, len(layers), 0)
+    it = lay_out(size_up(layers, input_shape, batch, seam=seam), again=again)
+    head = (MAGIC, WIRE_VERSION, 0, 0, len(layers), len(layers) + 1, batch, 0, len(layers), seam)
     sizes = (it.front.parameters, it.arena_bytes, it.scratch_at, it.scratch_bytes, 0, 0, 0)
     try:
         header = HEADER.pack(*head, *sizes)
@@ -344,4 +365,4 @@ def read_plan(data: bytes) -> Plan:
     parameters, in_q8 = sum(row[17] for row in rows), head[2] == 1
     learned = head[10] if in_q8 else 4 * parameters
     blob = head[14] if in_q8 else learned
-    return Plan(kinds, shapes, batch, parameters, head[11], head[13], learned, blob)
+    return Plan(kinds, shapes, batch, parameters, head[11], head[13], learned, blob, head[9])

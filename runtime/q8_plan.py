@@ -106,12 +106,15 @@ class Q8Sizes(Front):
             needs_output=CLAMPS,
             masks=CLAMPS,
             answer_bytes=self.answer if training else 0,
+            seam=self.seam,
         )
 
     @property
     def answer(self) -> int:
-        """Bytes a session keeps for an answer with an activation."""
-        return ANSWER + 4 + 2 * self.batch + PARCEL + 16 + self.batch * math.prod(self.shapes[-1])
+        """Bytes a session keeps for an answer with an activation; an exit's answers go with it."""
+        numbers = 4 if self.seam else 2
+        values = self.batch * math.prod(self.shapes[self.seam or -1])
+        return ANSWER + 4 + numbers * self.batch + PARCEL + 16 + values
 
     def least(self, *, training: bool = True) -> int:
         """The answer with all that is learned lies where a step's arrays are."""
@@ -173,6 +176,7 @@ def size_up_q8(
     *,
     momentum: Momentum = "int8",
     sums: Sums = "whole",
+    seam: int = 0,
 ) -> Q8Sizes:
     """The layers of an int8 front (`quantised.fuse` gives them), checked. Raises PlanError."""
     for i, layer in enumerate(layers):
@@ -180,7 +184,7 @@ def size_up_q8(
             raise PlanError(f"layer {i} (group_norm): an int8 front has none")
         if layer.kind == "conv2d" and layer.groups != 1:
             raise PlanError(f"layer {i} (conv2d): a plan has no groups, got {layer.groups}")
-    plain = size_up(layers, input_shape, batch)
+    plain = size_up(layers, input_shape, batch, seam=seam)
     sizes = Q8Sizes(**vars(plain), momentum=momentum, sums=sums)
     for i, layer in enumerate(layers):
         if layer.kind in WEIGHTED:
@@ -213,18 +217,19 @@ def build_q8_plan(
     momentum: Momentum = "int8",
     sums: Sums = "whole",
     again: Collection[int] = (),
+    seam: int = 0,
 ) -> bytes:
     """The plan of int8 layers for up to `batch` samples of `input_shape` (h, w, c).
 
     training: may it learn, or only infer? sums: "pieces" takes least memory and makes the sums of
-    gradients twice, with the same results. again: as in `build_plan`. Raises PlanError if the
+    gradients twice, with the same results. again, seam: as in `build_plan`. Raises PlanError if the
     shapes do not fit together, a limit is passed, or a sum might leave int32.
     """
-    front = size_up_q8(layers, input_shape, batch, momentum=momentum, sums=sums)
+    front = size_up_q8(layers, input_shape, batch, momentum=momentum, sums=sums, seam=seam)
     it = lay_out(front, again=again, training=training)
     flags = INFERENCE * (not training) + MOMENTUM_FLAGS[momentum]
     count = len(layers)
-    head = (MAGIC, WIRE_VERSION, Q8, flags, count, count + 1, batch, 0, count, 0)
+    head = (MAGIC, WIRE_VERSION, Q8, flags, count, count + 1, batch, 0, count, seam)
     answer = it.lives.answer.offset if it.lives.answer else 0
     sizes = (front.learned, it.arena_bytes, it.scratch_at, it.scratch_bytes, front.blob, answer, 0)
     try:

@@ -44,8 +44,13 @@ def _groups(front: Front) -> list[Again]:
     """Layers from behind one tensor that is kept for the backward pass up to the next."""
     lives = front.lives()
     output = len(front.layers)  # the moment it is taken
-    groups, current = [], []
+    groups: list[Again] = []
+    current: list[int] = []
     for i in range(len(front.layers) - 1):
+        if i + 1 == front.seam:  # its output is kept
+            groups.append(frozenset(current))
+            current = []
+            continue
         current.append(i)
         if any(first <= i + 1 and last > output for first, last in lives.values[i + 1].spans):
             groups.append(frozenset(current))

@@ -23,26 +23,20 @@ int seam_front_init(seam_front *front, const seam_plan *plan, void *arena, size_
     return SEAM_OK;
 }
 
-static float *value(const seam_front *f, uint32_t tensor) {
+float *seam_front_value(const seam_front *f, uint32_t tensor) {
     seam_tensor t;
     seam_plan_tensor(&t, &f->plan, tensor);
     return at(f, t.value_offset);
 }
 
-static float *gradient(const seam_front *f, uint32_t tensor) {
+float *seam_front_gradient(const seam_front *f, uint32_t tensor) {
     seam_tensor t;
     seam_plan_tensor(&t, &f->plan, tensor);
     return at(f, t.gradient_offset);
 }
 
 float *seam_front_input(const seam_front *front) {
-    return value(front, 0);
-}
-float *seam_front_output(const seam_front *front) {
-    return value(front, front->plan.output);
-}
-float *seam_front_output_gradient(const seam_front *front) {
-    return gradient(front, front->plan.output);
+    return seam_front_value(front, 0);
 }
 
 static size_t count_of(const seam_front *f, uint32_t tensor) {
@@ -67,8 +61,8 @@ static void open_step(step *s, const seam_front *f, uint32_t index) {
     s->n = f->batch;
     s->pixels = l->window.in_h * l->window.in_w;
     s->inputs = s->pixels * l->window.in_c;
-    s->x = value(f, l->input);
-    s->y = value(f, l->output);
+    s->x = seam_front_value(f, l->input);
+    s->y = seam_front_value(f, l->output);
     uint32_t tail = l->kind == SEAM_LAYER_GROUP_NORM ? (uint32_t)l->window.in_c
                     : l->has_bias                    ? (uint32_t)l->window.out_c
                                                      : 0;
@@ -106,7 +100,7 @@ void seam_front_layer(const seam_front *f, uint32_t index) {
         seam_f32_average_pool2d(s.y, s.x, &l->window);
         break;
     case SEAM_LAYER_ADD:
-        seam_f32_add(s.y, s.x, value(f, l->second), s.count);
+        seam_f32_add(s.y, s.x, seam_front_value(f, l->second), s.count);
         break;
     case SEAM_LAYER_GROUP_NORM:
         seam_f32_group_norm(s.y, s.saved, s.x, s.w, s.b, s.n, s.pixels, l->window.in_c, l->groups,
@@ -121,7 +115,7 @@ void seam_front_layer(const seam_front *f, uint32_t index) {
 
 /* The gradient of an input, zeroed if nobody has added to it yet; NULL where none is wanted. */
 static float *open_gradient(const seam_front *f, uint32_t tensor, uint32_t index, const float *dy) {
-    float *dx = gradient(f, tensor);
+    float *dx = seam_front_gradient(f, tensor);
     if (dx != NULL && dx != dy && seam_plan_last_reader(&f->plan, tensor, index))
         memset(dx, 0, count_of(f, tensor) * sizeof(float));
     return dx;
@@ -131,7 +125,7 @@ static void backward(const seam_front *f, uint32_t index) {
     step s;
     open_step(&s, f, index);
     const seam_layer *l = &s.layer;
-    const float *dy = gradient(f, l->output);
+    const float *dy = seam_front_gradient(f, l->output);
     float *dx = open_gradient(f, l->input, index, dy);
     float *second = NULL;
     switch (l->kind) {
@@ -175,29 +169,30 @@ void seam_front_layer_back(const seam_front *f, uint32_t index) {
     backward(f, index);
 }
 
-void seam_front_forward(seam_front *front, int32_t n) {
+void seam_front_forward(seam_front *front, int32_t n, uint32_t first, uint32_t end) {
     front->batch = n;
-    for (uint32_t i = 0; i < front->plan.layers; i++)
+    for (uint32_t i = first; i < end; i++)
         seam_front_layer(front, i);
 }
 
-void seam_front_backward(seam_front *front) {
+void seam_front_backward(seam_front *front, uint32_t end) {
     memset(front->gradients, 0, (size_t)front->plan.parameters * sizeof(float));
-    for (uint32_t i = front->plan.layers; i-- > 0;)
+    for (uint32_t i = end; i-- > 0;)
         seam_front_layer_back(front, i);
     front->batch = 0; /* gradients now lie where the values were */
 }
 
-void seam_front_update(seam_front *front, float rate, float momentum, float decay) {
+void seam_front_update(seam_front *front, uint32_t end, float rate, float momentum, float decay) {
+    const seam_plan *plan = &front->plan;
     seam_f32_sgd(front->parameters, front->momentum, front->gradients, rate, momentum, decay,
-                 front->plan.parameters);
+                 end == plan->layers ? plan->parameters : plan->front_parameters);
 }
 
 int seam_front_loss(seam_front *front, float *loss_sum, uint32_t *correct, const int32_t *labels) {
     seam_tensor out;
     seam_plan_tensor(&out, &front->plan, front->plan.output);
-    const float *logits = seam_front_output(front);
-    float *gradient_out = seam_front_output_gradient(front);
+    const float *logits = seam_front_value(front, front->plan.output);
+    float *gradient_out = seam_front_gradient(front, front->plan.output);
     int32_t classes = (int32_t)out.values;
     *loss_sum = 0.0f;
     *correct = 0;

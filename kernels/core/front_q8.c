@@ -17,12 +17,14 @@ uint64_t seam_q8_base(const seam_plan *plan) {
 seam_q8_room seam_q8_session_room(const seam_plan *plan) {
     seam_tensor in, out;
     seam_plan_tensor(&in, plan, 0);
-    seam_plan_tensor(&out, plan, plan->output);
+    seam_plan_tensor(&out, plan, plan->seam);
     const uint32_t shape[4] = {plan->batch, out.h, out.w, out.c}, flat = plan->parameters;
     const uint64_t learned = flat > 0 ? seam_parcel_size(SEAM_CODEC_INT8, 1, &flat) : 0u;
     const uint64_t values = (uint64_t)plan->batch * in.values, size = seam_round16(4u * values);
     const uint64_t begin = in.value_offset, end = begin + seam_round16(values);
-    seam_q8_room room = {.answer = SPARE + 4u + 2u * (uint64_t)plan->batch +
+    /* Labels; with an exit its answers, too. */
+    const uint64_t per_sample = plan->seam < plan->layers ? 4u : 2u;
+    seam_q8_room room = {.answer = SPARE + 4u + per_sample * plan->batch +
                                    seam_parcel_size(SEAM_CODEC_INT8, 4, shape),
                          .weights = SPARE + 8u + learned + 2u * (uint64_t)plan->tensors};
     if (end + size <= plan->arena_size)
@@ -175,12 +177,6 @@ size_t seam_q8_front_count(const seam_q8_front *f, uint32_t tensor) {
 
 int8_t *seam_q8_front_input(const seam_q8_front *front) {
     return seam_q8_front_value(front, 0);
-}
-int8_t *seam_q8_front_output(const seam_q8_front *front) {
-    return seam_q8_front_value(front, front->plan.output);
-}
-int8_t *seam_q8_front_output_gradient(const seam_q8_front *front) {
-    return seam_q8_front_gradient(front, front->plan.output);
 }
 
 void seam_q8_front_step(seam_q8_layer_step *s, const seam_q8_front *f, uint32_t index) {

@@ -57,8 +57,6 @@ void seam_q8_front_forget(const seam_q8_front *f);
 
 /* ---- front_q8.c ---- */
 
-int8_t *seam_q8_front_value(const seam_q8_front *f, uint32_t tensor);
-int8_t *seam_q8_front_gradient(const seam_q8_front *f, uint32_t tensor);
 /* Values of a tensor in this batch. */
 size_t seam_q8_front_count(const seam_q8_front *f, uint32_t tensor);
 /* Is a gradient that this layer gives to be joined with another? */

@@ -353,9 +353,10 @@ void seam_q8_front_layer_back(const seam_q8_front *f, uint32_t index, const seam
     backward(&b);
 }
 
-void seam_q8_front_backward(seam_q8_front *front, int32_t exponent, const seam_q8_step *step) {
-    front->gradient_exponents[front->plan.output] = exponent;
-    for (uint32_t i = front->plan.layers; i-- > 0;)
+void seam_q8_front_backward(seam_q8_front *front, uint32_t end, int32_t exponent,
+                            const seam_q8_step *step) {
+    front->gradient_exponents[end] = exponent;
+    for (uint32_t i = end; i-- > 0;)
         seam_q8_front_layer_back(front, i, step);
     front->batch = 0; /* gradients now lie where the values were */
 }

@@ -84,11 +84,12 @@ int seam_q8_front_quantise(const seam_q8_front *front, const float *x, int32_t n
                         : SEAM_E_STATE;
 }
 
-void seam_q8_front_forward(seam_q8_front *front, int32_t n, int note) {
+void seam_q8_front_forward(seam_q8_front *front, int32_t n, uint32_t first, uint32_t end,
+                           int note) {
     front->batch = n;
-    if (note)
+    if (note && first == 0)
         note_extremes(front, 0);
-    for (uint32_t i = 0; i < front->plan.layers; i++) {
+    for (uint32_t i = first; i < end; i++) {
         seam_q8_front_layer(front, i);
         if (note)
             note_extremes(front, i + 1);

@@ -68,8 +68,8 @@ int seam_q8_front_loss(seam_q8_front *front, float *loss_sum, uint32_t *correct,
     row.scale = seam_q8_front_scale(&row.zero, front, front->plan.output);
     row.logits = front->row;
     row.gradient = row.logits + out.values;
-    const int8_t *q = seam_q8_front_output(front);
-    int8_t *g = seam_q8_front_output_gradient(front);
+    const int8_t *q = seam_q8_front_value(front, front->plan.output);
+    int8_t *g = seam_q8_front_gradient(front, front->plan.output);
     const seam_q8_noise noise = {step->seed, front->plan.layers * (uint32_t)PURPOSES, step->mode};
     float most = 0.0f;
     *loss_sum = 0.0f;
@@ -95,4 +95,18 @@ int seam_q8_front_loss(seam_q8_front *front, float *loss_sum, uint32_t *correct,
         quantise_row(g + first, &row, *exponent, (uint32_t)first, &noise);
     }
     return *loss_sum <= 3.4e38f ? SEAM_OK : SEAM_E_NOT_FINITE;
+}
+
+int32_t seam_q8_exit_answer(const seam_q8_front *front, uint32_t sample, float inverse,
+                            float most) {
+    seam_tensor out;
+    int32_t zero;
+    seam_plan_tensor(&out, &front->plan, front->plan.output);
+    if (seam_q8_front_loss_size(&front->plan) == 0)
+        return -1;
+    const float scale = seam_q8_front_scale(&zero, front, front->plan.output);
+    const int8_t *q = seam_q8_front_value(front, front->plan.output) + sample * out.values;
+    for (uint32_t k = 0; k < out.values; k++)
+        front->row[k] = (float)(q[k] - zero) * scale;
+    return seam_exit_answer(front->row, (int32_t)out.values, inverse, most);
 }

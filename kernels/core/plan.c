@@ -5,6 +5,7 @@
 
 #define MAGIC 0x4E504C53u /* "SLPN" */
 #define CRC_AT 44u
+#define SEAM_AT 18u       /* layers in front of the exit; 0: there is no exit */
 #define COUNT_AT 24u      /* of a layer: how many parameters */
 #define NO_SECOND 0xFFFFu /* of a layer that reads one tensor */
 
@@ -398,6 +399,27 @@ static int check_readers(const seam_plan *plan) {
     return SEAM_OK;
 }
 
+/* The exit reads nothing in front of the seam but what crosses it, which is at hand, and its
+ * parameters lie behind the front's: either part goes without the other. */
+static int check_exit(seam_plan *plan) {
+    seam_layer l;
+    for (uint32_t i = 0; i < plan->layers; i++) {
+        seam_plan_layer(&l, plan, i);
+        const int add = l.kind == SEAM_LAYER_ADD, learns = l.parameter_count > 0;
+        if (i < plan->seam) {
+            const uint32_t end = l.parameter_offset + l.parameter_count;
+            if (learns && end > plan->front_parameters)
+                plan->front_parameters = end;
+            if (i + 1u == plan->seam && l.again)
+                return SEAM_E_ARGUMENT;
+        } else if (l.input < plan->seam || (add && l.second < plan->seam) ||
+                   (learns && l.parameter_offset < plan->front_parameters)) {
+            return SEAM_E_ARGUMENT;
+        }
+    }
+    return SEAM_OK;
+}
+
 static int check_crc(const uint8_t *bytes, size_t size) {
     static const uint8_t zeros[4] = {0, 0, 0, 0};
     uint32_t crc = seam_crc32(0, bytes, CRC_AT);
@@ -457,6 +479,7 @@ int seam_plan_open(seam_plan *plan, const uint8_t *bytes, size_t size) {
                         .tensors = seam_get16(bytes + 10),
                         .batch = seam_get16(bytes + 12),
                         .output = seam_get16(bytes + 16),
+                        .seam = seam_get16(bytes + SEAM_AT),
                         .parameters = seam_get32(bytes + 20),
                         .arena_size = seam_get32(bytes + 24),
                         .scratch_offset = seam_get32(bytes + 28),
@@ -484,8 +507,12 @@ int seam_plan_open(seam_plan *plan, const uint8_t *bytes, size_t size) {
         return SEAM_E_ARGUMENT;
     if ((status = take_flags(plan)) != SEAM_OK)
         return status;
-    if (!all_zero(bytes + 18, 2) || (plan->answer_offset != 0 && !trains_q8(plan)))
+    if (plan->answer_offset != 0 && !trains_q8(plan))
         return SEAM_E_ARGUMENT;
+    if (plan->seam >= plan->layers)
+        return SEAM_E_ARGUMENT;
+    if (plan->seam == 0)
+        plan->seam = plan->layers;
     if (plan->dtype == SEAM_DTYPE_F32 ? plan->blob_size != 0
                                       : plan->blob_size > SEAM_PARCEL_VALUES_MAX)
         return SEAM_E_LIMIT;
@@ -501,7 +528,7 @@ int seam_plan_open(seam_plan *plan, const uint8_t *bytes, size_t size) {
             return status;
     if (plan->dtype == SEAM_DTYPE_Q8 && (status = check_q8_learned(plan)) != SEAM_OK)
         return status;
-    if ((status = check_room(plan)) != SEAM_OK)
+    if ((status = check_room(plan)) != SEAM_OK || (status = check_readers(plan)) != SEAM_OK)
         return status;
-    return check_readers(plan);
+    return check_exit(plan);
 }

@@ -33,7 +33,9 @@ enum {
     SEAM_FLAG_LOCAL = 4,
     SEAM_FLAG_PERSONAL = 8,
     SEAM_FLAG_FROZEN = 16,
-    SEAM_FLAG_KEEP = 32 /* the program's: what the front is after this request must outlive it */
+    SEAM_FLAG_KEEP = 32, /* the program's: what the front is after this request must outlive it */
+    SEAM_FLAG_EXIT = 64, /* answer what the exit is sure of, send the activations of the rest */
+    SEAM_FLAG_MOMENTUM = 128 /* not the parameters but their momentum */
 };
 
 typedef struct {
@@ -80,7 +82,9 @@ typedef struct {
     const uint8_t *bytes;               /* stays with the caller for as long as the plan is used */
     uint8_t dtype, inference, momentum; /* momentum: seam_momentum of a q8 plan that trains */
     uint16_t layers, tensors, batch, output;
+    uint16_t seam;       /* layers, and tensor, in front of the exit; `layers`: there is none */
     uint32_t parameters; /* f32: floats; q8: bytes of what is learned (SPEC.md) */
+    uint32_t front_parameters; /* those in front of the exit's */
     uint32_t arena_size, scratch_offset, scratch_size;
     uint32_t blob_size;     /* q8: bytes of all parameters */
     uint32_t velocity_size; /* q8: bytes of what keeps its momentum */
@@ -160,26 +164,31 @@ SEAM_MUST_USE int seam_q8_front_init(seam_q8_front *front, const seam_plan *plan
 /* Checks a blob and takes it; the velocities stay. ARGUMENT, LIMIT, SHAPE: what is wrong. */
 SEAM_MUST_USE int seam_q8_front_set(seam_q8_front *front, const uint8_t *blob, size_t size);
 int8_t *seam_q8_front_input(const seam_q8_front *front);
-int8_t *seam_q8_front_output(const seam_q8_front *front);
-int8_t *seam_q8_front_output_gradient(const seam_q8_front *front);
+/* Where forward leaves a tensor, and where its gradient goes before backward. */
+int8_t *seam_q8_front_value(const seam_q8_front *front, uint32_t tensor);
+int8_t *seam_q8_front_gradient(const seam_q8_front *front, uint32_t tensor);
 /* Scale and zero point of a tensor. */
 float seam_q8_front_scale(int32_t *zero, const seam_q8_front *front, uint32_t tensor);
 /* x: [n][h][w][c], quantised to the input tensor (halves away from zero). */
 SEAM_MUST_USE int seam_q8_front_quantise(const seam_q8_front *front, const float *x, int32_t n);
-/* note: widen `extremes`. */
-void seam_q8_front_forward(seam_q8_front *front, int32_t n, int note);
-/* Gradients and update in one: layer by layer from the output's gradient, whose exponent is given.
- * seed: of this step. */
+/* As seam_front_forward. note: widen `extremes`. */
+void seam_q8_front_forward(seam_q8_front *front, int32_t n, uint32_t first, uint32_t end, int note);
+/* Gradients and update of layers 0 to end - 1 in one: from the gradient of tensor `end`, whose
+ * exponent is given. seed: of this step. */
 typedef struct {
     float rate, momentum, decay; /* momentum in [0, 1) */
     uint32_t seed;
     int mode; /* seam_rounding */
 } seam_q8_step;
-void seam_q8_front_backward(seam_q8_front *front, int32_t exponent, const seam_q8_step *step);
+void seam_q8_front_backward(seam_q8_front *front, uint32_t end, int32_t exponent,
+                            const seam_q8_step *step);
 /* As seam_front_loss; gives the exponent of the output gradient. */
 SEAM_MUST_USE int seam_q8_front_loss(seam_q8_front *front, float *loss_sum, uint32_t *correct,
                                      int32_t *exponent, const int32_t *labels,
                                      const seam_q8_step *step);
+
+/* As seam_exit_answer, of a sample of the last forward, in a plan that trains. */
+int32_t seam_q8_exit_answer(const seam_q8_front *front, uint32_t sample, float inverse, float most);
 
 /* ---- The front: one plan in one arena (16-aligned, plan->arena_size bytes) ---- */
 typedef struct {
@@ -192,25 +201,33 @@ typedef struct {
 /* Zeroes parameters and momentum. */
 SEAM_MUST_USE int seam_front_init(seam_front *front, const seam_plan *plan, void *arena,
                                   size_t arena_size);
-/* Where the caller puts the input [n][h][w][c], n <= plan.batch; and where forward leaves the
- * output. */
+/* Where the caller puts the input [n][h][w][c], n <= plan.batch. */
 float *seam_front_input(const seam_front *front);
-float *seam_front_output(const seam_front *front);
-/* Where the gradient of the output goes before backward. */
-float *seam_front_output_gradient(const seam_front *front);
-void seam_front_forward(seam_front *front, int32_t n);
-/* Fills `gradients` from the output gradient of the last forward. */
-void seam_front_backward(seam_front *front);
+/* Where forward leaves a tensor, and where its gradient goes before backward. */
+float *seam_front_value(const seam_front *front, uint32_t tensor);
+float *seam_front_gradient(const seam_front *front, uint32_t tensor);
+/* Layers `first` to end - 1: 0 to plan.layers, all; to plan.seam, without the exit; from there, the
+ * exit of the last n samples. */
+void seam_front_forward(seam_front *front, int32_t n, uint32_t first, uint32_t end);
+/* Fills `gradients` of layers 0 to end - 1 from the gradient of tensor `end`. */
+void seam_front_backward(seam_front *front, uint32_t end);
 /* One layer of them, for who looks at each: forward with `batch` set; back as `backward` goes, last
  * layer first, from gradients of 0. */
 void seam_front_layer(const seam_front *front, uint32_t index);
 void seam_front_layer_back(const seam_front *front, uint32_t index);
-void seam_front_update(seam_front *front, float rate, float momentum, float decay);
+/* The parameters of layers 0 to end - 1; end: plan.seam or plan.layers. */
+void seam_front_update(seam_front *front, uint32_t end, float rate, float momentum, float decay);
 /* Softmax cross-entropy on the output (classes = its values): sum of losses and number right; the
  * output gradient becomes that of the mean. SEAM_E_DATA if a label is no class, NOT_FINITE if the
  * loss is not. */
 SEAM_MUST_USE int seam_front_loss(seam_front *front, float *loss_sum, uint32_t *correct,
                                   const int32_t *labels);
+
+/* ---- An exit (exit.c) ---- */
+
+/* What a row of logits says if it is sure: the class, if the entropy (nats) of softmax(logits *
+ * inverse) is at most `most`; else -1. inverse: 1 / temperature. */
+int32_t seam_exit_answer(const float *logits, int32_t classes, float inverse, float most);
 
 /* ---- The session: the device's side of the conversation. Bytes in, an action out. ---- */
 typedef struct {
@@ -258,7 +275,8 @@ typedef struct {
     uint32_t act_step; /* whose gradient is awaited; gradients before it are old */
     uint8_t has_trained;
     float rate, loss_sum;
-    uint32_t next_batch, local_steps, local_done;
+    uint32_t next_batch, local_left, local_done; /* whole steps on the device alone */
+    float exit_inverse, exit_most;               /* of the evaluation in work, by the exit */
     /* for the caller */
     uint8_t *answer;
     uint32_t answer_size;

@@ -11,7 +11,10 @@ enum { STATE_HELLO, STATE_WELCOMED, STATE_MEMORY, STATE_READY, STATE_TRAIN, STAT
 #define PLAN_BODY 24u
 #define STEP_BODY 12u
 #define GRAD_BODY 8u
+#define LOCAL_BODY 12u /* of a GRAD whose gradient the exit has */
 #define EVAL_BODY 8u
+#define EXIT_BODY 16u /* of an EVAL that the exit may answer */
+#define UNSURE 0xFFFFu
 #define WEIGHTS_BODY 8u
 #define CODECS (1u << SEAM_CODEC_F32 | 1u << SEAM_CODEC_INT8 | 1u << SEAM_CODEC_INT4)
 #define LAYERS (0x3FEu | 1u << 31) /* kinds 1..9; int8 fronts */
@@ -25,6 +28,14 @@ static const seam_plan *plan_of(const seam_session *s) {
 
 static uint32_t batch_of(const seam_session *s) {
     return (uint32_t)(s->q8 ? s->q8_front.batch : s->front.batch);
+}
+
+/* Forward of n samples through layers `first` to end - 1. */
+static void forward(seam_session *s, int32_t n, uint32_t first, uint32_t end) {
+    if (s->q8)
+        seam_q8_front_forward(&s->q8_front, n, first, end, s->state != STATE_TEST);
+    else
+        seam_front_forward(&s->front, n, first, end);
 }
 
 /* Of this request: how an int8 front learns from it. */
@@ -126,6 +137,8 @@ static int64_t q8_weights(const seam_session *s, uint8_t *out, size_t space) {
 }
 
 static int weights(seam_session *s) {
+    const int momentum = s->kind == SEAM_WEIGHTS_GET && (s->flags & SEAM_FLAG_MOMENTUM);
+    const float *x = momentum ? s->front.momentum : s->front.parameters;
     uint8_t *body = s->all + H;
     uint32_t count = plan_of(s)->parameters;
     seam_put32(body, s->facts.training_samples);
@@ -134,39 +147,98 @@ static int weights(seam_session *s) {
         return error(s, SEAM_E_SHAPE, s->kind);
     const size_t space = s->all_space - H - WEIGHTS_BODY;
     int64_t size = s->q8 ? q8_weights(s, body + WEIGHTS_BODY, space)
-                         : seam_parcel_pack(body + WEIGHTS_BODY, space, s->front.parameters,
-                                            SEAM_CODEC_F32, SEAM_ROUND_NEAREST, 0, 1, &count);
+                         : seam_parcel_pack(body + WEIGHTS_BODY, space, x, SEAM_CODEC_F32,
+                                            SEAM_ROUND_NEAREST, 0, 1, &count);
     if (size < 0)
         return diverged(s, (int)size);
     return answered(s, s->all, SEAM_WEIGHTS, WEIGHTS_BODY + (uint32_t)size);
 }
 
-/* Count, labels and the packed output of the last forward: the body of ACT and of RESULT. */
-static int activation(seam_session *s, uint8_t kind) {
-    uint8_t *body = s->out + H;
-    uint32_t n = batch_of(s);
+/* A parcel of the first n samples of what crosses the seam. */
+static int64_t pack_crossing(const seam_session *s, uint8_t *out, size_t space, uint8_t kind,
+                             uint32_t n) {
+    const seam_plan *plan = plan_of(s);
     seam_tensor t;
-    seam_plan_tensor(&t, plan_of(s), plan_of(s)->output);
-    seam_put16(body, n);
-    seam_put16(body + 2, 0);
+    seam_plan_tensor(&t, plan, plan->seam);
+    const uint32_t shape[4] = {n, t.h, t.w, t.c};
+    if (!s->q8)
+        return seam_parcel_pack(
+            out, space, seam_front_value(&s->front, plan->seam), s->codec_up, s->rounding,
+            seam_random(s->seed, s->round * 2654435761u + kind, s->step), 4, shape);
+    int32_t zero;
+    const float scale = seam_q8_front_scale(&zero, &s->q8_front, plan->seam);
+    return seam_parcel_put(out, space, seam_q8_front_value(&s->q8_front, plan->seam), scale, zero,
+                           4, shape);
+}
+
+static int put_labels(const seam_session *s, uint8_t *to, uint32_t n) {
     for (uint32_t i = 0; i < n; i++) {
         if (s->labels[i] < 0 || s->labels[i] > 0xFFFF)
-            return error(s, SEAM_E_DATA, s->kind);
-        seam_put16(body + 4 + 2 * i, (uint32_t)s->labels[i]);
+            return SEAM_E_DATA;
+        seam_put16(to + 2 * i, (uint32_t)s->labels[i]);
     }
-    uint32_t shape[4] = {n, t.h, t.w, t.c};
-    uint32_t seed = seam_random(s->seed, s->round * 2654435761u + kind, s->step);
-    uint32_t head = 4 + 2 * n;
-    int32_t zero = 0;
-    const float scale = s->q8 ? seam_q8_front_scale(&zero, &s->q8_front, plan_of(s)->output) : 0.0f;
-    int64_t size =
-        s->q8 ? seam_parcel_put(body + head, s->out_space - H - head,
-                                seam_q8_front_output(&s->q8_front), scale, zero, 4, shape)
-              : seam_parcel_pack(body + head, s->out_space - H - head, seam_front_output(&s->front),
-                                 s->codec_up, s->rounding, seed, 4, shape);
+    return SEAM_OK;
+}
+
+/* Count, labels and what crosses the seam, packed: the body of ACT and of RESULT. */
+static int activation(seam_session *s, uint8_t kind) {
+    uint8_t *body = s->out + H;
+    const uint32_t n = batch_of(s), head = 4 + 2 * n;
+    seam_put16(body, n);
+    seam_put16(body + 2, 0);
+    if (put_labels(s, body + 4, n) != SEAM_OK)
+        return error(s, SEAM_E_DATA, s->kind);
+    const int64_t size = pack_crossing(s, body + head, s->out_space - H - head, kind, n);
     if (size < 0)
         return diverged(s, (int)size);
     return answered(s, s->out, kind, head + (uint32_t)size);
+}
+
+/* Does the exit answer sample i? Its class or UNSURE. */
+static uint32_t exit_answer(const seam_session *s, uint32_t i) {
+    const seam_plan *plan = plan_of(s);
+    seam_tensor t;
+    seam_plan_tensor(&t, plan, plan->output);
+    const size_t at = (size_t)i * t.values;
+    const int32_t best = s->q8 ? seam_q8_exit_answer(&s->q8_front, i, s->exit_inverse, s->exit_most)
+                               : seam_exit_answer(seam_front_value(&s->front, plan->output) + at,
+                                                  (int32_t)t.values, s->exit_inverse, s->exit_most);
+    return best < 0 ? UNSURE : (uint32_t)best;
+}
+
+/* Of what crosses the seam: sample `from` becomes sample `to`. */
+static void move_crossing(const seam_session *s, uint32_t to, uint32_t from) {
+    const uint32_t seam = plan_of(s)->seam;
+    seam_tensor t;
+    seam_plan_tensor(&t, plan_of(s), seam);
+    const size_t size = t.values * (s->q8 ? 1u : sizeof(float));
+    uint8_t *all = s->q8 ? (uint8_t *)seam_q8_front_value(&s->q8_front, seam)
+                         : (uint8_t *)seam_front_value(&s->front, seam);
+    if (to != from)
+        memcpy(all + to * size, all + from * size, size);
+}
+
+/* Count, how many are left to the host, labels, the exit's answers, and the activations of those
+ * it is not sure of. */
+static int exit_result(seam_session *s) {
+    uint8_t *body = s->out + H;
+    const uint32_t n = batch_of(s), head = 4 + 4 * n;
+    uint32_t rest = 0;
+    if (put_labels(s, body + 4, n) != SEAM_OK)
+        return error(s, SEAM_E_DATA, s->kind);
+    for (uint32_t i = 0; i < n; i++) {
+        const uint32_t found = exit_answer(s, i);
+        seam_put16(body + 4 + 2 * n + 2 * i, found);
+        if (found == UNSURE)
+            move_crossing(s, rest++, i);
+    }
+    seam_put16(body, n);
+    seam_put16(body + 2, rest);
+    const int64_t size =
+        rest == 0 ? 0 : pack_crossing(s, body + head, s->out_space - H - head, SEAM_RESULT, rest);
+    if (size < 0)
+        return diverged(s, (int)size);
+    return answered(s, s->out, SEAM_RESULT, head + (uint32_t)size);
 }
 
 /* ---- Requests ---- */
@@ -208,7 +280,7 @@ static int take_blob(seam_session *s, const uint8_t *bytes, size_t size) {
 static int take_gradient(seam_session *s, int32_t *exponent, const uint8_t *bytes, size_t size) {
     seam_tensor t;
     seam_parcel parcel;
-    seam_plan_tensor(&t, plan_of(s), plan_of(s)->output);
+    seam_plan_tensor(&t, plan_of(s), plan_of(s)->seam);
     int status = take_bytes(&parcel, (size_t)batch_of(s) * t.values, bytes, size);
     if (status != SEAM_OK)
         return status;
@@ -220,14 +292,17 @@ static int take_gradient(seam_session *s, int32_t *exponent, const uint8_t *byte
     for (size_t i = 0; i < parcel.payload_size; i++)
         if (parcel.payload[i] == 0x80u)
             return SEAM_E_ARGUMENT;
-    memcpy(seam_q8_front_output_gradient(&s->q8_front), parcel.payload, parcel.payload_size);
+    memcpy(seam_q8_front_gradient(&s->q8_front, plan_of(s)->seam), parcel.payload,
+           parcel.payload_size);
     return SEAM_OK;
 }
 
 static int take_weights(seam_session *s, const seam_message *m, uint32_t head) {
+    const int momentum = m->kind == SEAM_WEIGHTS && (m->flags & SEAM_FLAG_MOMENTUM);
+    float *x = momentum ? s->front.momentum : s->front.parameters;
     if (s->q8)
         return take_blob(s, m->body + head, m->body_size - head);
-    return take(s->front.parameters, s->front.plan.parameters, m->body + head, m->body_size - head);
+    return take(x, s->front.plan.parameters, m->body + head, m->body_size - head);
 }
 
 static int need(seam_session *s, uint8_t state, uint32_t first, uint32_t count) {
@@ -258,9 +333,11 @@ static uint64_t size_answers(seam_session *s, const seam_plan *plan) {
         return 0;
     }
     seam_tensor out;
-    seam_plan_tensor(&out, plan, plan->output);
+    seam_plan_tensor(&out, plan, plan->seam);
     const uint32_t shape[4] = {plan->batch, out.h, out.w, out.c}, flat = plan->parameters;
-    const uint64_t act = 4u + 2u * (uint64_t)plan->batch + seam_parcel_size(s->codec_up, 4, shape);
+    const uint32_t numbers = plan->seam < plan->layers ? 4u : 2u; /* labels, an exit's answers */
+    const uint64_t act =
+        4u + numbers * (uint64_t)plan->batch + seam_parcel_size(s->codec_up, 4, shape);
     const uint64_t all = WEIGHTS_BODY + (flat ? seam_parcel_size(SEAM_CODEC_F32, 1, &flat) : 0u);
     s->out_space = s->all_space = (uint32_t)(H + (act > all ? act : all) + 16u);
     return seam_round16(s->out_space);
@@ -279,8 +356,13 @@ static void place_answers(seam_session *s, const seam_plan *plan, uint8_t *arena
     }
 }
 
+/* Of the first front, or of another one between two rounds: the one before it is gone. */
 static int plan(seam_session *s, const seam_message *m) {
     seam_plan opened;
+    s->state = STATE_WELCOMED;
+    s->round = m->round;
+    s->step = m->step;
+    s->answered = s->act_open = 0;
     if (m->body_size < PLAN_BODY)
         return error(s, SEAM_E_SHORT, m->kind);
     const uint8_t *b = m->body;
@@ -404,7 +486,7 @@ static int train_step(seam_session *s, const seam_message *m) {
         return error(s, SEAM_E_SHORT, m->kind);
     s->rate = seam_get_float(m->body);
     s->next_batch = seam_get32(m->body + 4);
-    s->local_steps = seam_get16(m->body + 8);
+    s->local_left = m->flags & SEAM_FLAG_LOCAL ? seam_get16(m->body + 8) : 0u;
     s->local_done = 0;
     s->loss_sum = 0.0f;
     s->act_open = 0;
@@ -416,7 +498,7 @@ static int train_step(seam_session *s, const seam_message *m) {
         if (status != SEAM_OK)
             return error(s, status, m->kind);
     }
-    if ((m->flags & SEAM_FLAG_LOCAL) && s->local_steps == 0)
+    if ((m->flags & SEAM_FLAG_LOCAL) && s->local_left == 0)
         return error(s, SEAM_E_ARGUMENT, m->kind);
     s->trained_round = m->round;
     s->has_trained = 1;
@@ -425,13 +507,14 @@ static int train_step(seam_session *s, const seam_message *m) {
 
 /* The gradient in a GRAD, applied. */
 static int learn(seam_session *s, const seam_message *m) {
+    const uint32_t seam = s->front.plan.seam;
     seam_tensor t;
-    seam_plan_tensor(&t, &s->front.plan, s->front.plan.output);
-    int status = take(seam_front_output_gradient(&s->front), (size_t)s->front.batch * t.values,
+    seam_plan_tensor(&t, &s->front.plan, seam);
+    int status = take(seam_front_gradient(&s->front, seam), (size_t)s->front.batch * t.values,
                       m->body + GRAD_BODY, m->body_size - GRAD_BODY);
     if (status == SEAM_OK) {
-        seam_front_backward(&s->front);
-        seam_front_update(&s->front, s->rate, s->momentum, s->decay);
+        seam_front_backward(&s->front, seam);
+        seam_front_update(&s->front, seam, s->rate, s->momentum, s->decay);
     }
     return status;
 }
@@ -441,40 +524,98 @@ static int learn_q8(seam_session *s, const seam_message *m) {
     const seam_q8_step step = q8_step(s, SEAM_GRAD, s->step);
     int status = take_gradient(s, &exponent, m->body + GRAD_BODY, m->body_size - GRAD_BODY);
     if (status == SEAM_OK)
-        seam_q8_front_backward(&s->q8_front, exponent, &step);
+        seam_q8_front_backward(&s->q8_front, plan_of(s)->seam, exponent, &step);
     return status;
 }
 
+/* The loss of the last forward, and with `train` a step of it. */
+static int local_loss(seam_session *s, float *loss, uint32_t *correct, int train) {
+    const seam_q8_step step = q8_step(s, SEAM_STEP, s->local_done);
+    const uint32_t layers = plan_of(s)->layers;
+    int32_t exponent = 0;
+    int status = s->q8
+                     ? seam_q8_front_loss(&s->q8_front, loss, correct, &exponent, s->labels, &step)
+                     : seam_front_loss(&s->front, loss, correct, s->labels);
+    if (status != SEAM_OK || !train)
+        return status;
+    if (s->q8) {
+        seam_q8_front_backward(&s->q8_front, layers, exponent, &step);
+    } else {
+        seam_front_backward(&s->front, layers);
+        seam_front_update(&s->front, layers, s->rate, s->momentum, s->decay);
+    }
+    return SEAM_OK;
+}
+
+/* A step of the batch at hand by the device's own loss. */
+static int local_step(seam_session *s) {
+    float loss;
+    uint32_t correct;
+    int status = local_loss(s, &loss, &correct, 1);
+    if (status == SEAM_OK) {
+        s->loss_sum += loss / (float)s->batch;
+        s->local_done++;
+        s->next_batch++;
+    }
+    return status;
+}
+
+/* The batch whose activation is out learns from the exit behind it. */
+static int learn_local(seam_session *s, const seam_message *m) {
+    const seam_plan *plan = plan_of(s);
+    if (m->body_size < LOCAL_BODY)
+        return SEAM_E_SHORT;
+    s->local_left = seam_get16(m->body + GRAD_BODY);
+    forward(s, (int32_t)batch_of(s), plan->seam, plan->layers);
+    return local_step(s);
+}
+
+static int round_ended(seam_session *s) {
+    return s->flags & SEAM_FLAG_PERSONAL ? ready(s) : weights(s);
+}
+
 static int train_gradient(seam_session *s, const seam_message *m) {
+    const int local = m->flags & SEAM_FLAG_LOCAL;
     if (m->body_size < GRAD_BODY)
         return error(s, SEAM_E_SHORT, m->kind);
     s->rate = seam_get_float(m->body);
     if (!is_rate(s))
         return error(s, SEAM_E_NOT_FINITE, m->kind);
-    if (!(m->flags & SEAM_FLAG_FROZEN)) {
-        int status = s->q8 ? learn_q8(s, m) : learn(s, m);
+    if (local || !(m->flags & SEAM_FLAG_FROZEN)) {
+        int status = local ? learn_local(s, m) : s->q8 ? learn_q8(s, m) : learn(s, m);
         if (status != SEAM_OK)
-            return error(s, status, m->kind);
+            return local ? diverged(s, status) : error(s, status, m->kind);
     }
     s->act_open = 0;
     s->act_step++; /* applied: when it comes again it is old */
-    s->loss_sum = seam_get_float(m->body + 4);
-    s->local_done = 1;
-    if (m->flags & SEAM_FLAG_LAST)
-        return m->flags & SEAM_FLAG_PERSONAL ? ready(s) : weights(s);
-    s->next_batch++;
+    if (!local) {
+        s->loss_sum = seam_get_float(m->body + 4);
+        s->local_done = 1;
+        s->next_batch++;
+    }
+    if ((m->flags & SEAM_FLAG_LAST) && (!local || s->local_left == 0))
+        return round_ended(s);
     return need(s, STATE_TRAIN, s->next_batch, s->batch);
 }
 
 static int evaluate(seam_session *s, const seam_message *m) {
-    if (m->body_size < EVAL_BODY)
+    const uint32_t head = m->flags & SEAM_FLAG_EXIT ? EXIT_BODY : EVAL_BODY;
+    if (m->body_size < head)
         return error(s, SEAM_E_SHORT, m->kind);
+    if (m->flags & SEAM_FLAG_EXIT) {
+        s->exit_inverse = seam_get_float(m->body + EVAL_BODY);
+        s->exit_most = seam_get_float(m->body + EVAL_BODY + 4);
+        if (!(s->exit_inverse > 0.0f) || !is_finite(s->exit_inverse) || !is_finite(s->exit_most))
+            return error(s, SEAM_E_ARGUMENT, m->kind);
+        if (plan_of(s)->seam == plan_of(s)->layers)
+            return error(s, SEAM_E_STATE, m->kind);
+    }
     uint32_t first = seam_get32(m->body), count = seam_get16(m->body + 4);
     if (count == 0 || count > plan_of(s)->batch || first >= s->facts.test_samples ||
         count > s->facts.test_samples - first)
         return error(s, SEAM_E_ARGUMENT, m->kind);
     if (m->flags & SEAM_FLAG_WEIGHTS) {
-        int status = take_weights(s, m, EVAL_BODY);
+        int status = take_weights(s, m, head);
         if (status != SEAM_OK)
             return error(s, status, m->kind);
     }
@@ -482,7 +623,9 @@ static int evaluate(seam_session *s, const seam_message *m) {
 }
 
 static int set_weights(seam_session *s, const seam_message *m) {
-    int status = m->body_size < WEIGHTS_BODY ? SEAM_E_SHORT : take_weights(s, m, WEIGHTS_BODY);
+    int status = SEAM_E_KIND; /* an int8 front's momentum has its own scales: it stays here */
+    if (!(s->q8 && (m->flags & SEAM_FLAG_MOMENTUM)))
+        status = m->body_size < WEIGHTS_BODY ? SEAM_E_SHORT : take_weights(s, m, WEIGHTS_BODY);
     return status == SEAM_OK ? ready(s) : error(s, status, m->kind);
 }
 
@@ -498,7 +641,8 @@ static int request(seam_session *s, const seam_message *m) {
     if (s->state != STATE_READY)
         return error(s, SEAM_E_STATE, m->kind);
     if (training && s->has_trained &&
-        (m->round < s->trained_round || (m->kind == SEAM_STEP && m->round == s->trained_round)))
+        (m->round < s->trained_round || m->round < s->round ||
+         (m->kind == SEAM_STEP && m->round == s->trained_round)))
         return SEAM_DO_NOTHING; /* older than what was applied */
     if (m->kind == SEAM_GRAD) {
         if (m->round == s->trained_round && m->step < s->act_step)
@@ -525,6 +669,8 @@ static int request(seam_session *s, const seam_message *m) {
     case SEAM_WEIGHTS_GET:
         s->act_open = 0; /* in int8 the weights go where activations are */
         s->local_done = 0;
+        if (s->q8 && (m->flags & SEAM_FLAG_MOMENTUM))
+            return error(s, SEAM_E_KIND, m->kind);
         return weights(s);
     default:
         return error(s, SEAM_E_KIND, m->kind);
@@ -547,6 +693,12 @@ static int probe(seam_session *s, const seam_message *m) {
     s->answer = bytes;
     s->answer_size = H + m->body_size;
     return SEAM_DO_SEND;
+}
+
+/* READY may be lost; once there is work, it cannot be. */
+static int plan_again(seam_session *s, const seam_message *m) {
+    const int last = s->kind == SEAM_PLAN && s->answered && m->round == s->round;
+    return last ? again(s) : SEAM_DO_NOTHING;
 }
 
 static int failed(seam_session *s, const seam_message *m) {
@@ -576,10 +728,10 @@ int seam_session_receive(seam_session *s, const uint8_t *bytes, size_t size) {
         return SEAM_DO_END;
     if (m.kind == SEAM_PROBE)
         return probe(s, &m);
-    if (m.kind == SEAM_PLAN && s->state == STATE_WELCOMED)
-        return plan(s, &m);
-    if (m.kind == SEAM_PLAN) /* again: READY may be lost; once there is work, it cannot be */
-        return s->kind == SEAM_PLAN && s->answered ? again(s) : SEAM_DO_NOTHING;
+    if (m.kind == SEAM_PLAN)
+        return s->state == STATE_WELCOMED || (s->state == STATE_READY && m.round > s->round)
+                   ? plan(s, &m)
+                   : plan_again(s, &m);
     if (s->state < STATE_READY)
         return error(s, SEAM_E_STATE, m.kind);
     return request(s, &m);
@@ -587,40 +739,18 @@ int seam_session_receive(seam_session *s, const uint8_t *bytes, size_t size) {
 
 /* ---- The batch is there ---- */
 
-/* The loss of the last forward, and with `train` a step of it. */
-static int local_loss(seam_session *s, float *loss, uint32_t *correct, int train) {
-    const seam_q8_step step = q8_step(s, SEAM_STEP, s->local_done);
-    int32_t exponent = 0;
-    int status = s->q8
-                     ? seam_q8_front_loss(&s->q8_front, loss, correct, &exponent, s->labels, &step)
-                     : seam_front_loss(&s->front, loss, correct, s->labels);
-    if (status != SEAM_OK || !train)
-        return status;
-    if (s->q8) {
-        seam_q8_front_backward(&s->q8_front, exponent, &step);
-    } else {
-        seam_front_backward(&s->front);
-        seam_front_update(&s->front, s->rate, s->momentum, s->decay);
-    }
-    return SEAM_OK;
-}
-
 static int batch_local(seam_session *s) {
-    float loss;
-    uint32_t correct;
-    int status = local_loss(s, &loss, &correct, 1);
+    const int status = local_step(s);
     if (status != SEAM_OK)
         return diverged(s, status);
-    s->loss_sum += loss / (float)s->batch;
-    s->local_done++;
-    s->next_batch++;
-    if (s->local_done < s->local_steps)
-        return need(s, STATE_TRAIN, s->next_batch, s->batch);
-    return s->flags & SEAM_FLAG_PERSONAL ? ready(s) : weights(s);
+    s->local_left--;
+    if (s->local_left == 0 && (s->kind == SEAM_STEP || (s->flags & SEAM_FLAG_LAST)))
+        return round_ended(s);
+    return need(s, STATE_TRAIN, s->next_batch, s->batch);
 }
 
 static int batch_train(seam_session *s) {
-    if (s->kind == SEAM_STEP && (s->flags & SEAM_FLAG_LOCAL))
+    if (s->local_left > 0)
         return batch_local(s);
     /* A gradient asks for the next step; the request keeps its own, by which a repeat is known. */
     uint32_t asked = s->step;
@@ -633,6 +763,8 @@ static int batch_train(seam_session *s) {
 }
 
 static int batch_test(seam_session *s) {
+    if (s->flags & SEAM_FLAG_EXIT)
+        return exit_result(s);
     if (!(s->flags & SEAM_FLAG_LOCAL))
         return activation(s, SEAM_RESULT);
     float loss;
@@ -651,14 +783,13 @@ int seam_session_batch(seam_session *s) {
     if (s->state != STATE_TRAIN && s->state != STATE_TEST)
         return SEAM_E_STATE;
     const int32_t n = (int32_t)s->need_count;
-    if (s->q8) {
-        int status = seam_q8_front_quantise(&s->q8_front, s->inputs, n);
-        if (status != SEAM_OK)
-            return error(s, status, s->kind);
-        seam_q8_front_forward(&s->q8_front, n, s->state == STATE_TRAIN);
-    } else {
-        seam_front_forward(&s->front, n);
-    }
+    const seam_plan *plan = plan_of(s);
+    const int whole =
+        s->state == STATE_TRAIN ? s->local_left > 0 : s->flags & (SEAM_FLAG_LOCAL | SEAM_FLAG_EXIT);
+    const int status = s->q8 ? seam_q8_front_quantise(&s->q8_front, s->inputs, n) : SEAM_OK;
+    if (status != SEAM_OK)
+        return error(s, status, s->kind);
+    forward(s, n, 0, whole ? plan->layers : plan->seam);
     return s->state == STATE_TRAIN ? batch_train(s) : batch_test(s);
 }
 

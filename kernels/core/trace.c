@@ -128,7 +128,7 @@ static int step_f32(const tracer *t, seam_front *f) {
             return status;
         tell_loss(t, loss, correct);
     } else {
-        memcpy(seam_front_output_gradient(f), t->at[GRADIENT], t->size[GRADIENT]);
+        memcpy(seam_front_gradient(f, f->plan.output), t->at[GRADIENT], t->size[GRADIENT]);
     }
     tell_gradient(t, &f->plan, f->arena, sizeof(float));
     memset(f->gradients, 0, (size_t)f->plan.parameters * sizeof(float));
@@ -137,7 +137,7 @@ static int step_f32(const tracer *t, seam_front *f) {
         tell_back(t, &f->plan, f->arena, i, sizeof(float));
     }
     tell_parameters(t, f, SEAM_TRACE_WEIGHT_GRADIENTS, f->gradients);
-    seam_front_update(f, t->step.rate, t->step.momentum, t->step.decay);
+    seam_front_update(f, f->plan.layers, t->step.rate, t->step.momentum, t->step.decay);
     tell_parameters(t, f, SEAM_TRACE_LEARNED, f->parameters);
     tell(t, SEAM_TRACE_MOMENTUM, 0, f->momentum, f->plan.parameters * sizeof(float));
     return SEAM_OK;
@@ -193,7 +193,7 @@ static int step_q8(const tracer *t, seam_q8_front *f) {
             return status;
         tell_loss(t, loss, correct);
     } else {
-        memcpy(seam_q8_front_output_gradient(f), t->at[GRADIENT], t->size[GRADIENT]);
+        memcpy(seam_q8_front_gradient(f, f->plan.output), t->at[GRADIENT], t->size[GRADIENT]);
     }
     tell_gradient(t, &f->plan, f->arena, 1);
     f->gradient_exponents[f->plan.output] = exponent;

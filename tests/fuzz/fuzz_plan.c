@@ -33,12 +33,12 @@ static void train(const seam_plan *plan) {
         float *x = seam_front_input(&front), *dy;
         for (size_t i = 0; i < (size_t)plan->batch * in.values; i++)
             x[i] = (float)(i % 7) - 3.0f;
-        seam_front_forward(&front, plan->batch);
-        dy = seam_front_output_gradient(&front);
+        seam_front_forward(&front, plan->batch, 0, plan->layers);
+        dy = seam_front_gradient(&front, plan->output);
         for (size_t i = 0; i < (size_t)plan->batch * out.values; i++)
             dy[i] = (float)(i % 5) - 2.0f;
-        seam_front_backward(&front);
-        seam_front_update(&front, 0.1f, 0.9f, 0.0f);
+        seam_front_backward(&front, plan->layers);
+        seam_front_update(&front, plan->layers, 0.1f, 0.9f, 0.0f);
     }
     free(arena);
 }

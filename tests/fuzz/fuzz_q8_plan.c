@@ -38,13 +38,13 @@ static void step(seam_q8_front *front, uint8_t salt) {
     int8_t *x = seam_q8_front_input(front);
     for (size_t i = 0; i < (size_t)plan->batch * in.values; i++)
         x[i] = (int8_t)(i * 37u + salt);
-    seam_q8_front_forward(front, plan->batch, 1);
+    seam_q8_front_forward(front, plan->batch, 0, plan->layers, 1);
     if (plan->inference)
         return;
-    int8_t *dy = seam_q8_front_output_gradient(front);
+    int8_t *dy = seam_q8_front_gradient(front, plan->output);
     for (size_t i = 0; i < (size_t)plan->batch * out.values; i++)
         dy[i] = (int8_t)(i * 53u % 255u - 127u);
-    seam_q8_front_backward(front, (int32_t)(salt % 64u) - 32, &how);
+    seam_q8_front_backward(front, plan->layers, (int32_t)(salt % 64u) - 32, &how);
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {

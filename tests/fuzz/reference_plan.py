@@ -78,6 +78,7 @@ class Plan:
     dtype: int
     flags: int
     batch: int
+    seam: int  # layers in front of an exit; 0: there is none
     parameters: int
     arena: int
     scratch_at: int
@@ -96,16 +97,16 @@ def parse(data: bytes) -> Plan:
     """Every byte in a field. Raises Refused where the bytes are not a header and its tables."""
     need(len(data) >= HEADER.size, "short")
     head = HEADER.unpack_from(data)
-    magic, version, dtype, flags, layers, tensors, batch, given, made, zero = head[:10]
+    magic, version, dtype, flags, layers, tensors, batch, given, made, seam = head[:10]
     need((magic, version) == (MAGIC, VERSION) and dtype in (F32, Q8), "another format")
     need(1 <= layers <= LAYERS_MAX and tensors == layers + 1, "counts")
     need(len(data) == HEADER.size + tensors * TENSOR.size + layers * LAYER.size, "length")
     need(crc32(data[:44] + bytes(4) + data[48:]) == head[16], "crc")
-    need((given, made, zero) == (0, layers, 0), "input, output, reserved")
+    need((given, made) == (0, layers) and seam < layers, "input, output, exit")
     rows = HEADER.size + tensors * TENSOR.size
     all_tensors = [Tensor(*one) for one in TENSOR.iter_unpack(data[HEADER.size : rows])]
     all_layers = [_layer(one) for one in LAYER.iter_unpack(data[rows:])]
-    return Plan(dtype, flags, batch, *head[10:16], all_tensors, all_layers)
+    return Plan(dtype, flags, batch, seam, *head[10:16], all_tensors, all_layers)
 
 
 def _layer(row: tuple) -> Layer:
@@ -123,7 +124,18 @@ def check(data: bytes) -> Plan:
         _check_layer(plan, layer, index)
     read = {tensor for layer in plan.layers for tensor in layer.inputs()}
     need(read >= set(range(len(plan.layers))), "a tensor without a reader")
+    if plan.seam:
+        _check_exit(plan)
     return plan
+
+
+def _check_exit(plan: Plan) -> None:
+    """It reads only what crosses the seam, and its parameters lie behind the front's."""
+    front, behind = plan.layers[: plan.seam], plan.layers[plan.seam :]
+    need(front[-1].flags == 0, "what crosses the seam is made again")
+    need(all(min(layer.inputs()) >= plan.seam for layer in behind), "an exit reads the front")
+    end = max((layer.at + layer.count for layer in front if layer.count), default=0)
+    need(all(layer.at >= end for layer in behind if layer.count), "parameters of an exit")
 
 
 def _check_header(plan: Plan) -> None:

@@ -36,7 +36,13 @@ def plans() -> dict[str, bytes]:
         LayerSpec("relu", 1, (1, 5, 3), ceiling=6.0),
         LayerSpec("depthwise", 2, (1, 3, 6), kernel=(1, 2), dilation=(1, 2), has_bias=False),
     ]
+    exit_ = [
+        *strided[:2],
+        LayerSpec("average_pool", 2, (1, 1, 3), kernel=(1, 5)),
+        LayerSpec("dense", 3, (1, 1, 3)),
+    ]
     return {
+        "exit": build_plan(exit_, (1, 10, 2), 3, seam=2),
         "residual": build_plan(residual, (6, 6, 2), 2),
         "strided": build_plan(strided, (1, 10, 2), 3),
         "dense": build_plan([LayerSpec("dense", 0, (1, 1, 5))], (1, 1, 7), 1),
@@ -66,6 +72,7 @@ def q8_plans() -> dict[str, bytes]:
         for how in ({}, {"sums": "pieces"}, {"training": False}):
             plan = build_q8_plan(layers, shape, 2, **how)
             found["-".join([name, *how])] = plan + blob
+        found[f"{name}-exit"] = build_q8_plan(layers, shape, 2, seam=len(layers) - 1) + blob
     return found
 
 
@@ -192,17 +199,41 @@ def conversations() -> dict[str, bytes]:
         "q8": wire.bytes_parcel(blob_of(q8)),
     }
     plans = {"f32": build_plan(layers, (1, 1, 4), 2), "q8": build_q8_plan(layers, (1, 1, 4), 2)}
-    return {
+    found = {
         f"{name}-{how}": _conversation(plans[name], weights[name], how)
         for name in plans
         for how in (0, Flag.LOCAL)
     }
+    layers = [*layers, LayerSpec("dense", 1, (1, 1, 3))]
+    plan = build_q8_plan(layers, (1, 1, 4), 2, seam=1)
+    blob = wire.bytes_parcel(blob_of(q8_front(layers, (1, 1, 4))))
+    found["q8-exit"] = _conversation_with_exit(plan, blob, plans["q8"])
+    plan = build_plan(layers, (1, 1, 4), 2, seam=1)
+    ones = parcel.pack(np.ones(27, np.float32), "f32")
+    return found | {"f32-exit": _conversation_with_exit(plan, ones, plans["f32"])}
+
+
+def _conversation_with_exit(plan: bytes, weights: bytes, other: bytes) -> bytes:
+    settings = wire.Settings(5, 2, parcel.CODECS["int8"], parcel.CODECS["int8"], 1, 0.9, 1e-3, 1)
+    local = Flag.LOCAL | Flag.FROZEN
+    return _said(
+        Message(Kind.WELCOME, 7, body=wire.welcome_body()),
+        Message(Kind.PLAN, 7, body=wire.plan_body(settings, plan)),
+        Message(Kind.STEP, 7, 1, 0, Flag.WEIGHTS, wire.step_body(0.1, 0, 0, weights)),
+        Message(Kind.GRAD, 7, 1, 0, local, wire.local_body(0.1, 0.5, 2)),
+        Message(Kind.GRAD, 7, 1, 1, local | Flag.LAST, wire.local_body(0.1, 0.5, 1)),
+        Message(Kind.EVAL, 7, 1, 3, Flag.EXIT, wire.exit_body(0, 2, 1.0, 0.9, None)),
+        Message(Kind.WEIGHTS_GET, 7, 1, 2, Flag.MOMENTUM),
+        Message(Kind.PLAN, 7, 2, body=wire.plan_body(settings, other)),
+        Message(Kind.PLAN, 7, 3, body=wire.plan_body(settings, plan)),
+        Message(Kind.WEIGHTS, 7, 3, 0, Flag.MOMENTUM, bytes(8) + weights),
+    )
 
 
 def _conversation(plan: bytes, weights: bytes, how: int) -> bytes:
     settings = wire.Settings(5, 2, parcel.CODECS["int8"], parcel.CODECS["int8"], 1, 0.9, 1e-3, 1)
     gradient = parcel.pack_int8(np.ones((2, 1, 1, 3), np.int8), 0.25)
-    said = [
+    return _said(
         Message(Kind.WELCOME, 7, body=wire.welcome_body()),
         Message(Kind.PLAN, 7, body=wire.plan_body(settings, plan)),
         Message(Kind.STEP, 7, 1, 0, Flag.WEIGHTS | how, wire.step_body(0.1, 0, 2, weights)),
@@ -213,8 +244,11 @@ def _conversation(plan: bytes, weights: bytes, how: int) -> bytes:
         Message(Kind.PROBE, 7, 1, 4, body=b"probe"),
         Message(Kind.ERROR, 7, body=wire.error_body(-11, Kind.ACT, "no")),
         Message(Kind.BYE, 7, body=wire.bye_body("done")),
-    ]
-    whole = [message.encode() for message in said]
+    )
+
+
+def _said(*messages: Message) -> bytes:
+    whole = [message.encode() for message in messages]
     return b"".join(len(one).to_bytes(2, "little") + one for one in whole)
 
 
