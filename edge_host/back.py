@@ -7,7 +7,7 @@ one optimiser step is one call, and averaging backs or writing one down is a cop
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -21,6 +21,12 @@ from .optimizer import load_state, make_optimizer
 Array = NDArray[np.float32]
 
 
+def score(logits: Tensor, labels: Tensor) -> tuple[int, float]:
+    """(correct answers, sum of the losses) of logits [n, classes]."""
+    loss = F.cross_entropy(logits, labels, reduction="sum").item()
+    return int((logits.argmax(1) == labels).sum()), loss
+
+
 class Back:
     """One back and its optimiser. The module given is taken over: its parameters move into the
     flat tensor.
@@ -32,9 +38,13 @@ class Back:
         optimizer: Literal["adam", "sgd"] = "adam",
         momentum: float = 0.9,
         weight_decay: float = 0.0,
+        exit_weights: Sequence[float] = (),
     ) -> None:
-        """momentum is SGD's; Adam keeps its usual 0.9 and 0.999."""
+        """momentum is SGD's; Adam keeps its usual 0.9 and 0.999. exit_weights: of the losses of
+        the exits a module has, which then gives a tuple of logits, and of its end; none: one exit.
+        """
         self.module = module.train()
+        self._weights = list(exit_weights) or [1.0]
         named = [(name, p) for name, p in module.named_parameters() if p.requires_grad]
         flat = torch.cat([p.detach().reshape(-1) for _, p in named]) if named else torch.zeros(0)
         self._flat, self._gradient = flat, torch.zeros_like(flat)
@@ -61,8 +71,9 @@ class Back:
         [n].
 
         Returns the gradient of the mean loss with respect to the activation (None if not needed),
-        and the mean loss. A loss that is not finite changes nothing and comes back without a
-        gradient.
+        and the mean loss of the network's end; with exits the gradient and the update are those of
+        the weighted sum of all losses. A loss that is not finite changes nothing and comes back
+        without a gradient.
         """
         activation = activation.detach()
         if self._statistics and not bool(torch.isfinite(activation).all()):
@@ -70,23 +81,28 @@ class Back:
         if need_gradient:
             activation.requires_grad_()
         self._gradient.zero_()
-        loss = F.cross_entropy(self.module(activation), labels)
-        mean = loss.item()
-        if not math.isfinite(mean):
-            return None, mean
-        loss.backward()  # type: ignore[no-untyped-call]
+        losses = [F.cross_entropy(logits, labels) for logits in self._logits(activation)]
+        mean = losses[-1].item()
+        if not all(math.isfinite(loss.item()) for loss in losses):
+            return None, math.nan if math.isfinite(mean) else mean
+        joint = losses[0]
+        if len(losses) > 1:
+            joint = torch.stack(losses).dot(torch.tensor(self._weights))
+        joint.backward()  # type: ignore[no-untyped-call]
         self._optimizer.step(self._flat, self._gradient, rate)
         return activation.grad, mean
 
-    def evaluate(self, activation: Tensor, labels: Tensor) -> tuple[int, float]:
-        """(correct answers, sum of the losses) over a batch."""
+    def evaluate(self, activation: Tensor, labels: Tensor) -> list[tuple[int, float]]:
+        """(correct answers, sum of the losses) over a batch, of each exit and of the end."""
         self.module.eval()
         with torch.no_grad():
-            logits = self.module(activation)
-            loss = F.cross_entropy(logits, labels, reduction="sum").item()
-            correct = int((logits.argmax(1) == labels).sum())
+            found = [score(logits, labels) for logits in self._logits(activation)]
         self.module.train()
-        return correct, loss
+        return found
+
+    def _logits(self, activation: Tensor) -> list[Tensor]:
+        made = self.module(activation)
+        return list(made) if isinstance(made, tuple) else [made]
 
     # ---- the model part: named, in torch layout; or as one vector ----
 

@@ -19,7 +19,7 @@ from torch import nn
 from ..runtime.config import Job, job_digest
 from ..runtime.errors import UserError
 from ..runtime.files import npz_bytes, read_npz, write_whole
-from .models import load_model
+from .exits import load_network
 from .split import Split
 from .trainer import Trainer
 
@@ -123,6 +123,7 @@ def save_model(job: Job, cut: Split, state: Mapping[str, Array]) -> Path:
         "state_dict": cut.merge(state).state_dict(),
         "model": job.model.name,
         "args": job.model.args,
+        "exits": job.model.exits,
         "seam": cut.seam,
         "job": job.name,
     }
@@ -143,12 +144,13 @@ def load_checkpoint(path: str | Path) -> nn.Module:
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
         name, args, state = checkpoint["model"], checkpoint["args"], checkpoint["state_dict"]
+        exits = checkpoint.get("exits", [])
     except FileNotFoundError as error:
         raise UserError(f"there is no checkpoint {path}", 3) from error
     except Exception as error:  # torch.load raises many kinds for foreign bytes
         raise UserError(
             f"{path} is not a seamline checkpoint ({type(error).__name__})", 3
         ) from error
-    model = load_model(name, args, 0)
+    model = load_network(name, args, 0, exits)
     model.load_state_dict(state)
     return model.eval()

@@ -16,8 +16,9 @@ from ..runtime.config import LOCAL_MODES, Job
 from ..runtime.errors import UserError
 from ..runtime.files import read_npz
 from .checkpoint import load_checkpoint
+from .exits import job_network
 from .fold import fold_batch_norm
-from .models import input_shape, load_model
+from .models import input_shape
 from .split import END, Split, float_state, load_state, split
 
 Array = NDArray[np.float32]
@@ -37,8 +38,9 @@ class Finished:
     def logits(self, activation: Array) -> Array:
         """What the back makes of activations [n, h, w, c]: [n, classes]."""
         with torch.no_grad():
-            found = self.cut.back(self.cut.to_nchw(np.ascontiguousarray(activation)))
-        return np.asarray(found.numpy(), np.float32)
+            made = self.cut.back(self.cut.to_nchw(np.ascontiguousarray(activation)))
+            logits = made[-1] if isinstance(made, tuple) else made  # exits come first
+        return np.asarray(logits.numpy(), np.float32)
 
 
 def load_finished(job: Job, folder: Path, seam: int | str | None = None) -> Finished:
@@ -80,14 +82,14 @@ def _checkpoint(job: Job, path: Path) -> nn.Module:
 
 
 def _arrays(job: Job, path: Path) -> nn.Module:
-    model = load_model(job.model.name, job.model.args, job.seed)
+    model = job_network(job)
     load_state(model, _read(path))
     return model
 
 
 def _front(job: Job, path: Path) -> nn.Module:
     """The seeded network with the trained front in it."""
-    model = load_model(job.model.name, job.model.args, job.seed)
+    model = job_network(job)
     state: dict[str, Any] = {name: t.numpy() for name, t in float_state(model).items()}
     load_state(model, state | _read(path))
     return model

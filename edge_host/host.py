@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from ..runtime.config import Job, find_zone
+from ..runtime.config import LOCAL_MODES, Job, find_zone
 from ..runtime.errors import UserError
 from ..runtime.files import write_whole
 from ..runtime.keys import load_keys
@@ -30,8 +30,9 @@ from .checkpoint import (
     trainer_arrays,
     zone_file,
 )
+from .exits import check_exits, job_network
 from .fleet import Answer, Fleet, Happening, Joined, Left, Stats, check_batch
-from .models import input_shape, load_model
+from .models import input_shape
 from .split import END, Split, split
 from .trainer import Trainer
 from .uplink import REPEAT_S, Finish, State, Train, Uplink, report_body
@@ -45,25 +46,34 @@ FAREWELL_S = 5.0  # how long the last word may take, and devices to hear that th
 
 def cut_model(job: Job) -> Split:
     """The job's network, seeded and cut where its mode and seam say. Raises UserError (exit 5)."""
-    model = load_model(job.model.name, job.model.args, job.seed)
-    seam = END if job.mode in ("federated", "isolated") else job.model.seam
-    return split(model, seam, input_shape(model))
+    model = job_network(job)
+    seam = END if job.mode in LOCAL_MODES else job.model.seam
+    cut = split(model, seam, input_shape(model), exit_on_device=job.mode == "local-loss")
+    check_exits(job, cut)
+    return cut
 
 
 def make_plan(job: Job, cut: Split) -> bytes:
     """The plan of the front for the job's batch."""
     train = job.train
     if train.arithmetic == "q8":
-        specs, _, _ = fuse(cut.front)
+        specs, stands_for, _ = fuse(cut.front)
         momentum, sums = train.q8_momentum, sums_of(recompute=train.recompute)
-        it = size_up_q8(specs, cut.input_shape, train.batch, momentum=momentum, sums=sums)
-        again = choose(it) if train.recompute else ()
-        return build_q8_plan(
-            specs, cut.input_shape, train.batch, momentum=momentum, sums=sums, again=again
+        if cut.exit_from not in stands_for:
+            raise UserError("the exit of an int8 front must not begin with a ReLU", 5)
+        seam = stands_for.index(cut.exit_from)
+        q8 = size_up_q8(
+            specs, cut.input_shape, train.batch, momentum=momentum, sums=sums, seam=seam
         )
-    front = size_up(cut.front, cut.input_shape, job.train.batch)
+        again = choose(q8) if train.recompute else ()
+        return build_q8_plan(
+            specs, cut.input_shape, train.batch, momentum=momentum, sums=sums, again=again,
+            seam=seam,
+        )  # fmt: skip
+    seam = cut.exit_from
+    front = size_up(cut.front, cut.input_shape, job.train.batch, seam=seam)
     again = choose(front) if job.train.recompute else ()
-    return build_plan(cut.front, cut.input_shape, job.train.batch, again=again)
+    return build_plan(cut.front, cut.input_shape, job.train.batch, again=again, seam=seam)
 
 
 class Host:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 
@@ -50,6 +51,7 @@ class LocalZone:
     trainer: Trainer = field(init=False)
     fleet: Fleet = field(init=False)
     devices: dict[str, _Device] = field(init=False)
+    scores: dict[str, Any] = field(init=False)  # of the last evaluation, by device
 
     def __post_init__(self) -> None:
         torch.set_num_threads(1)
@@ -71,7 +73,8 @@ class LocalZone:
             result = self._work()
         assert result is not None
         self.trainer.evaluate(self.job.train.cloud_rounds, result.state)
-        found = self._work().metrics["evaluated"].values()
+        self.scores = self._work().metrics["evaluated"]
+        found = self.scores.values()
         return float(sum(d["correct"] for d in found) / sum(d["total"] for d in found))
 
     def _work(self) -> Result:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import operator
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -21,6 +21,7 @@ from .models import CANNOT_CUT
 
 Array = NDArray[np.float32]
 State = dict[str, Array]
+EXITS, SEAMS = "exits", "exit_seams"  # attributes of a model: its heads by key, their seams by key
 END = "end"  # the seam behind the last layer: the whole network is on the device
 
 
@@ -43,6 +44,10 @@ class Seam:
 class Split:
     """A network cut in two. Both parts share the parameters of `model`, a copy of the network that
     was given.
+
+    With an exit on the device `front` and `parameters` end with the exit's; what crosses the seam
+    is what the first `exit_from` layers make. `exits`: keys of those the back has, in the order of
+    its outputs, the network's own behind them; without any the back gives one tensor.
     """
 
     model: nn.Module
@@ -54,6 +59,20 @@ class Split:
     shape: Shape  # (h, w, c) of one sample's activation
     torch_shape: tuple[int, ...]  # the same in torch layout: (C, H, W), (C, L) or (F,)
     classes: int  # logits of one sample
+    exit_from: int = 0  # 0: the device has no exit
+    exits: list[str] = field(default_factory=list)
+    own_exit: str = ""  # key of the exit at the seam, wherever it is trained; none: empty
+
+    @property
+    def all_exits(self) -> list[str]:
+        """Keys of the device's exit, if it has one, and of the back's."""
+        return [self.own_exit, *self.exits] if self.exit_from else self.exits
+
+    @property
+    def head(self) -> nn.Module:
+        """Of the exit at the seam."""
+        found: nn.Module = getattr(self.model, EXITS)[self.own_exit]
+        return found
 
     @property
     def front_names(self) -> list[str]:
@@ -317,8 +336,16 @@ class _Cuts:
             raise self.inside_block(name, index)
         return index
 
-    def back(self, index: int) -> nn.Module:
-        """What runs behind node `index`, with the names of the whole network's state dict."""
+    def exits(self) -> dict[str, int]:
+        """Index of the node behind which each of the model's exits is, in the network's order."""
+        seams = getattr(self.model, SEAMS, {})
+        found = {key: self.find(seam) for key, seam in seams.items()}
+        return dict(sorted(found.items(), key=lambda item: item[1]))
+
+    def back(self, index: int, exits: Mapping[str, int]) -> nn.Module:
+        """What runs behind node `index`, with the names of the whole network's state dict. exits:
+        those it has; then it gives their logits and the network's, in order, else only these.
+        """
         if index == len(self.nodes) - 1:
             return nn.Identity()
         graph = fx.Graph()
@@ -332,12 +359,78 @@ class _Cuts:
             if new.kwargs.get("inplace"):
                 new.kwargs = {**new.kwargs, "inplace": False}
             copies[node] = new
-        graph.output(copies[self.output])
+        heads = [
+            graph.call_module(f"{EXITS}.{key}", (copies[self.nodes[at]],))
+            for key, at in exits.items()
+        ]
+        made = copies[self.output]
+        graph.output((*heads, made) if heads else made)
         return fx.GraphModule(self.model, graph)
 
 
-def split(model: nn.Module, seam: int | str, input_shape: tuple[int, ...]) -> Split:
+def exit_key(seam: int | str) -> str:
+    """What the exit at `seam` is called in the state dict: `exits.KEY.`."""
+    return f"at_{seam}".replace(".", "_")
+
+
+def seam_shape(
+    model: nn.Module, seam: int | str, input_shape: tuple[int, ...]
+) -> tuple[tuple[int, ...], int]:
+    """Shape of one sample at the seam, torch layout, and the network's classes. Raises UserError
+    (exit 5) where no seam is.
+    """
+    cuts = _Cuts(model, input_shape)
+    index = cuts.find(seam)
+    if index == len(cuts.nodes) - 1:
+        raise UserError(
+            f"an exit at {seam!r} would lie behind the network's last layer; move it forward",
+            CANNOT_CUT,
+        )
+    return tuple(cuts.nodes[index].meta[SHAPE_KEY]), cuts.classes
+
+
+def _device_exit(cuts: _Cuts, key: str, index: int) -> tuple[list[LayerSpec], list[Parameter]]:
+    """Layers and parameters of the exit behind node `index`, as they follow the front's."""
+    layers = cuts.walk.sizes[cuts.nodes[index]][0]
+    shape = tuple(cuts.nodes[index].meta[SHAPE_KEY])
+    root = nn.Sequential(getattr(cuts.model, EXITS)[key])
+    traced = trace(root, shape)
+    walk = Walk(dict(traced.named_modules()), plan_shape(shape))
+    for node in traced.graph.nodes:
+        if node.op == "placeholder":
+            walk.note_input(node)
+        elif node.op != "output":
+            try:
+                walk.visit(node)
+            except Unsupported as error:
+                raise UserError(
+                    f"the exit's layer {node.name} cannot run on a device: {error}", CANNOT_CUT
+                ) from error
+    if not walk.layers:
+        raise UserError("the exit at the seam has no layer that computes anything", CANNOT_CUT)
+    moved = [
+        replace(
+            layer,
+            input=layer.input + layers,
+            second_input=None if layer.second_input is None else layer.second_input + layers,
+        )
+        for layer in walk.layers
+    ]
+    named = [replace(p, name=f"{EXITS}.{key}{p.name[1:]}") for p in walk.parameters]
+    return moved, named
+
+
+def split(
+    model: nn.Module,
+    seam: int | str,
+    input_shape: tuple[int, ...],
+    *,
+    exit_on_device: bool = False,
+) -> Split:
     """Cuts `model` behind `seam`; the model given is not changed.
+
+    exit_on_device: the exit at the seam runs and is trained there (`with_exits` puts one there),
+    not at the back.
 
     seam: number of weighted layers (convolution, dense) on the device, with the norm, activation
     and pooling behind the last of them; or the dotted name of the last module on the device; or
@@ -352,16 +445,31 @@ def split(model: nn.Module, seam: int | str, input_shape: tuple[int, ...]) -> Sp
     _check_apart(cuts, index)
     if value.index != layers:  # a plan's output is the tensor its last layer writes
         raise cuts.inside_block(seam, index)
+    exits = {key: at for key, at in cuts.exits().items() if at >= index}
+    own = next((key for key, at in exits.items() if at == index), "")
+    behind: tuple[list[LayerSpec], list[Parameter]] = ([], [])
+    if exit_on_device:
+        if not own:
+            raise UserError(
+                f"the device needs an exit at the seam {cuts.named(index)}: add it to the job's "
+                "model.exits",
+                CANNOT_CUT,
+            )
+        behind = _device_exit(cuts, own, index)
+        exits.pop(own)
     return Split(
         model=cuts.model,
-        front=cuts.walk.layers[:layers],
-        parameters=cuts.walk.parameters[:parameters],
-        back=cuts.back(index),
+        front=cuts.walk.layers[:layers] + behind[0],
+        parameters=cuts.walk.parameters[:parameters] + behind[1],
+        back=cuts.back(index, exits),
         seam=cuts.name(index),
         input_shape=cuts.walk.input_shape,
         shape=value.shape,
         torch_shape=tuple(node.meta[SHAPE_KEY]),
         classes=cuts.classes,
+        exit_from=layers if exit_on_device else 0,
+        exits=list(exits),
+        own_exit=own,
     )
 
 

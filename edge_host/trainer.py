@@ -25,13 +25,14 @@ from numpy.typing import NDArray
 
 from ..kernels import SeamError, random_bits
 from ..runtime import message as wire
-from ..runtime.config import Job
+from ..runtime.config import LOCAL_MODES, Job, TrainSection
 from ..runtime.errors import UserError
 from ..runtime.message import Flag, Kind, Message
-from .back import Back
+from .back import Back, score
+from .exits import exit_weights
 from .fronts import ZONE, F32Fronts, Fronts
 from .roster import RESEND_S, Roster
-from .split import Split, float_state
+from .split import EXITS, Split, float_state
 
 Array = NDArray[np.float32]
 State = dict[str, Array]
@@ -59,6 +60,16 @@ def turn_order(job_seed: int, devices: list[str], round_: int, step: int) -> lis
     keys = random_bits(_random(job_seed, TURN_STREAM, round_), step, 0, len(devices))
     names = sorted(devices)
     return [names[i] for i in np.argsort(keys, kind="stable")]
+
+
+def upload_steps(train: TrainSection, round_: int) -> list[int]:
+    """Mode local-loss: the steps of this edge round whose activations come up, one in
+    `upload_every`, which counts whole rounds where it is longer than one.
+    """
+    every, steps = train.upload_every, train.device_steps
+    if every <= steps:
+        return list(range(0, steps, every))
+    return [0] if round_ % -(-every // steps) == 0 else []
 
 
 def average(vectors: Mapping[str, Array], samples: Mapping[str, int]) -> Array:
@@ -100,21 +111,39 @@ class _Tally:
     def mean(self) -> float:
         return self.loss / self.count if self.count else 0.0
 
+    def report(self) -> dict[str, Any]:
+        return {"correct": self.correct, "total": self.count, "loss": self.mean}
+
 
 @dataclass
 class _Scores:
     """What one evaluation found, by device."""
 
     tallies: dict[str, _Tally] = field(default_factory=dict)
+    exits: dict[str, list[_Tally]] = field(default_factory=dict)  # in the network's order
+    early: dict[str, _Tally] = field(default_factory=dict)  # what the device answered itself
 
     def of(self, device: str) -> _Tally:
         return self.tallies.setdefault(device, _Tally())
 
-    def report(self) -> dict[str, dict[str, Any]]:
-        return {
-            device: {"correct": tally.correct, "total": tally.count, "loss": tally.mean}
-            for device, tally in sorted(self.tallies.items())
-        }
+    def exit_of(self, device: str, number: int) -> _Tally:
+        tallies = self.exits.setdefault(device, [])
+        tallies.extend(_Tally() for _ in range(len(tallies), number + 1))
+        return tallies[number]
+
+    def early_of(self, device: str) -> _Tally:
+        return self.early.setdefault(device, _Tally())
+
+    def report(self, exits: list[str]) -> dict[str, dict[str, Any]]:
+        """By device, with its exits of these names, if there are any."""
+        found = {device: tally.report() for device, tally in sorted(self.tallies.items())}
+        for device, tallies in self.exits.items():
+            found[device]["exits"] = {
+                name: tally.report() for name, tally in zip(exits, tallies, strict=True)
+            }
+        for device, tally in self.early.items():
+            found[device]["early"] = {"correct": tally.correct, "total": tally.count}
+        return found
 
 
 class Trainer:
@@ -127,7 +156,9 @@ class Trainer:
         together.
         """
         self.job, self.zone, self.cut = job, zone, cut
-        self.local = job.mode in ("federated", "isolated")
+        self.local = job.mode in LOCAL_MODES
+        self.alone = job.mode == "local-loss"  # devices learn from their own exit's loss
+        self.early = self.alone and job.model.exit_entropy > 0  # and may answer from it
         self.personal = job.mode in ("split-v3", "isolated")
         devices = sorted(device.id for device in job.devices if device.zone == zone)
         self._check(devices)
@@ -188,8 +219,9 @@ class Trainer:
                 train.back_optimizer,
                 train.momentum,
                 train.weight_decay,
+                exit_weights(self.job, self.cut),
             )
-            for name in ([ZONE] if self.job.mode == "split-v2" else devices)
+            for name in ([ZONE] if self.job.mode in ("split-v2", "local-loss") else devices)
         }
 
     # ---- work, as the caller sees it ----
@@ -373,6 +405,8 @@ class Trainer:
         losses: dict[str, _Tally] = {}
         if self.local:
             yield from self._local_round(members, losses, keep)
+        elif self.alone:
+            yield from self._alone_round(members, losses, keep)
         else:
             yield from self._split_round(members, losses, self._last_flags(report) | keep)
         for device, tally in losses.items():
@@ -453,8 +487,7 @@ class Trainer:
         if batch is None:
             return
         rate, round_ = self._decay(step), self.rounds_done + 1
-        place = (round_ << 16 | step) & 0xFFFFFFFF  # what a back draws, say dropout, depends on it
-        torch.default_generator.manual_seed(self._down_seed[device] << 32 | place)
+        self._seed_back(device, step)
         gradient, loss = back.step(*batch, train.back_rate * rate, not train.freeze_front)
         if not np.isfinite(loss):
             self._not_finite(device, batch[0], loss)
@@ -476,6 +509,11 @@ class Trainer:
         answers = (Kind.READY if Flag.PERSONAL in flags else Kind.WEIGHTS) if last else Kind.ACT
         self.roster.ask(device, grad, answers, step if last else step + 1)
 
+    def _seed_back(self, device: str, step: int) -> None:
+        """What a back draws, say dropout, depends on device, round and step."""
+        place = ((self.rounds_done + 1) << 16 | step) & 0xFFFFFFFF
+        torch.default_generator.manual_seed(self._down_seed[device] << 32 | place)
+
     def _not_finite(self, device: str, activation: torch.Tensor, loss: float) -> None:
         """The back did not learn from this batch: the device's fault if what it sent is not
         finite, else ours.
@@ -487,6 +525,55 @@ class Trainer:
             )
         self._drop(device, ValueError("an activation that is not finite"))
 
+    # ---- an exit at the seam that teaches the front ----
+
+    def _alone_round(self, members: list[str], losses: dict[str, _Tally], ends: Flag) -> Work:
+        """k1 steps of every member by its own exit's loss; of some batches the activation comes up
+        and trains the back, while the device goes on. Nothing goes down but what it asks for next.
+        """
+        uploads = upload_steps(self.job.train, self.rounds_done)
+        if not uploads:
+            yield from self._local_round(members, losses, ends)
+            return
+        samples = {device: self.roster.present[device].samples for device in members}
+        for device in members:
+            self._ask_step(device, Flag(0), Kind.ACT, 0)
+        behind = [*uploads[1:], self.job.train.device_steps]
+        for number, (step, following) in enumerate(zip(uploads, behind, strict=True)):
+            last = following == behind[-1]
+            for device in self._turns(members, number):
+                answer = yield from self.roster.wait(device)
+                batch = None if answer is None else self._read_activation(device, answer)
+                if batch is not None:
+                    flags = ends | Flag.LAST if last else Flag(0)
+                    self._let_go_on(device, number, step, following - step - 1, flags)
+                    yield  # it learns while the back does
+                    self._teach(device, batch, step)
+        yield from self._gather_fronts(members, losses, samples)
+
+    def _let_go_on(self, device: str, number: int, step: int, steps: int, flags: Flag) -> None:
+        """Take the step of the batch that came up, then `steps` more."""
+        last = Flag.LAST in flags
+        rate = self.job.train.front_rate * self._decay(step)
+        request = Message(
+            Kind.GRAD,
+            round=self.rounds_done + 1,
+            step=number,
+            flags=flags | Flag.LOCAL | Flag.FROZEN,
+            body=wire.local_body(rate, 0.0, steps),
+        )
+        self.roster.ask(
+            device, request, Kind.WEIGHTS if last else Kind.ACT, number if last else number + 1
+        )
+
+    def _teach(self, device: str, batch: tuple[torch.Tensor, torch.Tensor], step: int) -> None:
+        """One batch through the back, which nobody waits for."""
+        self._seed_back(device, step)
+        rate = self.job.train.back_rate * self._decay(step)
+        _, loss = self.backs[ZONE].step(*batch, rate, need_gradient=False)
+        if not np.isfinite(loss):
+            self._not_finite(device, batch[0], loss)
+
     # ---- the whole network on the device ----
 
     def _local_round(self, members: list[str], losses: dict[str, _Tally], keep: Flag) -> Work:
@@ -494,6 +581,12 @@ class Trainer:
         samples = {device: self.roster.present[device].samples for device in members}
         for device in members:
             self._ask_step(device, Flag.LOCAL | keep, Kind.WEIGHTS, 0)
+        yield from self._gather_fronts(members, losses, samples)
+
+    def _gather_fronts(
+        self, members: list[str], losses: dict[str, _Tally], samples: dict[str, int]
+    ) -> Work:
+        """What members learnt by their own losses."""
         vectors: dict[str, Array] = {}
         for device in members:
             answer = yield from self.roster.wait(device)
@@ -520,7 +613,7 @@ class Trainer:
             self._send_anew(self.wire_fronts.owners())  # in q8: rounded to the nearest for this
             yield from self._evaluate(scores, EVAL_STEPS)
             self._send_anew(self.wire_fronts.owners())
-            devices = scores.report()
+            devices = scores.report(self.cut.all_exits)
         self.roster.events.append(
             {
                 "event": "evaluated",
@@ -579,17 +672,14 @@ class Trainer:
         return first_step + chunks
 
     def _ask_eval(self, device: str, step: int, first: int, count: int, owner: str | None) -> None:
-        flags = Flag.LOCAL if self.local else Flag(0)
+        flags = Flag.LOCAL if self.local else Flag.EXIT if self.early else Flag(0)
         weights = self._weights_for(device, owner or self._owner(device), to_train=False)
         if weights is not None:
             flags |= Flag.WEIGHTS
-        request = Message(
-            Kind.EVAL,
-            round=self.rounds_done,
-            step=step,
-            flags=flags,
-            body=wire.eval_body(first, count, weights),
-        )
+        body = wire.eval_body(first, count, weights)
+        if self.early:
+            body = wire.exit_body(first, count, 1.0, self.job.model.exit_entropy, weights)
+        request = Message(Kind.EVAL, round=self.rounds_done, step=step, flags=flags, body=body)
         self.roster.ask(device, request, Kind.RESULT, step)
 
     def _score(self, device: str, answer: Message, count: int, scores: _Scores) -> None:
@@ -603,12 +693,49 @@ class Trainer:
                 return
             scores.of(device).add(correct, total, loss)
             return
+        if self.early:
+            self._score_early(device, answer, count, scores)
+            return
         batch = self._read_activation(device, answer, count)
         if batch is None:
             return
         back = self.backs.get(ZONE) or self.backs[device]
-        correct, loss = back.evaluate(*batch)
+        *early, (correct, loss) = back.evaluate(*batch)
         scores.of(device).add(correct, count, loss)
+        if self.alone:
+            early.insert(0, self._score_exit(*batch))
+        for number, (correct, loss) in enumerate(early):
+            scores.exit_of(device, number).add(correct, count, loss)
+
+    def _score_early(self, device: str, answer: Message, count: int, scores: _Scores) -> None:
+        """The device has answered what its exit is sure of; the others go through the back."""
+        try:
+            labels, answers, rest = wire.read_exit_result(answer.body)
+            if len(labels) != count or max(labels.max(), answers.max()) >= self.cut.classes:
+                raise ValueError(f"{len(labels)} answers to {count} samples, or a class too many")
+            activation = None if rest is None else self.cut.to_nchw(rest)
+        except ValueError as error:
+            self._drop(device, error)
+            return
+        sure = answers >= 0
+        right = int((answers[sure] == labels[sure]).sum())
+        scores.early_of(device).add(right, int(sure.sum()), 0.0)
+        if activation is None:
+            scores.of(device).add(right, count, 0.0)
+            return
+        open_ = torch.from_numpy(labels[~sure].astype(np.int64))
+        correct, loss = self.backs[ZONE].evaluate(activation, open_)[-1]
+        scores.of(device).add(right + correct, count, loss)
+
+    def _score_exit(self, activation: torch.Tensor, labels: torch.Tensor) -> tuple[int, float]:
+        """What the device's exit makes of an activation."""
+        state = self.cut.front_state(self.front)
+        named = dict(self.cut.head.named_parameters())
+        with torch.no_grad():
+            for name, parameter in named.items():
+                value = state[f"{EXITS}.{self.cut.own_exit}.{name}"]
+                parameter.copy_(torch.from_numpy(value))
+            return score(self.cut.head.eval()(activation), labels)
 
     # ---- messages ----
 

@@ -23,19 +23,25 @@ if sys.version_info >= (3, 11):
 else:  # pragma: no cover
     import tomli as tomllib
 
-Mode = Literal["split-v1", "split-v2", "split-v3", "federated", "isolated"]
+Mode = Literal["split-v1", "split-v2", "split-v3", "federated", "isolated", "local-loss"]
 Codec = Literal["f32", "int8", "int4"]
 
 
 class ModelSection(msgspec.Struct, forbid_unknown_fields=True):
     """name: a bundled model or `package.module:function` returning an nn.Module. seam: number of
     weighted layers (conv, dense) on the device, or the dotted name of the last module there.
-    start: model.npz of an earlier run, to begin from; empty: as initialised."""
+    start: model.npz of an earlier run, to begin from; empty: as initialised. exits: seams behind
+    which a small head answers early. exit_weights: of their losses in that order, then of the
+    network's end; none: all 1. exit_entropy: mode local-loss: where the device's exit is as sure as
+    that, in nats, it answers held-out samples itself; 0: nowhere."""
 
     name: str = "watch"
     seam: int | str = 2
     args: dict[str, Any] = {}
     start: str = ""
+    exits: list[int | str] = []
+    exit_weights: list[float] = []
+    exit_entropy: float = 0.0
 
 
 class DataSection(msgspec.Struct, forbid_unknown_fields=True):
@@ -69,6 +75,7 @@ class TrainSection(msgspec.Struct, forbid_unknown_fields=True):
     evaluate_every: int = (
         4  # cloud rounds between two evaluations (the last round is always evaluated)
     )
+    upload_every: int = 1  # mode local-loss: an activation goes up for so many batches
 
 
 class RoundSection(msgspec.Struct, forbid_unknown_fields=True):
@@ -383,6 +390,8 @@ RANGES = {
     "train.momentum": (lambda v: 0 <= v < 1, "must be 0 or more and below 1"),
     "train.weight_decay": _at_least(0),
     "train.evaluate_every": _at_least(0),
+    "train.upload_every": _at_least(1),
+    "model.exit_entropy": _at_least(0),
     "round.deadline_s": _above_zero(),
     "round.quorum": _above_zero(1),
     "round.join_wait_s": _at_least(0),
@@ -420,6 +429,7 @@ def _work_problems(job: Job) -> Iterator[Problem]:
         for key, codec in (("codec.up", job.codec.up), ("codec.down", job.codec.down)):
             if codec != "int8":
                 yield key, rule, codec
+    yield from _exit_problems(job)
     if isinstance(job.model.seam, int) and job.model.seam < 1:
         rule = "must be 1 or more (weighted layers on the device) or the name of a module"
         yield "model.seam", rule, job.model.seam
@@ -435,6 +445,21 @@ def _work_problems(job: Job) -> Iterator[Problem]:
     wrong = check_source(job.data.source)
     if wrong:
         yield "data.source", wrong, job.data.source
+
+
+def _exit_problems(job: Job) -> Iterator[Problem]:
+    exits, weights = job.model.exits, job.model.exit_weights
+    if len({str(seam) for seam in exits}) < len(exits):
+        yield "model.exits", "must be different seams", exits
+    if exits and job.mode in LOCAL_MODES:
+        yield "model.exits", f"must be empty in mode {job.mode}: no layer is behind a seam", exits
+    if job.mode == "local-loss" and job.train.freeze_front:
+        yield "train.freeze_front", "must be false in mode local-loss: nothing would learn", True
+    if weights and len(weights) != len(exits) + 1:
+        rule = f"must be {len(exits) + 1} numbers: of each of model.exits, then of the end"
+        yield "model.exit_weights", rule, weights
+    if not all(math.isfinite(w) and w >= 0 for w in weights) or (weights and not any(weights)):
+        yield "model.exit_weights", "must be 0 or more, and one of them more", weights
 
 
 def _zone_problems(job: Job) -> Iterator[Problem]:

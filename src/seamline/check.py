@@ -280,11 +280,12 @@ def _check_model(job: Job, data: dict[str, tuple[Shape, int, int]], report: Repo
         report.say("model", "an edge host needs PyTorch: pip install 'seamline[edge]'", 7)
         return
     try:
+        from .edge_host.exits import job_network
         from .edge_host.host import cut_model, make_plan
-        from .edge_host.models import input_shape, load_model
+        from .edge_host.models import input_shape
         from .edge_host.split import list_seams
 
-        model = load_model(job.model.name, job.model.args, job.seed)
+        model = job_network(job)
         if job.mode not in LOCAL_MODES:
             for seam in list_seams(model, input_shape(model)):
                 text = (

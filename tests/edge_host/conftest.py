@@ -266,6 +266,8 @@ def world(tmp_path: Path) -> Iterator[Callable[..., World]]:
         seed: int = 0,
         codec: str = "int8",
         seam: int | str = 1,
+        exits: tuple[int | str, ...] = (),
+        exit_entropy: float = 0.0,
         rounds: dict[str, Any] | None = None,
         name: str = "out",
         **train: Any,
@@ -277,7 +279,13 @@ def world(tmp_path: Path) -> Iterator[Callable[..., World]]:
             seed=7,
             mode=mode,  # type: ignore[arg-type]
             out=str(tmp_path / name),
-            model=ModelSection("watch", seam, args={"channels": 2, "length": 32, "classes": 3}),
+            model=ModelSection(
+                "watch",
+                seam,
+                args={"channels": 2, "length": 32, "classes": 3},
+                exits=list(exits),
+                exit_entropy=exit_entropy,
+            ),
             train=TrainSection(**{**START, **train}),
             codec=CodecSection(codec, codec),  # type: ignore[arg-type]
             round=RoundSection(**(rounds or {})),

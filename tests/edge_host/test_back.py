@@ -105,7 +105,7 @@ def test_evaluate_counts_and_changes_nothing() -> None:
     back = Back(network())
     before = back.vector()
     x, y = batches(1)[0]
-    correct, loss = back.evaluate(x, y)
+    ((correct, loss),) = back.evaluate(x, y)
     with torch.no_grad():
         logits = back.module.eval()(x)
     assert correct == int((logits.argmax(1) == y).sum())

@@ -106,14 +106,14 @@ def test_a_host_that_starts_again_begins_its_cloud_round_again(
     zone: Callable[..., Any], mode: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if mode == "split-v2":
-        load = host.load_model
+        load = host.job_network
 
         def with_dropout(*arguments: Any) -> Any:
             model = load(*arguments)
             model.insert(len(model) - 1, nn.Dropout(0.5))
             return model
 
-        monkeypatch.setattr(host, "load_model", with_dropout)
+        monkeypatch.setattr(host, "job_network", with_dropout)
     plain = zone(mode, name="plain")
     plain.run()
     here = zone(mode, name="killed")

@@ -5,8 +5,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 from board_zone import Heard, Zone, train
+from seamline.runtime.message import read_exit_result
 
 WATCH = {"shape": (100, 6), "model": {"name": "watch", "seam": 3}}  # convolutions 16, 24, 32
 # The keyword network: a convolution and two depthwise-separable blocks.
@@ -80,3 +82,35 @@ def test_a_board_with_the_loss_learns_what_a_linux_device_learns(
     results = boards.of("RESULT")
     assert len(results) == 2 * 2 * 2  # two evaluations, two devices, three samples in twos
     assert {len(body) for body in results.values()} == {12}
+
+
+# An exit behind the seam: the board learns from it, sends every second batch's activation up, and
+# answers what the exit is sure of.
+EXIT = {"name": "watch", "seam": 2, "exits": [2], "exit_entropy": 1.2}
+EXIT_STEPS = {"batch": 2, "device_steps": 3, "cloud_rounds": 3, "evaluate_every": 1}
+EXIT_STEPS |= {"upload_every": 2, "front_rate": 0.3}
+WITH_EXIT = {
+    "q8": ({"d00": "an385", "d01": "an386"}, {"d00": "an500", "d01": "an547"}),
+    "f32": ({"d00": "an386", "d01": "an500"},),
+}
+
+
+@pytest.mark.parametrize("arithmetic", WITH_EXIT)
+def test_a_board_learns_from_its_exit_and_answers_early(tools, objects, tmp_path, arithmetic):
+    """Every answer is a Linux device's, byte for byte."""
+    zone = Zone(
+        (100, 6),
+        EXIT,
+        {"arithmetic": arithmetic, **EXIT_STEPS},
+        mode="local-loss",
+        samples=5,
+        devices=("d00", "d01"),
+    )
+    linux = train(tmp_path / "linux", zone, {}, objects)
+    for number, boards in enumerate(WITH_EXIT[arithmetic]):
+        heard = train(tmp_path / f"boards{number}", zone, boards, objects)
+        same(heard, linux)
+    assert len(linux.of("ACT")) == 3 * 2 * 2  # rounds, devices, of three steps the first and third
+    found = [read_exit_result(body)[1] for body in linux.of("RESULT").values()]
+    answers = np.concatenate(found)
+    assert (answers < 0).any() and (answers >= 0).any()
