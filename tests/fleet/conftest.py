@@ -117,6 +117,7 @@ def job(tmp_path: Path) -> Callable[..., Path]:
             top,
             "[model]",
             'name = "watch"',
+            f"exits = {[2] if mode == 'local-loss' else []}",
         ]
         lines += ["[train]", *(f"{k} = {json.dumps(v)}" for k, v in settings.items())]
         lines += ["[keys]", f'folder = "{tmp_path / "keys"}"']

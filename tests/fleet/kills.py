@@ -72,6 +72,8 @@ KINDS = (
     Kind(serial="d1"),
     Kind("split-v3", "q8", serial="d0"),
     Kind(arithmetic="q8", serial="d2", q8_momentum="float"),
+    Kind("local-loss"),
+    Kind("local-loss", "q8", serial="d1"),
 )
 
 BOARDS = (
@@ -81,6 +83,7 @@ BOARDS = (
     Kind("federated", "q8", serial="d2", board="an547"),
     Kind(arithmetic="q8", serial="d2", board="an386", q8_momentum="float"),
     Kind("split-v3", serial="d1", board="an500"),
+    Kind("local-loss", "q8", serial="d0", board="an386"),
 )
 
 
@@ -350,7 +353,9 @@ class Run:
     async def _lay(self, cables: Cables) -> None:
         cloud = free_port()
         lines = [f'mode = "{self.kind.mode}"', f'out = "{self.folder / "out"}"', "seed = 5"]
-        lines += ["[model]", 'name = "watch"', "[train]", f"edge_rounds = {self.rounds[0]}"]
+        alone = self.kind.mode == "local-loss"
+        lines += ["[model]", 'name = "watch"', f"exits = {[2] if alone else []}"]
+        lines += ["[train]", f"edge_rounds = {self.rounds[0]}", f"upload_every = {1 + alone}"]
         lines += [f"cloud_rounds = {self.rounds[1]}"]
         lines += ["device_steps = 2", "evaluate_every = 2"]
         lines += [f"batch = {4 if self.kind.board else 8}"]

@@ -33,7 +33,10 @@ def model_hash(path: Path) -> str:
     return digest.hexdigest()
 
 
-@pytest.mark.parametrize("mode", ["split-v1", "split-v2", "split-v3", "federated", "isolated"])
+MODES = ["split-v1", "split-v2", "split-v3", "federated", "isolated", "local-loss"]
+
+
+@pytest.mark.parametrize("mode", MODES)
 def test_every_mode_trains_to_the_end(job, mode, tmp_path):
     done = run_job(job(mode=mode))
     assert done.returncode == 0, done.stderr

@@ -6,7 +6,7 @@ import threading
 import pytest
 from kills import KINDS, Series, nursery
 
-RUNS = 20
+RUNS = 24
 
 
 class Loop:
