@@ -94,9 +94,13 @@ class Back:
 
     def evaluate(self, activation: Tensor, labels: Tensor) -> list[tuple[int, float]]:
         """(correct answers, sum of the losses) over a batch, of each exit and of the end."""
+        return [score(logits, labels) for logits in self.logits(activation)]
+
+    def logits(self, activation: Tensor) -> list[Tensor]:
+        """Of each exit and of the end, [n, classes], as in use: nothing is learned."""
         self.module.eval()
         with torch.no_grad():
-            found = [score(logits, labels) for logits in self._logits(activation)]
+            found = self._logits(activation)
         self.module.train()
         return found
 

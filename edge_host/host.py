@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import threading
 import time
@@ -240,6 +241,7 @@ class Host:
         path = save_model(self.job, self.cut, result.state)
         for name, data in self.trainer.finished_fronts(self.fleet.plan).items():
             write_whole(zone_file(self.job, self.zone).with_name(name), data)
+        self._save_exits()
         self.emit({"event": "saved", "path": str(path)})
         report = report_body(order.rounds, metrics)
         if self.trainer.roster.wait_all:
@@ -250,6 +252,13 @@ class Host:
         if self._leave_at is None:
             self.fleet.goodbye("the job is done")
             self.done = True
+
+    def _save_exits(self) -> None:
+        """Rules of the exits, found on this zone's devices, beside the zone's state."""
+        if self.trainer.calibration is not None:
+            path = zone_file(self.job, self.zone).with_name("exits.json")
+            text = json.dumps(self.trainer.calibration.document(), indent=1)
+            write_whole(path, text.encode())
 
     def _bytes(self) -> dict[str, dict[str, int]]:
         return {d: {"up": t.up, "down": t.down} for d, t in sorted(self.fleet.traffic.items())}

@@ -29,6 +29,7 @@ from ..runtime.config import LOCAL_MODES, Job, TrainSection
 from ..runtime.errors import UserError
 from ..runtime.message import Flag, Kind, Message
 from .back import Back, score
+from .calibrate_exits import Calibration, calibrate_exits
 from .exits import exit_weights
 from .fronts import ZONE, F32Fronts, Fronts
 from .roster import RESEND_S, Roster
@@ -42,6 +43,7 @@ TURN_STREAM = 0x5455524E  # "TURN": the order of devices in a step
 DEVICE_STREAM = 0x44455649  # "DEVI": a device's seed
 DOWN_STREAM = 0x444F574E  # "DOWN": the rounding seed of what goes down to a device
 EVAL_STEPS = 1 << 24  # steps of an evaluation start here
+CALIBRATION_STEPS = 1 << 25  # and of what exits are calibrated by
 ROUND_FACTOR = 2654435761  # SPEC.md, seed of a parcel
 
 
@@ -177,6 +179,7 @@ class Trainer:
         self.wire_fronts = self._make_fronts()
         self.backs = self._make_backs(devices)  # by device; v2 has one, ZONE
         self.rounds_done = 0  # edge rounds of the job
+        self.calibration: Calibration | None = None  # of the exits, after the last evaluation
         self.result: Result | None = None
         self.initial = self.state()
         self._sizes = {name: value.size for name, value in self.initial.items()}
@@ -255,6 +258,7 @@ class Trainer:
             self.roster.events.append({"event": "note", "zone": self.zone, "text": text})
         keeps = has_checkpoint and self._keeps_front()
         self.wire_fronts.joined(self._owner(device), inputs)
+        tests = max(0, tests - self.job.data.validation)  # these follow the test samples
         self.roster.joined(device, samples, tests, needs_front=not keeps)
 
     def left(self, device: str, failure: str = "") -> None:
@@ -381,7 +385,11 @@ class Trainer:
 
     def _last_evaluation(self, cloud_rounds: int) -> Work:
         devices = yield from self._evaluation(cloud_rounds)
-        self._finish(cloud_rounds, {"evaluated": devices})
+        metrics = {"evaluated": devices}
+        if self.cut.all_exits and self.job.data.validation:
+            self.calibration = yield from self._calibrate()
+            metrics["exits"] = self.calibration.document()
+        self._finish(cloud_rounds, metrics)
 
     def _finish(self, cloud_round: int, metrics: dict[str, Any]) -> None:
         self.result = Result(cloud_round, self.state(), sum(self._took_part.values()), metrics)
@@ -672,12 +680,14 @@ class Trainer:
         return first_step + chunks
 
     def _ask_eval(self, device: str, step: int, first: int, count: int, owner: str | None) -> None:
-        flags = Flag.LOCAL if self.local else Flag.EXIT if self.early else Flag(0)
+        """From CALIBRATION_STEPS on activations are asked for, whatever the exit could answer."""
+        early = self.early and step < CALIBRATION_STEPS
+        flags = Flag.LOCAL if self.local else Flag.EXIT if early else Flag(0)
         weights = self._weights_for(device, owner or self._owner(device), to_train=False)
         if weights is not None:
             flags |= Flag.WEIGHTS
         body = wire.eval_body(first, count, weights)
-        if self.early:
+        if early:
             body = wire.exit_body(first, count, 1.0, self.job.model.exit_entropy, weights)
         request = Message(Kind.EVAL, round=self.rounds_done, step=step, flags=flags, body=body)
         self.roster.ask(device, request, Kind.RESULT, step)
@@ -699,12 +709,12 @@ class Trainer:
         batch = self._read_activation(device, answer, count)
         if batch is None:
             return
-        back = self.backs.get(ZONE) or self.backs[device]
-        *early, (correct, loss) = back.evaluate(*batch)
+        activation, labels = batch
+        *exits, end = self._all_logits(device, activation)
+        correct, loss = score(end, labels)
         scores.of(device).add(correct, count, loss)
-        if self.alone:
-            early.insert(0, self._score_exit(*batch))
-        for number, (correct, loss) in enumerate(early):
+        for number, logits in enumerate(exits):
+            correct, loss = score(logits, labels)
             scores.exit_of(device, number).add(correct, count, loss)
 
     def _score_early(self, device: str, answer: Message, count: int, scores: _Scores) -> None:
@@ -727,7 +737,7 @@ class Trainer:
         correct, loss = self.backs[ZONE].evaluate(activation, open_)[-1]
         scores.of(device).add(right + correct, count, loss)
 
-    def _score_exit(self, activation: torch.Tensor, labels: torch.Tensor) -> tuple[int, float]:
+    def _exit_logits(self, activation: torch.Tensor) -> torch.Tensor:
         """What the device's exit makes of an activation."""
         state = self.cut.front_state(self.front)
         named = dict(self.cut.head.named_parameters())
@@ -735,7 +745,40 @@ class Trainer:
             for name, parameter in named.items():
                 value = state[f"{EXITS}.{self.cut.own_exit}.{name}"]
                 parameter.copy_(torch.from_numpy(value))
-            return score(self.cut.head.eval()(activation), labels)
+            logits: torch.Tensor = self.cut.head.eval()(activation)
+        return logits
+
+    def _calibrate(self) -> Generator[None, None, Calibration]:
+        """Rules for the exits, from what the devices keep apart for it."""
+        batch, apart = self.job.train.batch, self.job.data.validation
+        members = sorted(self.roster.active)
+        logits: list[list[Array]] = [[] for _ in [*self.cut.all_exits, "end"]]
+        labels: list[NDArray[np.int64]] = []
+        self._send_anew(self.wire_fronts.owners())
+        for step, first in enumerate(range(0, apart, batch)):
+            count = min(batch, apart - first)
+            for device in members:
+                tests = self.roster.present[device].tests if device in self.roster.present else 0
+                self._ask_eval(device, CALIBRATION_STEPS + step, tests + first, count, None)
+            for device in members:
+                answer = yield from self.roster.wait(device)
+                found = None if answer is None else self._read_activation(device, answer, count)
+                if found is not None:
+                    labels.append(found[1].numpy())
+                    made = self._all_logits(device, found[0])
+                    for kept, one in zip(logits, made, strict=True):
+                        kept.append(one.numpy())
+        nothing = np.zeros((0, self.cut.classes), np.float32)
+        *exits, end = [np.concatenate([nothing, *kept]) for kept in logits]
+        named = dict(zip(self.cut.all_exits, exits, strict=True))
+        right = np.concatenate([np.zeros(0, np.int64), *labels])
+        return calibrate_exits(named, end, right, self.job.model.exit_loss)
+
+    def _all_logits(self, device: str, activation: torch.Tensor) -> list[torch.Tensor]:
+        """Of every exit from the device's on, and of the end."""
+        back = self.backs.get(ZONE) or self.backs[device]
+        own = [self._exit_logits(activation)] if self.alone else []
+        return [*own, *back.logits(activation)]
 
     # ---- messages ----
 

@@ -33,7 +33,8 @@ class ModelSection(msgspec.Struct, forbid_unknown_fields=True):
     start: model.npz of an earlier run, to begin from; empty: as initialised. exits: seams behind
     which a small head answers early. exit_weights: of their losses in that order, then of the
     network's end; none: all 1. exit_entropy: mode local-loss: where the device's exit is as sure as
-    that, in nats, it answers held-out samples itself; 0: nowhere."""
+    that, in nats, it answers held-out samples itself; 0: nowhere. exit_loss: share of right answers
+    that calibrated exits may cost beside the network's end."""
 
     name: str = "watch"
     seam: int | str = 2
@@ -42,14 +43,17 @@ class ModelSection(msgspec.Struct, forbid_unknown_fields=True):
     exits: list[int | str] = []
     exit_weights: list[float] = []
     exit_entropy: float = 0.0
+    exit_loss: float = 0.005
 
 
 class DataSection(msgspec.Struct, forbid_unknown_fields=True):
     """source: bundled name, path of an .npz (x_train, y_train, x_test, y_test), or
-    `package.module:function`."""
+    `package.module:function`. validation: training samples that each device keeps apart, neither
+    trained on nor tested with: exits are calibrated by them."""
 
     source: str = "watch"
     args: dict[str, Any] = {}
+    validation: int = 0
 
 
 class TrainSection(msgspec.Struct, forbid_unknown_fields=True):
@@ -392,6 +396,8 @@ RANGES = {
     "train.evaluate_every": _at_least(0),
     "train.upload_every": _at_least(1),
     "model.exit_entropy": _at_least(0),
+    "model.exit_loss": _at_least(0),
+    "data.validation": _at_least(0),
     "round.deadline_s": _above_zero(),
     "round.quorum": _above_zero(1),
     "round.join_wait_s": _at_least(0),
@@ -458,6 +464,8 @@ def _exit_problems(job: Job) -> Iterator[Problem]:
     if weights and len(weights) != len(exits) + 1:
         rule = f"must be {len(exits) + 1} numbers: of each of model.exits, then of the end"
         yield "model.exit_weights", rule, weights
+    if exits and job.data.validation and job.model.exit_loss >= 1:
+        yield "model.exit_loss", "must be less than 1: it is a share", job.model.exit_loss
     if not all(math.isfinite(w) and w >= 0 for w in weights) or (weights and not any(weights)):
         yield "model.exit_weights", "must be 0 or more, and one of them more", weights
 

@@ -6,9 +6,10 @@ import importlib
 import os
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from zlib import crc32
 
 import numpy as np
 from numpy.typing import NDArray
@@ -67,13 +68,37 @@ def absolute(path: str, folder: Path) -> str:
 
 def device_data(job: Job, device_id: str) -> Data:
     """The data of one device of the job; its own arguments for the source override the job's.
+    What the job's `data.validation` keeps apart follows the test samples.
 
     Raises DataError; JobError if there is no such device.
     """
     from .config import find_device
 
     args = {**job.data.args, **find_device(job, device_id).data}
-    return load_data(job.data.source, device_id, args, job.seed)
+    data = load_data(job.data.source, device_id, args, job.seed)
+    return keep_apart(data, job.data.validation, job.seed, device_id)
+
+
+def keep_apart(data: Data, count: int, seed: int, device_id: str) -> Data:
+    """`count` training samples, drawn at random by the seed and the device, put behind the test
+    samples. Raises DataError: fewer than one would be left to train on.
+    """
+    if count == 0:
+        return data
+    if count >= len(data.x_train):
+        raise DataError(
+            f"data.validation = {count}: {device_id} has {len(data.x_train)} training samples; "
+            "one at least must be left to train on"
+        )
+    order = np.random.default_rng([seed, crc32(device_id.encode())]).permutation(len(data.x_train))
+    apart, left = np.sort(order[:count]), np.sort(order[count:])
+    return replace(
+        data,
+        x_train=np.ascontiguousarray(data.x_train[left]),
+        y_train=data.y_train[left],
+        x_test=np.concatenate([data.x_test, data.x_train[apart]]),
+        y_test=np.concatenate([data.y_test, data.y_train[apart]]),
+    )
 
 
 def load_data(source: str, device_id: str, args: Mapping[str, Any], job_seed: int = 0) -> Data:

@@ -28,6 +28,7 @@ from seamline.runtime.config import (
     TrainSection,
     ZoneSection,
 )
+from seamline.runtime.data import Data, keep_apart
 from seamline.runtime.device import BatchOrder
 from seamline.runtime.message import Kind, Message
 from seamline.runtime.plan import build_plan
@@ -35,7 +36,7 @@ from torch import Tensor
 
 torch.set_num_threads(1)
 
-Data = tuple[NDArray[Any], NDArray[Any], NDArray[Any], NDArray[Any]]
+Arrays = tuple[NDArray[Any], NDArray[Any], NDArray[Any], NDArray[Any]]
 START: dict[str, Any] = {
     "cloud_rounds": 2,
     "edge_rounds": 3,
@@ -61,7 +62,7 @@ def on_device() -> Callable[[Split, Tensor], NDArray[np.float32]]:
     return forward
 
 
-def waves(seed: int, samples: int) -> Data:
+def waves(seed: int, samples: int) -> Arrays:
     """Three classes of noisy waves [n, 1, 32, 2]: x and y to train, x and y to test (10)."""
     rng = np.random.default_rng(seed)
     n = samples + 10
@@ -75,7 +76,7 @@ def waves(seed: int, samples: int) -> Data:
 class Device:
     """A session of the core with its data, as the device program drives it."""
 
-    def __init__(self, name: str, data: Data) -> None:
+    def __init__(self, name: str, data: Arrays) -> None:
         self.data = data
         ends = (float(data[0].min()), float(data[0].max()))
         self.session = Session(name, b"bootboot", len(data[0]), len(data[2]), samples=ends)
@@ -157,7 +158,7 @@ class World:
     while, in order for each device.
     """
 
-    def __init__(self, job: Job, data: dict[str, Data], seed: int) -> None:
+    def __init__(self, job: Job, data: dict[str, Arrays], seed: int) -> None:
         self.job, self.data = job, data
         self.random = random.Random(seed)
         self.now = 0.0
@@ -268,6 +269,7 @@ def world(tmp_path: Path) -> Iterator[Callable[..., World]]:
         seam: int | str = 1,
         exits: tuple[int | str, ...] = (),
         exit_entropy: float = 0.0,
+        validation: int = 0,
         rounds: dict[str, Any] | None = None,
         name: str = "out",
         **train: Any,
@@ -291,6 +293,11 @@ def world(tmp_path: Path) -> Iterator[Callable[..., World]]:
             round=RoundSection(**(rounds or {})),
         )
         data = {d: waves(i, n) for i, (d, n) in enumerate(sizes.items()) if d not in absent}
+        if validation:
+            job.data.validation = validation
+            whole = {d: Data(*arrays, classes=3) for d, arrays in data.items()}
+            apart = {d: keep_apart(one, validation, job.seed, d) for d, one in whole.items()}
+            data = {d: (a.x_train, a.y_train, a.x_test, a.y_test) for d, a in apart.items()}
         return World(job, data, seed)
 
     yield build

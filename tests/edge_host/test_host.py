@@ -32,7 +32,7 @@ def test_the_finished_model_loads_as_one_plain_torch_module(world: Callable[...,
     for name, value in float_state(model).items():
         np.testing.assert_array_equal(value.numpy(), here.cloud.model[name])
     raw = torch.load(folder(here) / "model.pt", weights_only=True)
-    assert set(raw) == {"state_dict", "model", "args", "seam", "job"}
+    assert set(raw) == {"state_dict", "model", "args", "exits", "seam", "job"}
     assert (raw["model"], raw["seam"], raw["job"]) == ("watch", "3", "job")
     with np.load(folder(here) / "front.npz", allow_pickle=False) as front:
         assert sorted(front.files) == sorted(here.host.cut.front_names)
