@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 
 from ..runtime.config import Job
+from ..runtime.differences import Estimate
 from ..runtime.message import Kind
 from .aggregate import Model, Update, aggregate, model_hash
 
@@ -33,13 +34,15 @@ TEXT_MAX = 400  # characters of an error; the wire carries 512 bytes
 
 @dataclass(frozen=True)
 class Send:
-    """A message to a zone. arrays: the model that goes with it."""
+    """A message to a zone. arrays: the model that goes with it; parcels: in its place, what it
+    differs by from the one the zone has."""
 
     zone: str
     kind: Kind
     round: int
     meta: dict[str, Any] = field(default_factory=dict)
     arrays: Model = field(default_factory=dict)
+    parcels: dict[str, bytes] | None = None
 
 
 @dataclass(frozen=True)
@@ -62,13 +65,16 @@ class Keep:
 
 @dataclass(frozen=True)
 class Close:
-    """A round to make durable. model: the one after it; metrics by zone that took part."""
+    """A round to make durable. model: the one after it; metrics by zone that took part. sent,
+    codecs: what zones have of the model, and how it was sent, if not as it is."""
 
     round: int
     model: Model
     hash: str
     metrics: dict[str, dict[str, Any]]
     seconds: float
+    sent: Model = field(default_factory=dict)
+    codecs: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -98,12 +104,14 @@ class Bad(ValueError):
 @dataclass
 class State:
     """What outlives the process: rounds closed so far, the model after them, updates of the open
-    round, reports."""
+    round, reports. sent, codecs: as in Close."""
 
     round: int = 0
     model: Model = field(default_factory=dict)
     updates: dict[str, Update] = field(default_factory=dict)
     reports: dict[str, dict[str, Any]] = field(default_factory=dict)
+    sent: Model = field(default_factory=dict)
+    codecs: dict[str, str] = field(default_factory=dict)
 
 
 class Rounds:
@@ -125,6 +133,8 @@ class Rounds:
         self._quorum_at: float | None = None
         self._over_at = now if self.done else math.inf  # when the last round closed
         self._stay_until = now + LATE_S if self.done else -math.inf
+        self._estimate = _estimate(job, state)  # what zones have; None: the model as it is
+        self._has: dict[str, str] = {}  # which estimate a zone has
 
     @property
     def done(self) -> bool:
@@ -169,6 +179,7 @@ class Rounds:
                 self._here.add(zone)
                 effects.append(Present(zone, True))
             if kind == Kind.ZONE_HELLO:
+                self._has[zone] = str(meta.get("has", ""))
                 effects += self._welcome(zone)
             elif kind == Kind.ZONE_UPDATE:
                 effects += self._update(zone, meta, arrays)
@@ -222,7 +233,17 @@ class Rounds:
         """What a zone has to do now: train the open round, or evaluate the final model."""
         kind = Kind.ZONE_DONE if self.done else Kind.ZONE_ROUND
         round_ = self.state.round
-        return Send(zone, kind, round_, {"round": round_}, self.state.model)
+        meta: dict[str, Any] = {"round": round_}
+        sent = self._estimate
+        if sent is None or not sent.model:
+            return Send(zone, kind, round_, meta, self.state.model)
+        has, meta["to"] = self._has.get(zone, ""), sent.name
+        self._has[zone] = sent.name  # or it says so in its next HELLO
+        if has == sent.name:
+            return Send(zone, kind, round_, {**meta, "from": has})
+        if has and has == sent.before and sent.step is not None:
+            return Send(zone, kind, round_, {**meta, "from": has}, sent.model, sent.step)
+        return Send(zone, kind, round_, meta, sent.model)
 
     def _update(self, zone: str, meta: Mapping[str, Any], arrays: Model) -> list[Effect]:
         round_ = _round(meta)
@@ -274,13 +295,37 @@ class Rounds:
     def _close(self, now: float) -> list[Effect]:
         state = self.state
         model = aggregate(state.model, state.updates)
+        if self._estimate is not None:
+            self._estimate.move(model, state.round)
+            state.sent, state.codecs = self._estimate.model, self._estimate.codecs
+            if state.round == self.last - 1:
+                model = state.sent  # what everybody has is the job's result
         metrics = {zone: state.updates[zone].metrics for zone in sorted(state.updates)}
-        close = Close(state.round, model, model_hash(model), metrics, now - self._began)
+        close = Close(
+            state.round,
+            model,
+            model_hash(model),
+            metrics,
+            now - self._began,
+            state.sent,
+            state.codecs,
+        )
         state.round, state.model, state.updates = state.round + 1, model, {}
         self._began, self._quorum_at = now, None
         if self.done:
             self._over_at = now
         return [close, *(self._order(zone) for zone in self.zones if zone in self._here)]
+
+
+def _estimate(job: Job, state: State) -> Estimate | None:
+    """What zones have of the model, after a restart too."""
+    if job.codec.cloud == "f32":
+        return None
+    estimate = Estimate(job.codec)
+    estimate.codecs = dict(state.codecs)
+    if state.sent or state.model:
+        estimate.set(state.sent or state.model)
+    return estimate
 
 
 def _accepted(zone: str, round_: int) -> Send:

@@ -132,10 +132,11 @@ class Cloud:
     def _encode(self, send: Send) -> bytes:
         if self._encoded is not None:
             last, data = self._encoded
-            if (last.kind, last.round) == (send.kind, send.round) and last.arrays is send.arrays:
+            same = (last.kind, last.round, last.meta) == (send.kind, send.round, send.meta)
+            if same and last.arrays is send.arrays:
                 return data
         try:
-            body = wire.zone_body(send.meta, send.arrays)
+            body = wire.zone_body(send.meta, send.arrays, send.parcels)
             data = Message(send.kind, round=send.round, body=body).encode()
         except SeamError as error:
             raise UserError(f"the model cannot be sent to zone {send.zone}: {error}", 5) from error

@@ -27,7 +27,7 @@ from .aggregate import Array, Model, Update, model_hash
 from .rounds import Close, Keep, Report, State
 
 APPLICATION = 0x5345414C  # "SEAL" in the database's header
-FORMAT = 1
+FORMAT = 2
 MODELS_KEPT = 2  # the last ones
 EXIT_STORE = 3
 
@@ -37,6 +37,7 @@ CREATE TABLE zones (zone TEXT PRIMARY KEY, first_seen REAL NOT NULL, last_seen R
 CREATE TABLE rounds (round INTEGER PRIMARY KEY, hash TEXT NOT NULL, seconds REAL NOT NULL);
 CREATE TABLE updates (round INTEGER NOT NULL, zone TEXT NOT NULL, samples INTEGER NOT NULL,
     metrics TEXT NOT NULL, hash TEXT NOT NULL, PRIMARY KEY (round, zone));
+CREATE TABLE sent (round INTEGER PRIMARY KEY, hash TEXT NOT NULL, codecs TEXT NOT NULL);
 CREATE TABLE reports (zone TEXT PRIMARY KEY, metrics TEXT NOT NULL);
 """
 
@@ -191,6 +192,7 @@ class Store:
         for round_, digest in rows:
             state.round = round_ + 1
             state.model = self._read(self._model(round_), digest)
+            self._restore_sent(state)
         rows = self.db.execute(
             "SELECT zone, samples, metrics, hash FROM updates WHERE round = ?", (state.round,)
         ).fetchall()
@@ -201,6 +203,14 @@ class Store:
             state.reports[zone] = json.loads(metrics)
         self._sweep(state.round, set(state.updates))
         return state
+
+    def _restore_sent(self, state: State) -> None:
+        rows = self.db.execute(
+            "SELECT hash, codecs FROM sent WHERE round = ?", (state.round - 1,)
+        ).fetchall()
+        for digest, codecs in rows:
+            state.sent = self._read(self._sent(state.round - 1), digest)
+            state.codecs = json.loads(codecs)
 
     def _read(self, path: Path, digest: str) -> Model:
         try:
@@ -237,9 +247,16 @@ class Store:
         UserError."""
         with self._writing():
             write_whole(self._model(close.round), npz_bytes(close.model))
+            if close.sent:
+                write_whole(self._sent(close.round), npz_bytes(close.sent))
+            self.db.execute("BEGIN IMMEDIATE")
+            if close.sent:
+                row = (close.round, model_hash(close.sent), json.dumps(close.codecs))
+                self.db.execute("INSERT INTO sent VALUES (?, ?, ?)", row)
             self.db.execute(
                 "INSERT INTO rounds VALUES (?, ?, ?)", (close.round, close.hash, close.seconds)
             )
+            self.db.execute("COMMIT")
         self._sweep(close.round + 1, set())
 
     def keep_report(self, report: Report) -> None:
@@ -258,6 +275,9 @@ class Store:
     def _model(self, round_: int) -> Path:
         return self.folder / "models" / f"after-{round_:06d}.npz"
 
+    def _sent(self, round_: int) -> Path:
+        return self.folder / "models" / f"sent-{round_:06d}.npz"
+
     def _update(self, round_: int, zone: str) -> Path:
         return self.folder / "updates" / f"{round_:06d}-{quote(zone, safe='')}.npz"
 
@@ -267,7 +287,7 @@ class Store:
         kept = {
             self._model(round_ - 1 - age) for age in range(MODELS_KEPT) if round_ - 1 - age >= 0
         }
-        kept |= {self._update(round_, zone) for zone in zones}
+        kept |= {self._update(round_, zone) for zone in zones} | {self._sent(round_ - 1)}
         with self._writing():
             for folder in ("models", "updates"):
                 for path in (self.folder / folder).iterdir():

@@ -37,6 +37,7 @@ from .models import input_shape
 from .split import END, Split, split
 from .trainer import Trainer
 from .uplink import REPEAT_S, Finish, State, Train, Uplink, report_body
+from .zone_differences import ZoneDifferences
 
 Emit = Callable[[dict[str, Any]], None]
 
@@ -93,7 +94,11 @@ class Host:
         self.next_round = 0
         self._leave_at: float | None = None  # nothing is left to do; when to go in any case
         self._last_word = b""  # said before a restart
-        self.uplink = Uplink(zone, job.name, now, self._restore(), job.link.wait_s(REPEAT_S))
+        self.differences = None if job.codec.cloud == "f32" else ZoneDifferences(job.codec)
+        if self.differences is not None:
+            self.differences.check(self.trainer.initial)
+        repeat_s = job.link.wait_s(REPEAT_S)
+        self.uplink = Uplink(zone, job.name, now, self._restore(), repeat_s, self.differences)
         if self._last_word:
             self._leave_at = now + FAREWELL_S
             self.uplink.report(self.next_round, self._last_word)
@@ -111,6 +116,8 @@ class Host:
             return None
         try:
             restore_trainer(self.trainer, kept.arrays)
+            if self.differences is not None:
+                self.differences.restore(kept.arrays)
         except (KeyError, ValueError) as error:
             raise UserError(
                 f"the state of zone {self.zone} does not fit the model ({error}); remove "
@@ -172,6 +179,8 @@ class Host:
     def _train(self, order: Train) -> None:
         if order.round < self.next_round:  # a cloud that began anew
             self.trainer.forget()
+            if self.differences is not None:
+                self.differences.sender.forget()
         self._order = order
         self.trainer.train(order.round, order.state)
         self._start = {} if order.state is None else self.trainer.state()
@@ -234,7 +243,7 @@ class Host:
             difference = {k: value - self._start.get(k, 0) for k, value in result.state.items()}
             update = self.uplink.update(order.round, result.samples, metrics, difference)
             self.next_round = order.round + 1
-            state = ZoneState(self.next_round, trainer_arrays(self.trainer), update)
+            state = ZoneState(self.next_round, self._arrays(), update)
             save_zone(self.job, self.zone, state)
             self.uplink.send_update(now)
             return
@@ -245,7 +254,7 @@ class Host:
         self.emit({"event": "saved", "path": str(path)})
         report = report_body(order.rounds, metrics)
         if self.trainer.roster.wait_all:
-            state = ZoneState(order.rounds, trainer_arrays(self.trainer), report=report)
+            state = ZoneState(order.rounds, self._arrays(), report=report)
             save_zone(self.job, self.zone, state)
             self._leave_at = now + FAREWELL_S
         self.uplink.report(order.rounds, report)
@@ -259,6 +268,10 @@ class Host:
             path = zone_file(self.job, self.zone).with_name("exits.json")
             text = json.dumps(self.trainer.calibration.document(), indent=1)
             write_whole(path, text.encode())
+
+    def _arrays(self) -> dict[str, Any]:
+        own = {} if self.differences is None else self.differences.arrays()
+        return trainer_arrays(self.trainer) | own
 
     def _bytes(self) -> dict[str, dict[str, int]]:
         return {d: {"up": t.up, "down": t.down} for d, t in sorted(self.fleet.traffic.items())}

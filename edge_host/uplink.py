@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from ..runtime import message as wire
 from ..runtime.errors import UserError
 from ..runtime.message import Kind, Message
+from .zone_differences import ZoneDifferences
 
 State = dict[str, NDArray[np.float32]]
 REPEAT_S = 2.0  # what was not answered is said again
@@ -50,15 +51,17 @@ class Uplink:
         now: float,
         pending: tuple[int, bytes] | None = None,
         repeat_s: float = REPEAT_S,
+        differences: ZoneDifferences | None = None,
     ) -> None:
         """pending: (round, body) of an update from before a restart, maybe not accepted. repeat_s:
-        until something is said again.
+        until something is said again. differences: where models do not travel as they are.
         """
         self.zone, self.job, self._repeat_s = zone, job, repeat_s
         self.outbox: list[bytes] = []
         self.welcomed = False
         self.training: int | None = None
         self.report_accepted = False
+        self._differences = differences
         self._pending = pending
         self._report: Message | None = None
         self._finishing = False
@@ -100,12 +103,18 @@ class Uplink:
         self._said = now
         idle = self.training is None and not self._finishing  # or an order was lost
         if not self.welcomed or (idle and self._pending is None and self._report is None):
-            body = wire.zone_body({"zone": self.zone, "job": self.job}, {})
-            self.outbox.append(Message(Kind.ZONE_HELLO, body=body).encode())
+            self._hello()
         elif self._pending is not None:
             self._send_update()
         elif self._report is not None and not self.report_accepted:
             self._send_report()
+
+    def _hello(self) -> None:
+        meta = {"zone": self.zone, "job": self.job}
+        if self._differences is not None:
+            meta["has"] = self._differences.name
+        body = wire.zone_body(meta, {})
+        self.outbox.append(Message(Kind.ZONE_HELLO, body=body).encode())
 
     def lost(self, now: float) -> None:
         """The cloud is gone: say HELLO until it is back. Work goes on."""
@@ -121,9 +130,11 @@ class Uplink:
         if self.training == round_:
             return None
         self._pending = None
-        _, arrays = wire.read_zone(message.body)
+        taken, state = self._take(message)
+        if not taken:
+            return None
         self.training = round_
-        return Train(round_, arrays or None)
+        return Train(round_, state)
 
     def _done(self, message: Message) -> Finish | None:
         self.welcomed = True
@@ -134,9 +145,23 @@ class Uplink:
             return None
         if self._finishing:
             return None
+        taken, state = self._take(message)
+        if not taken:
+            return None
         self._finishing = True
-        _, arrays = wire.read_zone(message.body)
-        return Finish(message.round, arrays or None)
+        return Finish(message.round, state)
+
+    def _take(self, message: Message) -> tuple[bool, State | None]:
+        """The model in a message; (False, None): this zone has not what it begins from, and has
+        said so."""
+        meta, arrays = wire.read_zone(message.body)
+        if self._differences is None:
+            return True, arrays or None
+        if self._differences.take(meta, arrays):
+            return True, self._differences.model or None
+        self.training = None
+        self._hello()
+        return False, None
 
     # ---- from the zone ----
 
@@ -144,10 +169,14 @@ class Uplink:
         self, round_: int, samples: int, metrics: dict[str, Any], difference: Mapping[str, Any]
     ) -> bytes:
         """Sends what the zone learned in `round_` until it is accepted. Returns the body, for safe
-        keeping.
+        keeping. Raises UserError: numbers that cannot be sent.
         """
         meta = {"round": round_, "samples": samples, "metrics": metrics}
-        body = wire.zone_body(meta, dict(difference))
+        parcels = None
+        if self._differences is not None:
+            packed = self._differences.pack(dict(difference), round_)
+            difference, parcels = packed.values, packed.parcels
+        body = wire.zone_body(meta, dict(difference), parcels)
         self.training = None
         self._pending = (round_, body)
         return body

@@ -96,9 +96,16 @@ class RoundSection(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class CodecSection(msgspec.Struct, forbid_unknown_fields=True):
+    """up, down, rounding: at the cut. cloud: of the models between zones and cloud; auto: chosen
+    for each tensor, least bytes at cloud_alpha times the error of int8, or, with cloud_bytes above
+    0, least error in so many bytes a model."""
+
     up: Codec = "int8"
     down: Codec = "int8"
     rounding: Literal["nearest", "stochastic"] = "stochastic"
+    cloud: Literal["f32", "int8", "int4", "auto"] = "f32"
+    cloud_alpha: float = 1.0
+    cloud_bytes: int = 0
 
 
 class CloudSection(msgspec.Struct, forbid_unknown_fields=True):
@@ -402,6 +409,8 @@ RANGES = {
     "round.quorum": _above_zero(1),
     "round.join_wait_s": _at_least(0),
     "link.silence_s": _between(2, 3600),
+    "codec.cloud_alpha": _at_least(0),
+    "codec.cloud_bytes": _at_least(0),
 }
 
 

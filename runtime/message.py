@@ -315,13 +315,18 @@ def read_bye(body: Body) -> str:
 # ---- zone and cloud ----
 
 
-def zone_body(meta: dict[str, Any], arrays: Mapping[str, Array]) -> bytes:
-    """meta as JSON with "tensors" added, then one f32 parcel an array (scalars travel as [1])."""
+def zone_body(
+    meta: dict[str, Any],
+    arrays: Mapping[str, Array],
+    parcels: Mapping[str, bytes] | None = None,
+) -> bytes:
+    """meta as JSON with "tensors" added, then one parcel an array (scalars travel as [1]): that of
+    `parcels`, where it was packed before, else f32."""
     names = list(arrays)
     shapes = {name: list(np.shape(arrays[name])) for name in names}
     head = json.dumps({**meta, "tensors": names, "shapes": shapes}).encode()
     parts = [struct.pack("<I", len(head)), head]
-    parts += [_flat_parcel(arrays[name]) for name in names]
+    parts += [parcels[n] if parcels else _flat_parcel(arrays[n]) for n in names]
     return b"".join(parts)
 
 

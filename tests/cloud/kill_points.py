@@ -1,6 +1,6 @@
 """Run by test_store.py: a cloud is killed (SIGKILL) before every step that touches the disk,
 started again, and must hold all it had promised and end with the same bits. Usage: kill_points.py
-FOLDER; prints the number of kills."""
+FOLDER [CODEC]; prints the number of kills. CODEC: of the models between zones and cloud."""
 
 import os
 import signal
@@ -11,7 +11,7 @@ import numpy as np
 from seamline.cloud.server import Cloud
 from seamline.cloud.store import Store
 from seamline.runtime import message as wire
-from seamline.runtime.config import Job, RoundSection, TrainSection, ZoneSection
+from seamline.runtime.config import CodecSection, Job, RoundSection, TrainSection, ZoneSection
 from seamline.runtime.message import Kind, Message
 
 ZONES, ROUNDS = "AB", 3
@@ -71,7 +71,7 @@ def in_child(job: Job, promised: int, step: int) -> int:
     return os.waitpid(pid, 0)[1]
 
 
-def main(folder: Path) -> None:
+def main(folder: Path, codec: str = "f32") -> None:
     wanted, step = "", 0
     while True:
         job = Job(
@@ -80,6 +80,7 @@ def main(folder: Path) -> None:
             out=str(folder / str(step)),
             train=TrainSection(cloud_rounds=ROUNDS),
             round=RoundSection(quorum=1.0),
+            codec=CodecSection(cloud=codec),
         )
         promised = os.open(folder / f"promised-{step}", os.O_RDWR | os.O_CREAT, 0o600)
         status = in_child(job, promised, step)
@@ -100,4 +101,4 @@ def main(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), *sys.argv[2:])

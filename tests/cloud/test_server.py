@@ -267,7 +267,7 @@ def test_the_model_is_encoded_once_for_all_zones(job, monkeypatch):
         calls = []
         encode = wire.zone_body
         monkeypatch.setattr(
-            server.wire, "zone_body", lambda m, a: calls.append(len(a)) or encode(m, a)
+            server.wire, "zone_body", lambda m, a, p: calls.append(len(a)) or encode(m, a, p)
         )
         for name in "AB":
             meta = {"round": 0, "samples": 1, "metrics": {}}

@@ -70,10 +70,11 @@ def test_an_npz_is_the_same_bytes_each_time_and_plain_numpy_reads_it(tmp_path):
         assert set(file.files) == {"layer.weight", "file"} and file["layer.weight"].tolist() == [1]
 
 
-def test_killed_at_any_step_it_holds_its_promises_and_ends_with_the_same_bits(tmp_path):
+@pytest.mark.parametrize("codec", ["f32", "int8"])
+def test_killed_at_any_step_it_holds_its_promises_and_ends_with_the_same_bits(tmp_path, codec):
     script = Path(__file__).with_name("kill_points.py")
     done = subprocess.run(
-        [sys.executable, str(script), str(tmp_path)],
+        [sys.executable, str(script), str(tmp_path), codec],
         capture_output=True,
         text=True,
         check=False,

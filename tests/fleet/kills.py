@@ -59,6 +59,7 @@ class Kind:
     serial: str = ""
     q8_momentum: str = "int8"
     board: str = ""
+    cloud: str = "f32"  # codec of the models between zones and cloud
 
 
 KINDS = (
@@ -74,6 +75,8 @@ KINDS = (
     Kind(arithmetic="q8", serial="d2", q8_momentum="float"),
     Kind("local-loss"),
     Kind("local-loss", "q8", serial="d1"),
+    Kind(cloud="int8"),
+    Kind("split-v1", cloud="auto"),
 )
 
 BOARDS = (
@@ -361,6 +364,7 @@ class Run:
         lines += [f"batch = {4 if self.kind.board else 8}"]
         lines += [f'arithmetic = "{self.kind.arithmetic}"']
         lines += [f'q8_momentum = "{self.kind.q8_momentum}"', "[round]", *ROUND]
+        lines += ["[codec]", f'cloud = "{self.kind.cloud}"']
         lines += ["[keys]", f'folder = "{self.folder.parent / "keys"}"']
         few = "few-" if self.kind.board else ""
         lines += ["[data]", f'source = "{self.folder.parent}/{few}{{id}}.npz"']

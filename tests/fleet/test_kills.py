@@ -6,7 +6,7 @@ import threading
 import pytest
 from kills import KINDS, Series, nursery
 
-RUNS = 24
+RUNS = 28
 
 
 class Loop:
