@@ -13,6 +13,7 @@ from ..runtime import message as wire
 from ..runtime.config import Job
 from ..runtime.errors import UserError
 from ..runtime.keys import load_keys
+from ..runtime.ledger import DOWN, UP, Ledger, Table
 from ..runtime.link import Listener, Received, open_listener
 from ..runtime.message import Kind, Message, ProtocolError
 from ..runtime.status import Reporter
@@ -37,6 +38,7 @@ class Cloud:
         self.closed = 0  # rounds, in this life
         self.out = Path(job.out)
         self.outbox: list[tuple[str, bytes]] = []
+        self.traffic = Ledger()  # of all zones
         self.store = Store(self.out / "cloud", job)
         try:
             state = self.store.restore()
@@ -58,7 +60,7 @@ class Cloud:
         zone = peer.removeprefix(HOST) if peer.startswith(HOST) else ""
         kind = 0
         try:
-            message = Message.decode(data)
+            message = self._decode(data)
             kind = message.kind
             if not zone:
                 raise ProtocolError(f"{peer!r} is no edge host: only edge hosts join the cloud")
@@ -70,6 +72,15 @@ class Cloud:
             self._refuse(peer, Refuse(zone or peer, kind, str(error)))
             return
         self._carry_out(self.rounds.receive(zone, kind, meta, dict(arrays), now))
+
+    def _decode(self, data: bytes) -> Message:
+        """Counted, whatever it is. Raises SeamError."""
+        message = None
+        try:
+            message = Message.decode(data)
+            return message
+        finally:
+            self.traffic.count(UP, message, len(data))
 
     def lost(self, peer: str, reason: str, now: float) -> None:
         if peer.startswith(HOST):
@@ -90,7 +101,7 @@ class Cloud:
         """In order: what a message promises is durable before it goes out."""
         for effect in effects:
             if isinstance(effect, Send):
-                self.outbox.append((HOST + effect.zone, self._encode(effect)))
+                self._post(HOST + effect.zone, self._encode(effect))
             elif isinstance(effect, Refuse):
                 self._refuse(HOST + effect.zone, effect)
             elif isinstance(effect, Keep):
@@ -123,11 +134,25 @@ class Cloud:
                 "metrics": close.metrics,
             }
         )
+        self.tell_bytes(close.round)
 
     def _refuse(self, peer: str, refuse: Refuse) -> None:
         self.emit({"event": "zone_refused", "zone": refuse.zone, "reason": refuse.text})
         body = wire.error_body(REFUSED, refuse.kind, refuse.text)
-        self.outbox.append((peer, Message(Kind.ERROR, body=body).encode()))
+        self._post(peer, Message(Kind.ERROR, body=body).encode())
+
+    def _post(self, peer: str, data: bytes) -> None:
+        self.traffic.count(DOWN, Message.decode(data), len(data))
+        self.outbox.append((peer, data))
+
+    def ledger(self) -> dict[str, Table]:
+        """Bytes since the start."""
+        return {"zones": self.traffic.total}
+
+    def tell_bytes(self, cloud_round: int) -> None:
+        """What crossed since this was told last; what follows goes with the next."""
+        event = {"event": "bytes", "cloud_round": cloud_round}
+        self.emit({**event, "bytes": {"zones": self.traffic.take()}})
 
     def _encode(self, send: Send) -> bytes:
         if self._encoded is not None:
@@ -168,6 +193,7 @@ def run_cloud(
                 listener.peers,
                 emit,
                 lambda: listener.counters[""]["refused_keys"],
+                cloud.ledger,
             )
             try:
                 _loop(cloud, listener, stop, reporter)
@@ -197,6 +223,7 @@ def _loop(cloud: Cloud, listener: Listener, stop: threading.Event, reporter: Rep
             listener.send(peer, data)
         cloud.outbox.clear()
         if cloud.rounds.finished(time.monotonic()):
+            cloud.tell_bytes(cloud.rounds.last)
             cloud.emit({"event": "done", "hash": saved})
             return
         for event in listener.poll(POLL_S):

@@ -17,6 +17,7 @@ from ..kernels.parcel import CODECS
 from ..runtime import message as wire
 from ..runtime.config import Job
 from ..runtime.errors import UserError
+from ..runtime.ledger import DOWN, UP, Ledger
 from ..runtime.message import Kind, Message
 from ..runtime.plan import read_plan
 from .trainer import device_seed
@@ -97,6 +98,7 @@ class Fleet:
     next_session: int = 1
     outbox: list[tuple[str, bytes]] = field(default_factory=list)
     traffic: dict[str, Traffic] = field(default_factory=dict)
+    ledger: Ledger = field(default_factory=Ledger)  # of all devices
     _sessions: dict[str, _Session] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -108,15 +110,18 @@ class Fleet:
 
     def receive(self, peer: str, data: bytes, now: float) -> list[Happening]:
         """One message from the peer whose name the link has proven."""
-        traffic = self.traffic.setdefault(peer, Traffic())
-        traffic.up += len(data)
+        self.traffic.setdefault(peer, Traffic()).up += len(data)
         try:
             message = Message.decode(data)
+        except ValueError as error:
+            self.ledger.count(UP, None, len(data))
+            return self._unreadable(peer, data, error)
+        self.ledger.count(UP, message, len(data))
+        try:
             if message.kind == Kind.HELLO:
                 return self._hello(peer, message, now)
         except ValueError as error:
-            status = abs(error.status) if isinstance(error, SeamError) else VERSION
-            return self._refuse(peer, status, data[3] if len(data) > 3 else 0, str(error))
+            return self._unreadable(peer, data, error)
         session = self._sessions.get(peer)
         if session is None or message.session != session.number:
             if session is None and message.kind not in (Kind.ERROR, Kind.BYE):
@@ -124,6 +129,10 @@ class Fleet:
                 self._error(peer, SESSION, message.kind, text)  # a restarted host tells its devices
             return []
         return self._in_session(peer, session, message)
+
+    def _unreadable(self, peer: str, data: bytes, error: ValueError) -> list[Happening]:
+        status = abs(error.status) if isinstance(error, SeamError) else VERSION
+        return self._refuse(peer, status, data[3] if len(data) > 3 else 0, str(error))
 
     def lost(self, peer: str, reason: str, failed: bool = False) -> list[Happening]:
         """The link says that the peer is gone, or it did so itself."""
@@ -253,6 +262,7 @@ class Fleet:
     def _post(self, peer: str, message: Message) -> None:
         data = message.encode()
         self.traffic.setdefault(peer, Traffic()).down += len(data)
+        self.ledger.count(DOWN, message, len(data))
         self.outbox.append((peer, data))
 
 

@@ -16,6 +16,7 @@ from ..runtime.config import LOCAL_MODES, Job, find_zone
 from ..runtime.errors import UserError
 from ..runtime.files import write_whole
 from ..runtime.keys import load_keys
+from ..runtime.ledger import Table
 from ..runtime.link import Link, LinkLost, Listener, Received, open_link, open_listener
 from ..runtime.plan import build_plan, size_up
 from ..runtime.q8_plan import build_q8_plan, size_up_q8, sums_of
@@ -239,6 +240,7 @@ class Host:
         assert result is not None
         self._order = self.trainer.result = None
         metrics = {**result.metrics, "bytes": self._bytes()}
+        self._tell_bytes(result.cloud_round)
         if isinstance(order, Train):
             difference = {k: value - self._start.get(k, 0) for k, value in result.state.items()}
             update = self.uplink.update(order.round, result.samples, metrics, difference)
@@ -268,6 +270,16 @@ class Host:
             path = zone_file(self.job, self.zone).with_name("exits.json")
             text = json.dumps(self.trainer.calibration.document(), indent=1)
             write_whole(path, text.encode())
+
+    def ledger(self) -> dict[str, Table]:
+        """Bytes since the start, on both hops."""
+        return {"devices": self.fleet.ledger.total, "cloud": self.uplink.ledger.total}
+
+    def _tell_bytes(self, cloud_round: int) -> None:
+        """What crossed both hops since this was told last; what follows goes with the next."""
+        hops = {"devices": self.fleet.ledger.take(), "cloud": self.uplink.ledger.take()}
+        event = {"event": "bytes", "zone": self.zone, "cloud_round": cloud_round}
+        self.emit({**event, "bytes": hops})
 
     def _arrays(self) -> dict[str, Any]:
         own = {} if self.differences is None else self.differences.arrays()
@@ -309,6 +321,7 @@ def run_host(
             lambda: [*link.peers(), *listener.peers()],
             emit,
             lambda: listener.counters[""]["refused_keys"],
+            host.ledger,
         )
         try:
             _loop(host, listener, link, stop or threading.Event(), reporter)
@@ -347,6 +360,7 @@ def _loop(
             told = host.next_round
             reporter.links()
         if host.done:
+            host._tell_bytes(host.next_round)
             host.emit({"event": "done", "zone": host.zone})
             return
 

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from ..runtime import message as wire
 from ..runtime.errors import UserError
+from ..runtime.ledger import DOWN, UP, Ledger
 from ..runtime.message import Kind, Message
 from .zone_differences import ZoneDifferences
 
@@ -58,6 +59,7 @@ class Uplink:
         """
         self.zone, self.job, self._repeat_s = zone, job, repeat_s
         self.outbox: list[bytes] = []
+        self.ledger = Ledger()
         self.welcomed = False
         self.training: int | None = None
         self.report_accepted = False
@@ -74,7 +76,9 @@ class Uplink:
         no cloud.
         """
         try:
-            return self._receive(Message.decode(data))
+            message = Message.decode(data)
+            self.ledger.count(DOWN, message, len(data))
+            return self._receive(message)
         except ValueError as error:
             raise UserError(f"the cloud sent bytes that cannot be read: {error}", 6) from error
 
@@ -114,7 +118,12 @@ class Uplink:
         if self._differences is not None:
             meta["has"] = self._differences.name
         body = wire.zone_body(meta, {})
-        self.outbox.append(Message(Kind.ZONE_HELLO, body=body).encode())
+        self._say(Message(Kind.ZONE_HELLO, body=body))
+
+    def _say(self, message: Message) -> None:
+        data = message.encode()
+        self.ledger.count(UP, message, len(data))
+        self.outbox.append(data)
 
     def lost(self, now: float) -> None:
         """The cloud is gone: say HELLO until it is back. Work goes on."""
@@ -193,12 +202,12 @@ class Uplink:
 
     def _send_report(self) -> None:
         assert self._report is not None
-        self.outbox.append(self._report.encode())
+        self._say(self._report)
 
     def _send_update(self) -> None:
         if self._pending is not None and self.welcomed:
             round_, body = self._pending
-            self.outbox.append(Message(Kind.ZONE_UPDATE, round=round_, body=body).encode())
+            self._say(Message(Kind.ZONE_UPDATE, round=round_, body=body))
 
 
 def report_body(rounds: int, metrics: dict[str, Any]) -> bytes:

@@ -682,11 +682,9 @@ def parcel_pack(x, int codec, int rounding, seed):
     return out
 
 
-def parcel_unpack(data, Py_ssize_t offset=0):
-    """(array, next offset); see parcel.unpack."""
+cdef Array _parse(_seam.seam_parcel *parcel, data, Py_ssize_t offset):
+    """The parcel at `offset`; it points into `data`, which what is returned holds."""
     cdef Array source = Array.__new__(Array)
-    cdef Array xs
-    cdef _seam.seam_parcel parcel
     cdef int status
     if not PyObject_CheckBuffer(data):
         raise TypeError(f"data: expected bytes, got {type(data).__name__}")
@@ -694,16 +692,33 @@ def parcel_unpack(data, Py_ssize_t offset=0):
     source.held = True
     if not 0 <= offset <= source.view.len:
         raise ValueError(f"offset: expected 0 to {source.view.len}, got {offset}")
-    status = _seam.seam_parcel_parse(&parcel, <const uint8_t *>source.view.buf + offset,
+    status = _seam.seam_parcel_parse(parcel, <const uint8_t *>source.view.buf + offset,
                                      <size_t>(source.view.len - offset))
     if status != 0:
         raise _seam_error(status)
+    return source
+
+
+def parcel_end(data, Py_ssize_t offset=0):
+    """Next offset; see parcel.end."""
+    cdef _seam.seam_parcel parcel
+    _parse(&parcel, data, offset)
+    return offset + <Py_ssize_t>parcel.size
+
+
+def parcel_unpack(data, Py_ssize_t offset=0):
+    """(array, next offset); see parcel.unpack."""
+    cdef Array xs
+    cdef _seam.seam_parcel parcel
+    cdef int status
+    cdef Array source = _parse(&parcel, data, offset)
     x = _empty(tuple([parcel.shape[d] for d in range(parcel.ndim)]), _float32)
     xs = _floats(x, "x", -1, True)
     with nogil:
         status = _seam.seam_parcel_unpack(xs.floats(), parcel.values, &parcel)
     if status != 0:
         raise _seam_error(status)
+    del source
     return x, offset + <Py_ssize_t>parcel.size
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import struct
 from typing import TYPE_CHECKING
 
-from ._core import parcel_pack, parcel_unpack
+from ._core import parcel_end, parcel_pack, parcel_unpack
 
 if TYPE_CHECKING:
     import numpy as np
@@ -51,6 +51,12 @@ def pack_int8(q: NDArray[np.int8], scale: float = 1.0, zero: int = 0) -> bytes:
         raise ValueError(f"scale: expected a normal float32 above 0, got {scale}")
     head = struct.pack("<BBBBIfi", CODECS["int8"], 0, q.ndim, 0, 0, scale, zero)
     return head + struct.pack(f"<{q.ndim}I", *q.shape) + q.tobytes()
+
+
+def end(data: bytes | bytearray | memoryview, offset: int = 0) -> int:
+    """The offset after the parcel at byte `offset` of `data`. Raises what `unpack` raises, but for
+    values that only reading them shows."""
+    return parcel_end(data, offset)
 
 
 def unpack(

@@ -142,15 +142,18 @@ class Estimate:
         wanted = {name: np.asarray(t, np.float32) for name, t in model.items()}
         try:
             with np.errstate(over="ignore"):
-                lacking = {n: wanted[n] - v for n, v in self.model.items()}
-            self.codecs = choose(self.settings, lacking, round_, self.codecs)
-            sent = {
-                n: send(v.reshape(-1), wanted[n].reshape(-1), packer(self.codecs[n]))
-                for n, v in self.model.items()
-            }
+                sent = self._send(wanted, round_)
         except SeamError:  # infinite: two numbers near the end of float32
             self.set(model)
             return
         before = self.name
         self.set({n: v.reshape(wanted[n].shape) for n, (_, v) in sent.items()})
         self.before, self.step = before, {n: data for n, (data, _) in sent.items()}
+
+    def _send(self, wanted: Tensors, round_: int) -> dict[str, tuple[bytes, F32]]:
+        lacking = {n: wanted[n] - v for n, v in self.model.items()}
+        self.codecs = choose(self.settings, lacking, round_, self.codecs)
+        return {
+            n: send(v.reshape(-1), wanted[n].reshape(-1), packer(self.codecs[n]))
+            for n, v in self.model.items()
+        }

@@ -27,6 +27,7 @@ TOLD_S = 60.0  # a refusal that goes on is told so often
 FILE_MAX = 16 << 20  # bytes of a status file that are read
 
 Emit = Callable[[dict[str, Any]], None]
+Hops = dict[str, dict[str, dict[str, int]]]  # hop -> up or down -> what was carried -> bytes
 
 REFUSALS = {  # of the one at the other end of a line, by reason
     "unknown_name": "it calls itself {called}, of which the key folder has no key: copy "
@@ -97,6 +98,7 @@ class _File(msgspec.Struct):
     ended: bool
     keys: int
     peers: list[Row]
+    ledger: Hops = {}
 
 
 FORMAT = 1
@@ -177,14 +179,14 @@ class _Place:
         self._path = Path(out) / FOLDER / f"{tier}.json"
         self._lock: int | None = None
 
-    def write(self, rows: list[Row], keys: int, *, ended: bool) -> None:
+    def write(self, rows: list[Row], keys: int, ledger: Hops, *, ended: bool) -> None:
         """Raises OSError."""
         self._path.parent.mkdir(parents=True, exist_ok=True)
         if self._lock is None:
             self._lock = _locked(self._path.with_suffix(".lock"))
         if self._lock is None:
             return  # another process is this tier, here and now
-        file = _File(FORMAT, self._tier, os.getpid(), time.time(), ended, keys, rows)
+        file = _File(FORMAT, self._tier, os.getpid(), time.time(), ended, keys, rows, ledger)
         write_whole(self._path, msgspec.json.encode(file), sync=False, mode=0o600)
 
     def close(self) -> None:
@@ -207,7 +209,8 @@ class Reporter:
     """Tells of a tier's links: `tick` once a second in a file, and as events why peers are refused;
     `links` as events. A disk that takes no file is told once, and changes nothing else.
 
-    peers: asked in the thread that calls. keys: knocks refused on the network so far.
+    peers: asked in the thread that calls. keys: knocks refused on the network so far. ledger: of
+    bytes, by hop.
     """
 
     def __init__(
@@ -217,8 +220,10 @@ class Reporter:
         peers: Callable[[], list[Peer]],
         emit: Emit,
         keys: Callable[[], int] = lambda: 0,
+        ledger: Callable[[], Hops] = dict,
     ) -> None:
         self._tier, self._peers, self._emit, self._keys = tier, peers, emit, keys
+        self._ledger = ledger
         self._place, self._watch = _Place(out, tier), Watch()
         self._next, self._failed = 0.0, False
 
@@ -244,7 +249,8 @@ class Reporter:
         for event in self._watch.refusals(peers, now):
             self._emit({**event, "tier": self._tier})
         try:
-            self._place.write(self._watch.rows(peers, now), self._keys(), ended=ended)
+            rows = self._watch.rows(peers, now)
+            self._place.write(rows, self._keys(), self._ledger(), ended=ended)
         except OSError as error:
             if not self._failed:
                 self._failed = True
@@ -270,6 +276,7 @@ class Tier:
     age_s: float = 0.0
     keys: int = 0
     peers: list[Row] = field(default_factory=list)
+    ledger: Hops = field(default_factory=dict)
     trouble: str = ""
 
 
@@ -301,7 +308,7 @@ def _read(path: Path, out: str | Path) -> Tier:
         )
     state = ENDED if found.ended else RUNNING if lives else DIED
     age = max(0.0, time.time() - found.written)
-    return Tier(found.tier, str(out), state, found.pid, age, found.keys, found.peers)
+    return Tier(found.tier, str(out), state, found.pid, age, found.keys, found.peers, found.ledger)
 
 
 def _bytes(path: Path) -> bytes:

@@ -318,6 +318,7 @@ def results(progress: Progress) -> dict[str, Any]:
         or None,
         "device_compute_s": round(max(compute, default=0.0), 3),
         "model_hash": progress.hash,
+        "ledger": progress.ledger,
     }
 
 

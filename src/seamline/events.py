@@ -41,6 +41,8 @@ def describe(event: Event) -> str:
         return _describe_evaluation(event)
     if kind == "link":
         return _describe_link(event)
+    if kind == "bytes":
+        return _describe_bytes(event)
     try:
         return _WORDS[kind].format(**event)
     except (KeyError, ValueError, TypeError):  # an event of another version, or with a gap
@@ -54,6 +56,16 @@ def _describe_evaluation(event: Event) -> str:
     total = sum(device["total"] for device in devices.values())
     share = f"{100 * correct / total:.1f} %" if total else "no held-out samples"
     return f"zone {event.get('zone')} after cloud round {event.get('cloud_round')}: {share} right"
+
+
+def _describe_bytes(event: Event) -> str:
+    """Sums; a program reads the rows."""
+    sums = [
+        f"{hop} {way} {sum(rows.values())}"
+        for hop, ways in event.get("bytes", {}).items()
+        for way, rows in ways.items()
+    ]
+    return f"bytes by cloud round {event.get('cloud_round')}: {', '.join(sums)}"
 
 
 def _describe_link(event: Event) -> str:

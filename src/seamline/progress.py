@@ -7,6 +7,7 @@ from typing import Any
 
 from .events import Event, describe
 from .runtime.config import Job, host_name, is_line
+from .runtime.ledger import Table, add
 
 NOTES_KEPT = 200
 TOLD = (
@@ -108,6 +109,7 @@ class Progress:
         self.paths: list[str] = []
         self.links: dict[tuple[str, str], Event] = {}  # what a tier said last of one of its peers
         self.traffic: dict[str, dict[str, Any]] = {}  # of lines that follow a network
+        self.ledger: dict[str, Table] = {}  # hop -> bytes by what they carried
         self.hash = ""
         self.trained_s: float | None = None  # when the last cloud round ended
         self._evaluations: dict[int, dict[str, dict[str, Any]]] = {}
@@ -151,6 +153,8 @@ class Progress:
         elif kind == "link":
             if not (over and event.get("state") == "lost"):  # who is done hangs up
                 self.links[tier, str(event.get("peer"))] = event
+        elif kind == "bytes":
+            self._ledger(event)
         elif kind == "traffic":
             self.traffic = event["lines"]
         elif kind == "saved":
@@ -183,6 +187,12 @@ class Progress:
         losses = [m["loss"] for m in metrics.values() if m.get("loss") is not None]
         if losses:
             self.losses.append((self.cloud_rounds, self.seconds, sum(losses) / len(losses)))
+
+    def _ledger(self, event: Event) -> None:
+        """The hop to the cloud as the cloud counts it; that of the devices from all zones."""
+        for hop in ("devices", "zones"):
+            if hop in event["bytes"]:
+                self.ledger[hop] = add(self.ledger.get(hop, {}), event["bytes"][hop])
 
     def _traffic(self, metrics: dict[str, Any]) -> None:
         for zone in metrics.values():
@@ -231,6 +241,7 @@ class Progress:
             "bytes_up": self.bytes_up,
             "bytes_down": self.bytes_down,
             "seconds": round(self.seconds, 3),
+            "ledger": self.ledger,
             "notes": [list(note) for note in self.notes],
             "links": [{**event, "tier": tier} for (tier, _), event in sorted(self.links.items())],
             "hash": self.hash,

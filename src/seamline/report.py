@@ -60,6 +60,7 @@ def render(history: Mapping[str, Any]) -> str:
         crossing=crossing(history),
         settings=flatten(history["settings"]),
         devices=history["record"]["devices"],
+        ledger=ledger_rows(history["record"].get("ledger", {})),
         links=link_rows(history["record"].get("links", [])),
         network=network_rows(history["result"].get("network")),
         notes=history["record"]["notes"],
@@ -136,6 +137,24 @@ def link_rows(events: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
                 else f"{byte_count(sent)}/s, {byte_count(received)}/s",
             }
         )
+    return rows
+
+
+HOPS = {"devices": "devices and edge hosts", "zones": "edge hosts and cloud"}
+
+
+def ledger_rows(ledger: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Hop, what was carried, bytes up and down: the largest first in each hop, then their sum."""
+    rows = []
+    for hop, title in HOPS.items():
+        ways = ledger.get(hop, {})
+        up, down = ways.get("up", {}), ways.get("down", {})
+        sizes = {what: (up.get(what, 0), down.get(what, 0)) for what in {**up, **down}}
+        for what in sorted(sizes, key=lambda name: (-sum(sizes[name]), name)):
+            rows.append({"hop": title, "what": what, "up": sizes[what][0], "down": sizes[what][1]})
+        if sizes:
+            whole = {"up": sum(up.values()), "down": sum(down.values())}
+            rows.append({"hop": title, "what": "all", **whole})
     return rows
 
 

@@ -96,6 +96,11 @@ def _show(tiers: list[Tier]) -> None:
     lines = [_line(tier, row) for tier in tiers for row in tier.peers]
     if lines:
         print_table(HEAD, lines, 4)
+    rows = [row for tier in tiers for row in _ledger_lines(tier)]
+    if rows:
+        print()
+        print_table(["tier", "hop", "what", "up", "down"], rows, 3)
+        print()
     several = len({tier.folder for tier in tiers}) > 1
     for tier in tiers:
         if not tier.trouble:
@@ -103,6 +108,18 @@ def _show(tiers: list[Tier]) -> None:
         for row in tier.peers:
             for reason, count in row.refused.items():
                 print(f"  refused at {_safe(row.peer)}: {reason.replace('_', ' ')}, {count} times")
+
+
+def _ledger_lines(tier: Tier) -> list[list[str]]:
+    """Bytes of a tier's hops by what they carried; the largest first."""
+    lines = []
+    for hop, ways in tier.ledger.items():
+        up, down = ways.get("up", {}), ways.get("down", {})
+        sizes = {what: (up.get(what, 0), down.get(what, 0)) for what in {**up, **down}}
+        for what in sorted(sizes, key=lambda name: (-sum(sizes[name]), name)):
+            counts = [_bytes(count) for count in sizes[what]]
+            lines.append([tier.name, _safe(hop), _safe(what), *counts])
+    return lines
 
 
 def _words(tier: Tier) -> str:

@@ -12,6 +12,7 @@ from seamline.cloud.aggregate import Update, aggregate, model_hash
 from seamline.cloud.server import Cloud, run_cloud
 from seamline.cloud.store import write_model
 from seamline.runtime import message as wire
+from seamline.runtime.config import CodecSection
 from seamline.runtime.errors import UserError
 from seamline.runtime.files import read_npz
 from seamline.runtime.keys import load_keys, make_keys
@@ -241,7 +242,38 @@ def test_bytes_that_make_no_sense_are_refused_and_change_nothing(job, peer, data
         message = Message.decode(answer)
         assert to == peer and message.kind == Kind.ERROR
         assert text in wire.read_error(message.body).text
+        sizes = {way: sum(rows.values()) for way, rows in cloud.ledger()["zones"].items()}
+        assert sizes == {"up": len(data), "down": len(answer)}
         assert cloud.rounds.state.updates == {}
+    finally:
+        cloud.close()
+
+
+@pytest.mark.parametrize("codec", ["f32", "int8"])
+def test_the_ledger_has_every_byte_by_tensor_and_round(job, codec):
+    job.codec = CodecSection(cloud=codec)
+    events, up, down = [], 0, 0
+    cloud = Cloud(job, events.append, 0.0)
+    try:
+        for round_ in range(job.train.cloud_rounds):
+            for name in "AB":
+                meta = {"round": round_, "samples": 1, "metrics": {}}
+                body = wire.zone_body(meta, learned(name, round_))
+                data = Message(Kind.ZONE_UPDATE, body=body).encode()
+                up += len(data)
+                cloud.receive(f"host-{name}", data, 0.0)
+                down += sum(len(answer) for _, answer in cloud.outbox)
+                cloud.outbox.clear()
+        cloud.tell_bytes(job.train.cloud_rounds)
+        total = cloud.ledger()["zones"]
+        assert {way: sum(rows.values()) for way, rows in total.items()} == {"up": up, "down": down}
+        told = [event["bytes"]["zones"] for event in events if event["event"] == "bytes"]
+        assert len(told) == job.train.cloud_rounds + 1
+        for way in ("up", "down"):
+            assert set(total[way]) == {"w", "messages"}
+            for what in total[way]:
+                assert total[way][what] == sum(one[way].get(what, 0) for one in told)
+        assert total["up"]["w"] == 2 * job.train.cloud_rounds * (20 + 7 * 4)
     finally:
         cloud.close()
 

@@ -14,7 +14,7 @@ from seamline.demo import result_rows, results
 from seamline.events import describe
 from seamline.live import Lines, summary
 from seamline.progress import Counter, Progress
-from seamline.report import byte_count, control_rows, render
+from seamline.report import byte_count, control_rows, ledger_rows, render
 
 HOSTILE = "<script>alert(1)</script>"
 
@@ -77,6 +77,11 @@ def play(job) -> Progress:
             tell(
                 f"host-{zone}", event="evaluated", zone=zone, cloud_round=round_ + 1, devices=right
             )
+        tables = {way: {"messages": 10, HOSTILE: 100} for way in ("up", "down")}
+        tell("cloud", event="bytes", cloud_round=round_, bytes={"zones": tables})
+        for zone in "AB":
+            hops = {"devices": {"up": {"activations": 7}, "down": {}}, "cloud": tables}
+            tell(f"host-{zone}", event="bytes", zone=zone, cloud_round=round_, bytes=hops)
     tell("d1", event="stats", device="d1", vmhwm_mb=37.5, steps=30, compute_s=0.5)
     tell("d2", event="restarted", tier="d2", reason=HOSTILE, number=1, most=3)
     tell("cloud", event="done", hash="abc", reports={})
@@ -318,9 +323,21 @@ def test_a_link_in_words_has_the_figures_it_has():
     assert describe({**network, "retransmits": None}) == "link to d1 (tcp), lost: 7 bytes out"
 
 
+def test_the_ledger_is_added_up_over_rounds_and_zones(job):
+    rows = ledger_rows(play(job).record()["ledger"])
+    assert [tuple(row.values()) for row in rows] == [
+        ("devices and edge hosts", "activations", 42, 0),
+        ("devices and edge hosts", "all", 42, 0),
+        ("edge hosts and cloud", HOSTILE, 300, 300),
+        ("edge hosts and cloud", "messages", 30, 30),
+        ("edge hosts and cloud", "all", 330, 330),
+    ]
+    assert "Where the bytes went" in render(history(job))
+
+
 def test_a_history_of_before_has_no_links_and_a_page(job):
     found = history(job)
-    del found["record"]["links"]
+    del found["record"]["links"], found["record"]["ledger"]
     assert "Links" not in render(found)
 
 

@@ -85,6 +85,23 @@ def test_a_row_of_each_peer_has_the_figures_of_its_link(tmp_path, capsys):
     tier.close()
 
 
+def test_bytes_are_shown_by_what_they_carried(tmp_path, capsys):
+    ways = {"up": {"messages": 10, "conv.weight": 2000}, "down": {"conv.weight": 70}}
+    told = reporter(tmp_path, ledger=lambda: {"cloud": ways})
+    told.tick(0.0)
+    try:
+        code, out, _ = run(capsys, str(tmp_path))
+        rows = [line.split() for line in out.splitlines() if line.startswith("host-A  cloud")]
+        assert code == 0
+        assert rows == [
+            ["host-A", "cloud", "conv.weight", "2.0", "kB", "70", "B"],
+            ["host-A", "cloud", "messages", "10", "B", "0", "B"],
+        ]
+        assert read_status(tmp_path)[0].ledger == {"cloud": ways}
+    finally:
+        told.close()
+
+
 def test_json_has_the_whole_of_it(tmp_path, capsys):
     tier = reporter(tmp_path)
     tier.tick(1.0)
