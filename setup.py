@@ -34,7 +34,8 @@ def module(name: str, c_files: list[str]) -> Extension:
 KERNELS = ["add", "activation", "conv", "crc", "dense", "depthwise", "dispatch", "loss", "norm"]
 KERNELS += ["q8_add", "q8_conv", "q8_depthwise", "q8_pool", "q8_quantise", "q8_softmax"]
 KERNELS += ["q8_train", "q8_train_conv", "q8_train_depthwise", "q8_update", "q8_update_float"]
-KERNELS += ["parcel", "pool", "round", "sgd", "status", "walk"]
+KERNELS += ["parcel", "parcel_bits", "parcel_half", "parcel_sparse"]
+KERNELS += ["pool", "round", "sgd", "status", "walk"]
 Q8_FRONT = ["front_q8", "front_q8_blob", "front_q8_forward", "front_q8_backward", "front_q8_loss"]
 FACES = {
     "_core": KERNELS,

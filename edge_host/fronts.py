@@ -90,7 +90,10 @@ class F32Fronts:
         return loss, vector
 
     def gradient(self, gradient: Array, act: wire.Body, seed: int) -> bytes:
-        return parcel.pack(gradient, self.job.codec.down, self.job.codec.rounding, seed)
+        codec = self.job.codec
+        if codec.down in parcel.SPARSE and codec.up in parcel.SPARSE:
+            return parcel.pack(gradient * wire.act_kept(act), "top10", codec.rounding, seed)
+        return parcel.pack(gradient, codec.down, codec.rounding, seed)
 
     def wants_report(self, last: bool) -> bool:
         return False

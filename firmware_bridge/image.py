@@ -24,6 +24,7 @@ KERNEL_FILES = [
     *(CORE / f"{stem}.c" for stem in ("add", "activation", "conv", "crc", "dense", "depthwise")),
     *(CORE / f"{stem}.c" for stem in ("dispatch", "loss", "norm", "parcel", "pool", "round")),
     *(CORE / f"{stem}.c" for stem in ("sgd", "status", "walk")),
+    *(CORE / f"parcel_{kind}.c" for kind in ("bits", "half", "sparse")),
     *sorted(CORE.glob("q8_*.c")),
     *sorted((CORE / "arch").glob("*.c")),
 ]

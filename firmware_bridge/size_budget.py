@@ -43,7 +43,10 @@ PARTS = {
     ),
     "plans": ("plan",),
     "session": ("session", "message", "status", "dispatch"),
-    "parcels": ("parcel", "round", "codec_generic"),
+    "parcels": (
+        *("parcel", "parcel_bits", "parcel_half", "parcel_sparse"),
+        *("round", "codec_generic"),
+    ),
     "byte line": ("frame", "packet", "crc"),
     "library": ("library", objects.LIBRARY),
 }  # fmt: skip

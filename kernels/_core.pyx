@@ -722,6 +722,44 @@ def parcel_unpack(data, Py_ssize_t offset=0):
     return x, offset + <Py_ssize_t>parcel.size
 
 
+def parcel_pack_kept(x, at, Py_ssize_t at_offset, int rounding, seed):
+    """The bytes of a parcel on the places of the one in `at`; see parcel.pack_kept."""
+    cdef Array xs = _floats(x, "x", -1)
+    cdef _seam.seam_parcel places
+    cdef uint32_t draw = _u32(seed, "seed")
+    cdef Array source = _parse(&places, at, at_offset)
+    cdef int64_t written
+    wanted = tuple([places.shape[d] for d in range(places.ndim)])
+    if xs.shape() != wanted:
+        raise ValueError(f"x: expected shape {wanted}, as the parcel whose places it takes, got "
+                         f"{xs.shape()}")
+    cdef size_t size = _seam.seam_parcel_size(10, places.ndim, places.shape)
+    cdef bytes out = PyBytes_FromStringAndSize(NULL, <Py_ssize_t>size)
+    cdef uint8_t *place = <uint8_t *>PyBytes_AS_STRING(out)
+    with nogil:
+        written = _seam.seam_parcel_pack_kept(place, size, xs.floats(), &places, rounding, draw)
+    del source
+    if written < 0:
+        raise _seam_error(<int>written)
+    return out
+
+
+def parcel_unpack_kept(data, Py_ssize_t offset, at, Py_ssize_t at_offset):
+    """(array, next offset); see parcel.unpack_kept."""
+    cdef Array xs
+    cdef _seam.seam_parcel parcel, places
+    cdef int status
+    cdef Array source = _parse(&parcel, data, offset), other = _parse(&places, at, at_offset)
+    x = _empty(tuple([parcel.shape[d] for d in range(parcel.ndim)]), _float32)
+    xs = _floats(x, "x", -1, True)
+    with nogil:
+        status = _seam.seam_parcel_unpack_kept(xs.floats(), parcel.values, &parcel, &places)
+    del source, other
+    if status != 0:
+        raise _seam_error(status)
+    return x, offset + <Py_ssize_t>parcel.size
+
+
 include "_q8.pxi"
 include "_q8_train.pxi"
 include "_q8_chain.pxi"

@@ -201,3 +201,7 @@ cdef extern from "seam.h" nogil:
                              const uint32_t *shape)
     int seam_parcel_parse(seam_parcel *parcel, const uint8_t *bytes_, size_t size)
     int seam_parcel_unpack(float *x, size_t space_values, const seam_parcel *parcel)
+    int64_t seam_parcel_pack_kept(uint8_t *out, size_t space, const float *x,
+                                  const seam_parcel *at, int rounding, uint32_t seed)
+    int seam_parcel_unpack_kept(float *x, size_t space_values, const seam_parcel *parcel,
+                                const seam_parcel *at)

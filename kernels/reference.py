@@ -7,7 +7,6 @@ come: `f32` checks them.
 
 from __future__ import annotations
 
-import struct
 from dataclasses import dataclass
 from typing import Any
 
@@ -471,7 +470,7 @@ def sgd(
     w[...] = fma(-F(rate), v, w)
 
 
-# ---- Random bits and parcels ----
+# ---- Random bits (parcels: reference_parcel) ----
 
 
 def _mix(h: NDArray[np.uint32]) -> NDArray[np.uint32]:
@@ -487,58 +486,3 @@ def random_bits(seed: int, stream: int, first: int, count: int) -> NDArray[np.ui
     key = _mix(_mix(np.array([(seed + step) & 0xFFFFFFFF], np.uint32)) ^ np.uint32(stream))
     index = (first + np.arange(count)).astype(np.uint32)
     return _mix(key + index * np.uint32(step))
-
-
-def _affine(x: Array, bits: int) -> tuple[np.float32, int]:
-    low, high = min(F(0), x.min()), max(F(0), x.max())
-    first = -(2 ** (bits - 1))
-    with np.errstate(all="ignore"):
-        scale = F(F(high - low) / F(2**bits - 1))
-        if not np.isfinite(scale * F(2**bits)):
-            raise ValueError("a value is NaN or infinite")
-        if scale < F(2.0**-126):
-            scale = F(1)
-        zero = first - int(np.floor(F(low / scale) + F(0.5)))
-    return scale, min(max(zero, first), -first - 1)
-
-
-def pack(x: Array, codec: str, rounding: str = "nearest", seed: int = 0) -> bytes:
-    """SPEC.md, "Parcels"."""
-    if not np.isfinite(x).all():
-        raise ValueError("a value is NaN or infinite")
-    bits = {"f32": 32, "int8": 8, "int4": 4}[codec]
-    number = {"f32": 0, "int8": 1, "int4": 2}[codec]
-    scale, zero = (F(1), 0) if codec == "f32" else _affine(x, bits)
-    stochastic = rounding == "stochastic"
-    head = struct.pack("<BBBBIfi", number, stochastic, x.ndim, 0, seed, scale, zero)
-    head += struct.pack(f"<{x.ndim}I", *x.shape)
-    if codec == "f32":
-        return head + x.astype("<f4").tobytes()
-    shift: Any = F(0.5)
-    if stochastic:
-        shift = (random_bits(seed, 0x50415243, 0, x.size) >> 8).astype(F) * F(2.0**-24)
-    t = fma(x.ravel(), F(1) / scale, F(zero)) + shift
-    q = np.clip(np.floor(t), -(2 ** (bits - 1)), 2 ** (bits - 1) - 1).astype(np.int8)
-    if codec == "int8":
-        return head + bytes(q)
-    nibbles = np.append(q, np.zeros(x.size % 2, np.int8)).view(np.uint8) & 15
-    pairs = nibbles[0::2] | nibbles[1::2] << np.uint8(4)
-    return head + bytes(pairs)
-
-
-def unpack(data: bytes, offset: int = 0) -> tuple[Array, int]:
-    """The way back, for a valid parcel."""
-    codec, _, ndim, _, _, scale, zero = struct.unpack_from("<BBBBIfi", data, offset)
-    shape = struct.unpack_from(f"<{ndim}I", data, offset + 16)
-    count, start = int(np.prod(shape)), offset + 16 + 4 * ndim
-    if codec == 0:
-        values = np.frombuffer(data, "<f4", count, start).astype(F)
-        return values.reshape(shape), start + 4 * count
-    size = count if codec == 1 else (count + 1) // 2
-    raw = np.frombuffer(data, np.uint8, size, start)
-    if codec == 1:
-        q = raw.view(np.int8).astype(np.int32)
-    else:
-        q = np.stack([raw & 15, raw >> 4], axis=1).ravel()[:count].astype(np.int32)
-        q = (q ^ 8) - 8
-    return ((q - zero).astype(F) * F(scale)).reshape(shape), start + size

@@ -24,7 +24,18 @@ else:  # pragma: no cover
     import tomli as tomllib
 
 Mode = Literal["split-v1", "split-v2", "split-v3", "federated", "isolated", "local-loss"]
-Codec = Literal["f32", "int8", "int4"]
+Codec = Literal[
+    "f32",
+    "int8",
+    "int4",
+    "f16",
+    "int2",
+    "int8-channel",
+    "int4-channel",
+    "int2-channel",
+    "top10",
+    "randtop10",
+]
 
 
 class ModelSection(msgspec.Struct, forbid_unknown_fields=True):
@@ -103,7 +114,7 @@ class CodecSection(msgspec.Struct, forbid_unknown_fields=True):
     up: Codec = "int8"
     down: Codec = "int8"
     rounding: Literal["nearest", "stochastic"] = "stochastic"
-    cloud: Literal["f32", "int8", "int4", "auto"] = "f32"
+    cloud: Literal["f32", "f16", "int8", "int4", "int2", "top10", "auto"] = "f32"
     cloud_alpha: float = 1.0
     cloud_bytes: int = 0
 

@@ -19,6 +19,7 @@ Tensors = dict[str, F32]
 
 CHOOSE_ROUNDS = 4  # codec.cloud "auto": cloud rounds between two choices
 USUAL = "int8"  # whose error, everywhere, is the budget
+OFFERED = ("f32", "f16", "int8", "int4", "int2", "top10")  # to auto
 TOO_FEW = 2  # of a tensor with fewer values every codec takes more than f32's bytes, or as many
 
 
@@ -56,7 +57,7 @@ def choose(
         return {n: settings.cloud if t.size >= TOO_FEW else "f32" for n, t in lacking.items()}
     if before.keys() == lacking.keys() and round_ % CHOOSE_ROUNDS:
         return dict(before)
-    options = measure_options({name: t.reshape(-1) for name, t in lacking.items()})
+    options = measure_options({name: t.reshape(-1) for name, t in lacking.items()}, OFFERED)
     if settings.cloud_bytes:
         return least_error(options, settings.cloud_bytes).codecs
     return least_bytes(options, USUAL, settings.cloud_alpha).codecs
@@ -66,7 +67,7 @@ def check_budget(settings: CodecSection, model: Mapping[str, F32]) -> None:
     """Raises NoAllocation if no codecs keep codec.cloud_bytes for tensors of these shapes."""
     if settings.cloud == "auto" and settings.cloud_bytes:
         nothing = {name: np.zeros(np.size(t), np.float32) for name, t in model.items()}
-        least_error(measure_options(nothing), settings.cloud_bytes)
+        least_error(measure_options(nothing, OFFERED), settings.cloud_bytes)
 
 
 def name_of(model: Mapping[str, F32]) -> str:

@@ -252,6 +252,16 @@ def read_act_scale(body: Body) -> float:
     return scale
 
 
+def act_kept(body: Body) -> NDArray[np.float32]:
+    """1 where the activation of an ACT that was read before, in a sparse codec, has values, else
+    0."""
+    (count,) = _unpack("<Hxx", body, "ACT")
+    at = 4 + 2 * count
+    shape = parcel.unpack(body, at)[0].shape
+    ones = parcel.pack_kept(np.ones(shape, np.float32), body, at_offset=at)
+    return (parcel.unpack_kept(ones, body, at_offset=at)[0] > 0).astype(np.float32)
+
+
 def read_result(body: Body) -> tuple[int, int, float]:
     """Correct, total, sum of losses of a RESULT with LOCAL."""
     correct, total, loss = _unpack("<IIf", body, "RESULT")

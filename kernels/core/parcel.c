@@ -1,16 +1,23 @@
-/* Parcels: a tensor as bytes, exact or affine in 8 or 4 bits. SPEC.md has the layout. */
+/* Parcels: a tensor as bytes, exact or in fewer bits. SPEC.md has the layout. */
 #include "arch/arch.h"
-#include "bytes.h"
-#include "round.h"
+#include "parcel_kinds.h"
 
 #include <string.h>
 
-#define HEADER 16u         /* bytes before the shape */
-#define STREAM 0x50415243u /* of the random bits that round */
+#define HEADER 16u /* bytes before the shape */
 
-static int is_finite(float x) {
-    return x - x == 0.0f;
-}
+typedef struct {
+    uint8_t bits, by_channel, sparse; /* sparse: 1 with places, 2 on those of another */
+} kind;
+
+static const kind KINDS[SEAM_CODECS] = {
+    [SEAM_CODEC_F32] = {32, 0, 0},         [SEAM_CODEC_INT8] = {8, 0, 0},
+    [SEAM_CODEC_INT4] = {4, 0, 0},         [SEAM_CODEC_F16] = {16, 0, 0},
+    [SEAM_CODEC_INT2] = {2, 0, 0},         [SEAM_CODEC_INT8_CHANNEL] = {8, 1, 0},
+    [SEAM_CODEC_INT4_CHANNEL] = {4, 1, 0}, [SEAM_CODEC_INT2_CHANNEL] = {2, 1, 0},
+    [SEAM_CODEC_TOP10] = {8, 0, 1},        [SEAM_CODEC_RANDTOP10] = {8, 0, 1},
+    [SEAM_CODEC_KEPT] = {8, 0, 2},
+};
 
 /* Product of the shape; 0 if it is empty or over the limit. */
 static uint32_t value_count(uint32_t ndim, const uint32_t *shape) {
@@ -23,20 +30,28 @@ static uint32_t value_count(uint32_t ndim, const uint32_t *shape) {
     return (uint32_t)values;
 }
 
-static size_t payload_size(int codec, uint32_t values) {
-    size_t n = values;
-    return codec == SEAM_CODEC_F32 ? 4 * n : codec == SEAM_CODEC_INT8 ? n : (n + 1) / 2;
+static int codec_known(int codec) {
+    return codec >= 0 && codec < (int)SEAM_CODECS;
 }
 
-static int codec_known(int codec) {
-    return codec == SEAM_CODEC_F32 || codec == SEAM_CODEC_INT8 || codec == SEAM_CODEC_INT4;
+static uint32_t channels_of(int codec, uint32_t ndim, const uint32_t *shape) {
+    return KINDS[codec].by_channel ? shape[ndim - 1] : 1;
+}
+
+static size_t payload_size(int codec, uint32_t values, uint32_t channels) {
+    const kind *k = &KINDS[codec];
+    if (k->sparse)
+        return seam_sparse_size(values, k->sparse == 1);
+    return k->bits > 8 ? k->bits / 8u * (size_t)values : seam_bits_size(values, channels, k->bits);
 }
 
 size_t seam_parcel_size(int codec, uint32_t ndim, const uint32_t *shape) {
     if (!codec_known(codec) || ndim < 1 || ndim > SEAM_PARCEL_DIMS_MAX)
         return 0;
     uint32_t values = value_count(ndim, shape);
-    return values == 0 ? 0 : HEADER + 4 * (size_t)ndim + payload_size(codec, values);
+    if (values == 0)
+        return 0;
+    return HEADER + 4 * (size_t)ndim + payload_size(codec, values, channels_of(codec, ndim, shape));
 }
 
 /* Largest integer <= x, for |x| < 2^23. */
@@ -45,17 +60,25 @@ static float floor_small(float x) {
     return whole > x ? whole - 1.0f : whole;
 }
 
-/* Step and zero point for the range. */
-static int affine(float *scale, int32_t *zero, float low, float high, int bits) {
+int seam_parcel_affine(float *scale, int32_t *zero, float low, float high, int bits) {
     float levels = (float)((1 << bits) - 1);
     *scale = (high - low) / levels;
-    if (!is_finite(*scale * (float)(1 << bits)))
+    if (!seam_is_finite(*scale * (float)(1 << bits)))
         return SEAM_E_NOT_FINITE; /* the way back would overflow */
     if (*scale < 0x1p-126f)       /* zero or subnormal */
         *scale = 1.0f;
     int32_t first = -(1 << (bits - 1));
     float at = (float)first - floor_small(low / *scale + 0.5f);
     *zero = at<(float)first ? first : at>(float)(-first - 1) ? -first - 1 : (int32_t)at;
+    return SEAM_OK;
+}
+
+int seam_parcel_affine_check(float scale, int32_t zero, int bits) {
+    const int32_t half = 1 << (bits - 1);
+    if (!seam_is_finite(scale * (float)(2 * half)))
+        return SEAM_E_NOT_FINITE;
+    if (scale < 0x1p-126f || zero < -half || zero >= half)
+        return SEAM_E_ARGUMENT;
     return SEAM_OK;
 }
 
@@ -68,24 +91,8 @@ static void put_f32(uint8_t *out, const float *x, uint32_t count) {
 #endif
 }
 
-int64_t seam_parcel_pack(uint8_t *out, size_t space, const float *x, int codec, int rounding,
-                         uint32_t seed, uint32_t ndim, const uint32_t *shape) {
-    size_t size = seam_parcel_size(codec, ndim, shape);
-    if (!codec_known(codec))
-        return SEAM_E_KIND;
-    if (rounding != SEAM_ROUND_NEAREST && rounding != SEAM_ROUND_STOCHASTIC)
-        return SEAM_E_ARGUMENT;
-    if (size == 0)
-        return SEAM_E_LIMIT;
-    if (space < size)
-        return SEAM_E_SPACE;
-    uint32_t count = value_count(ndim, shape);
-    float low, high, scale = 1.0f;
-    int32_t zero = 0, bits = codec == SEAM_CODEC_INT8 ? 8 : 4;
-    const seam_codec_kernels *kernels = seam_kernels_now()->codec;
-    if (!kernels->range(&low, &high, x, count) ||
-        (codec != SEAM_CODEC_F32 && affine(&scale, &zero, low, high, bits) != SEAM_OK))
-        return SEAM_E_NOT_FINITE;
+static void put_header(uint8_t *out, int codec, int rounding, uint32_t seed, float scale,
+                       int32_t zero, uint32_t ndim, const uint32_t *shape) {
     out[0] = (uint8_t)codec;
     out[1] = (uint8_t)rounding;
     out[2] = (uint8_t)ndim;
@@ -95,32 +102,86 @@ int64_t seam_parcel_pack(uint8_t *out, size_t space, const float *x, int codec, 
     seam_put32(out + 12, (uint32_t)zero);
     for (uint32_t d = 0; d < ndim; d++)
         seam_put32(out + HEADER + 4 * d, shape[d]);
-    uint8_t *payload = out + HEADER + 4 * ndim;
-    seam_quantiser how = {.inv = 1.0f / scale,
-                          .zero = (float)zero,
-                          .low = (float)-(1 << (bits - 1)),
-                          .high = (float)((1 << (bits - 1)) - 1),
-                          .key = seam_random_key(seed, STREAM),
-                          .stochastic = rounding == SEAM_ROUND_STOCHASTIC};
-    if (codec == SEAM_CODEC_F32)
-        put_f32(payload, x, count);
-    else if (codec == SEAM_CODEC_INT8)
-        kernels->quantise((int8_t *)payload, x, &how, count);
+}
+
+/* Of the codecs that have loops of their own for each machine. */
+static void pack_fast(const seam_packing *p) {
+    const seam_codec_kernels *kernels = seam_kernels_now()->codec;
+    const seam_quantiser how = {.inv = 1.0f / p->scale,
+                                .zero = (float)p->zero,
+                                .low = (float)-(1 << (p->bits - 1)),
+                                .high = (float)((1 << (p->bits - 1)) - 1),
+                                .key = seam_random_key(p->seed, SEAM_PARCEL_STREAM),
+                                .stochastic = p->stochastic};
+    if (p->codec == SEAM_CODEC_INT8)
+        kernels->quantise((int8_t *)p->payload, p->x, &how, p->count);
     else
-        kernels->quantise_pairs(payload, x, &how, count);
+        kernels->quantise_pairs(p->payload, p->x, &how, p->count);
+}
+
+/* Scale, zero point and payload; at: whose places, or NULL. */
+static int put_payload(seam_packing *p, size_t size, const seam_parcel *at) {
+    const kind *k = &KINDS[p->codec];
+    float low, high;
+    if (!seam_kernels_now()->codec->range(&low, &high, p->x, p->count))
+        return SEAM_E_NOT_FINITE;
+    if (p->codec == SEAM_CODEC_F32) {
+        put_f32(p->payload, p->x, p->count);
+        return SEAM_OK;
+    }
+    if (!k->sparse && k->bits <= 8 && p->channels == 1 &&
+        seam_parcel_affine(&p->scale, &p->zero, low, high, p->bits) != SEAM_OK)
+        return SEAM_E_NOT_FINITE;
+    if (p->codec == SEAM_CODEC_INT8 || p->codec == SEAM_CODEC_INT4) {
+        pack_fast(p);
+        return SEAM_OK;
+    }
+    memset(p->payload, 0, size);
+    if (k->sparse)
+        return seam_sparse_pack(p, &p->scale, &p->zero, at);
+    if (k->bits <= 8)
+        return seam_bits_pack(p);
+    seam_half_pack(p);
+    return SEAM_OK;
+}
+
+static int64_t pack(uint8_t *out, size_t space, const float *x, int codec, int rounding,
+                    uint32_t seed, uint32_t ndim, const uint32_t *shape, const seam_parcel *at) {
+    if (rounding != SEAM_ROUND_NEAREST && rounding != SEAM_ROUND_STOCHASTIC)
+        return SEAM_E_ARGUMENT;
+    const size_t size = seam_parcel_size(codec, ndim, shape), head = HEADER + 4 * (size_t)ndim;
+    if (size == 0)
+        return SEAM_E_LIMIT;
+    if (space < size)
+        return SEAM_E_SPACE;
+    seam_packing p = {.payload = out + head,
+                      .x = x,
+                      .count = value_count(ndim, shape),
+                      .channels = channels_of(codec, ndim, shape),
+                      .seed = seed,
+                      .scale = 1.0f,
+                      .codec = codec,
+                      .bits = KINDS[codec].bits,
+                      .stochastic = rounding == SEAM_ROUND_STOCHASTIC};
+    const int status = put_payload(&p, size - head, at);
+    if (status != SEAM_OK)
+        return status;
+    put_header(out, codec, rounding, seed, p.scale, p.zero, ndim, shape);
     return (int64_t)size;
 }
 
-/* The scale and zero point a packer can have written; anything else comes from a broken peer. */
-static int affine_check(const seam_parcel *p) {
-    int32_t half = p->codec == SEAM_CODEC_INT8 ? 128 : 8;
-    if (p->codec == SEAM_CODEC_F32)
-        return p->scale == 1.0f && p->zero == 0 ? SEAM_OK : SEAM_E_ARGUMENT;
-    if (!is_finite(p->scale * (float)(2 * half)))
-        return SEAM_E_NOT_FINITE;
-    if (p->scale < 0x1p-126f || p->zero < -half || p->zero >= half)
-        return SEAM_E_ARGUMENT;
-    return SEAM_OK;
+int64_t seam_parcel_pack(uint8_t *out, size_t space, const float *x, int codec, int rounding,
+                         uint32_t seed, uint32_t ndim, const uint32_t *shape) {
+    if (!codec_known(codec) || codec == SEAM_CODEC_KEPT)
+        return SEAM_E_KIND;
+    return pack(out, space, x, codec, rounding, seed, ndim, shape, NULL);
+}
+
+int64_t seam_parcel_pack_kept(uint8_t *out, size_t space, const float *x, const seam_parcel *at,
+                              int rounding, uint32_t seed) {
+    if (KINDS[at->codec].sparse != 1)
+        return SEAM_E_KIND;
+    return pack(out, space, x, SEAM_CODEC_KEPT, rounding, seed, at->ndim, at->shape, at);
 }
 
 int64_t seam_parcel_put(uint8_t *out, size_t space, const int8_t *q, float scale, int32_t zero,
@@ -130,18 +191,23 @@ int64_t seam_parcel_put(uint8_t *out, size_t space, const int8_t *q, float scale
         return SEAM_E_LIMIT;
     if (space < size)
         return SEAM_E_SPACE;
-    out[0] = SEAM_CODEC_INT8;
-    out[1] = SEAM_ROUND_NEAREST;
-    out[2] = (uint8_t)ndim;
-    out[3] = 0;
-    seam_put32(out + 4, 0);
-    seam_put_float(out + 8, scale);
-    seam_put32(out + 12, (uint32_t)zero);
     const size_t head = HEADER + 4 * (size_t)ndim;
-    for (uint32_t d = 0; d < ndim; d++)
-        seam_put32(out + HEADER + 4 * d, shape[d]);
+    put_header(out, SEAM_CODEC_INT8, SEAM_ROUND_NEAREST, 0, scale, zero, ndim, shape);
     memcpy(out + head, q, size - head);
     return (int64_t)size;
+}
+
+/* What the codec's own packer can have written, as far as it shows without the values. */
+static int check(const seam_parcel *p) {
+    const kind *k = &KINDS[p->codec];
+    int status = SEAM_OK;
+    if (k->bits > 8 || p->channels > 1)
+        status = p->scale == 1.0f && p->zero == 0 ? SEAM_OK : SEAM_E_ARGUMENT;
+    else
+        status = seam_parcel_affine_check(p->scale, p->zero, p->bits);
+    if (status != SEAM_OK || k->bits > 8)
+        return status;
+    return k->sparse ? seam_sparse_check(p) : seam_bits_check(p);
 }
 
 int seam_parcel_parse(seam_parcel *parcel, const uint8_t *bytes, size_t size) {
@@ -167,26 +233,51 @@ int seam_parcel_parse(seam_parcel *parcel, const uint8_t *bytes, size_t size) {
     parcel->values = value_count(parcel->ndim, parcel->shape);
     if (parcel->values == 0)
         return SEAM_E_LIMIT;
+    parcel->bits = KINDS[parcel->codec].bits;
+    parcel->channels = channels_of(parcel->codec, parcel->ndim, parcel->shape);
     parcel->payload = bytes + header;
-    parcel->payload_size = payload_size(parcel->codec, parcel->values);
+    parcel->payload_size = payload_size(parcel->codec, parcel->values, parcel->channels);
     parcel->size = header + parcel->payload_size;
     if (size < parcel->size)
         return SEAM_E_SHORT;
-    if (parcel->codec == SEAM_CODEC_INT4 && parcel->values % 2 == 1 &&
-        parcel->payload[parcel->payload_size - 1] >> 4 != 0)
-        return SEAM_E_ARGUMENT;
-    return affine_check(parcel);
+    return check(parcel);
 }
 
 int seam_parcel_unpack(float *x, size_t space_values, const seam_parcel *p) {
     if (space_values < p->values)
         return SEAM_E_SPACE;
     const seam_codec_kernels *kernels = seam_kernels_now()->codec;
-    if (p->codec == SEAM_CODEC_F32)
+    switch (p->codec) {
+    case SEAM_CODEC_F32:
         return kernels->copy(x, p->payload, p->values) ? SEAM_OK : SEAM_E_NOT_FINITE;
-    if (p->codec == SEAM_CODEC_INT8)
+    case SEAM_CODEC_INT8:
         kernels->dequantise(x, (const int8_t *)p->payload, p->scale, p->zero, p->values);
-    else
+        return SEAM_OK;
+    case SEAM_CODEC_INT4:
         kernels->dequantise_pairs(x, p->payload, p->scale, p->zero, p->values);
+        return SEAM_OK;
+    case SEAM_CODEC_F16:
+        return seam_half_unpack(x, p);
+    case SEAM_CODEC_TOP10:
+    case SEAM_CODEC_RANDTOP10:
+        seam_sparse_unpack(x, p, p);
+        return SEAM_OK;
+    case SEAM_CODEC_KEPT:
+        return SEAM_E_KIND;
+    default:
+        seam_bits_unpack(x, p);
+        return SEAM_OK;
+    }
+}
+
+int seam_parcel_unpack_kept(float *x, size_t space_values, const seam_parcel *p,
+                            const seam_parcel *at) {
+    if (p->codec != SEAM_CODEC_KEPT || KINDS[at->codec].sparse != 1)
+        return SEAM_E_KIND;
+    if (p->ndim != at->ndim || memcmp(p->shape, at->shape, 4 * (size_t)p->ndim) != 0)
+        return SEAM_E_SHAPE;
+    if (space_values < p->values)
+        return SEAM_E_SPACE;
+    seam_sparse_unpack(x, p, at);
     return SEAM_OK;
 }

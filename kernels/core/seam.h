@@ -348,7 +348,20 @@ uint32_t seam_random(uint32_t seed, uint32_t stream, uint32_t index);
 void seam_random_fill(uint32_t *out, uint32_t seed, uint32_t stream, uint32_t first, size_t count);
 
 /* ---- Parcels: an encoded tensor. SPEC.md has the bytes. ---- */
-typedef enum { SEAM_CODEC_F32 = 0, SEAM_CODEC_INT8 = 1, SEAM_CODEC_INT4 = 2 } seam_codec;
+typedef enum {
+    SEAM_CODEC_F32 = 0,
+    SEAM_CODEC_INT8 = 1,
+    SEAM_CODEC_INT4 = 2,
+    SEAM_CODEC_F16 = 3,
+    SEAM_CODEC_INT2 = 4,
+    SEAM_CODEC_INT8_CHANNEL = 5, /* a scale and a zero point for each place of the last axis */
+    SEAM_CODEC_INT4_CHANNEL = 6,
+    SEAM_CODEC_INT2_CHANNEL = 7,
+    SEAM_CODEC_TOP10 = 8,     /* the largest tenth in int8 */
+    SEAM_CODEC_RANDTOP10 = 9, /* a tenth in int8: most of the largest, some others */
+    SEAM_CODEC_KEPT = 10      /* on the places of another one of those two */
+} seam_codec;
+#define SEAM_CODECS 11u
 typedef enum {
     SEAM_ROUND_NEAREST = 0,
     SEAM_ROUND_STOCHASTIC = 1,
@@ -362,6 +375,8 @@ typedef struct {
     uint32_t seed;
     float scale;
     int32_t zero;
+    int bits;          /* of a value; 32, 16: floats */
+    uint32_t channels; /* with a scale each; else 1 */
     const uint8_t *payload;
     size_t payload_size;
     size_t size; /* of the whole parcel */
@@ -378,6 +393,13 @@ SEAM_MUST_USE int64_t seam_parcel_put(uint8_t *out, size_t space, const int8_t *
                                       int32_t zero, uint32_t ndim, const uint32_t *shape);
 /* Reads and checks the header; never reads past size. */
 SEAM_MUST_USE int seam_parcel_parse(seam_parcel *parcel, const uint8_t *bytes, size_t size);
+/* KIND for one of SEAM_CODEC_KEPT, which needs the parcel whose places it has. */
 SEAM_MUST_USE int seam_parcel_unpack(float *x, size_t space_values, const seam_parcel *parcel);
+/* The same for the gradient of values that went as TOP10 or RANDTOP10: in SEAM_CODEC_KEPT on their
+ * places, without saying them again. at: that parcel; SHAPE if it is of another shape. */
+SEAM_MUST_USE int64_t seam_parcel_pack_kept(uint8_t *out, size_t space, const float *x,
+                                            const seam_parcel *at, int rounding, uint32_t seed);
+SEAM_MUST_USE int seam_parcel_unpack_kept(float *x, size_t space_values, const seam_parcel *parcel,
+                                          const seam_parcel *at);
 
 #endif

@@ -16,7 +16,7 @@ enum { STATE_HELLO, STATE_WELCOMED, STATE_MEMORY, STATE_READY, STATE_TRAIN, STAT
 #define EXIT_BODY 16u /* of an EVAL that the exit may answer */
 #define UNSURE 0xFFFFu
 #define WEIGHTS_BODY 8u
-#define CODECS (1u << SEAM_CODEC_F32 | 1u << SEAM_CODEC_INT8 | 1u << SEAM_CODEC_INT4)
+#define CODECS ((1u << SEAM_CODEC_KEPT) - 1u) /* all that are parcels by themselves */
 #define LAYERS (0x3FEu | 1u << 31) /* kinds 1..9; int8 fronts */
 #define RATE_MAX 1048576.0f
 
@@ -376,7 +376,7 @@ static int plan(seam_session *s, const seam_message *m) {
     s->plan_size = seam_get32(b + 20);
     if (s->plan_size != m->body_size - PLAN_BODY)
         return error(s, SEAM_E_SHORT, m->kind);
-    if (s->codec_up > SEAM_CODEC_INT4 || s->rounding > SEAM_ROUND_STOCHASTIC ||
+    if (s->codec_up >= SEAM_CODEC_KEPT || s->rounding > SEAM_ROUND_STOCHASTIC ||
         q8_rounding > SEAM_ROUND_TRUNCATE)
         return error(s, SEAM_E_KIND, m->kind);
     if (!is_finite(s->momentum) || !is_finite(s->decay))

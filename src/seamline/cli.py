@@ -24,6 +24,10 @@ if TYPE_CHECKING:
 
 Command = Callable[[argparse.Namespace], int]
 INTERRUPTED, BROKEN_PIPE = 130, 141
+CODECS = (  # those of kernels.parcel, which costs NumPy
+    *("f32", "f16", "int8", "int4", "int2", "int8-channel", "int4-channel", "int2-channel"),
+    *("top10", "randtop10"),
+)
 
 EXITS = "exit codes:\n" + "\n".join(f"  {code:<4} {text}" for code, text in EXIT_CODES.items())
 
@@ -320,7 +324,7 @@ def _add_demo(sub: argparse.ArgumentParser) -> None:
     sub.add_argument(
         "--seam", default="2", help="weighted layers on the device, or a module's name"
     )
-    sub.add_argument("--codec", choices=("f32", "int8", "int4"), default="int8", help="both ways")
+    sub.add_argument("--codec", choices=CODECS, default="int8", help="both ways")
     sub.add_argument(
         "--arithmetic",
         choices=("f32", "q8"),

@@ -11,6 +11,7 @@ from typing import Any
 
 import jinja2
 import matplotlib as mpl
+import numpy as np
 from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -214,17 +215,23 @@ def crossing(history: Mapping[str, Any]) -> dict[str, Any] | None:
         return None
     shape = [row["shape"] for row in rows if row["side"] == "device"][-1]
     settings = history["settings"]
-    values = math.prod(shape) * settings["train"]["batch"]
-    bits = {"f32": 32, "int8": 8, "int4": 4}
+    batch = [settings["train"]["batch"], *shape]
     codec = settings["codec"]
     return {
         "shape": " × ".join(map(str, shape)),
         "batch": settings["train"]["batch"],
-        "up": values * bits[codec["up"]] // 8,
-        "down": 0 if settings["train"]["freeze_front"] else values * bits[codec["down"]] // 8,
+        "up": _payload(codec["up"], batch),
+        "down": 0 if settings["train"]["freeze_front"] else _payload(codec["down"], batch),
         "codec_up": codec["up"],
         "codec_down": codec["down"],
     }
+
+
+def _payload(codec: str, shape: Sequence[int]) -> int:
+    """Bytes of a parcel without its header."""
+    from .kernels import parcel
+
+    return len(parcel.pack(np.zeros(shape, np.float32), codec)) - 16 - 4 * len(shape)
 
 
 # ---- charts ----

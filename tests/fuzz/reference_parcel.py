@@ -10,45 +10,65 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from seamline.kernels import reference
+from seamline.kernels import reference_parcel as definition
 
 HEAD = struct.Struct("<BBBBIfi")
 VALUES_MAX = 4 << 20
-F32, INT8, INT4 = 0, 1, 2
 
 Array = NDArray[Any]
 
 
-def _steps_fit(codec: int, scale: float, zero: int) -> bool:
+def _steps_fit(scale: float, zero: int, bits: int) -> bool:
     """Only what a packer can write: a normal scale that does not overflow, a zero in the range."""
-    if codec == F32:
-        return (scale, zero) == (1.0, 0)
-    levels = 256 if codec == INT8 else 16
+    levels = 2**bits
     with np.errstate(all="ignore"):
         top = float(np.float32(scale) * np.float32(levels))
     return scale >= 2.0**-126 and math.isfinite(top) and -levels // 2 <= zero < levels // 2
 
 
-def _size(data: bytes, offset: int) -> int | None:
-    """Bytes of the parcel's values, if its header may be one; they may be missing."""
+def _payload(data: bytes, offset: int) -> tuple[int, tuple[int, ...], slice] | None:
+    """Codec, shape and place of the payload, if all of it is there and its header may be one."""
     if len(data) - offset < HEAD.size:
         return None
     codec, rounding, ndim, reserved, _, scale, zero = HEAD.unpack_from(data, offset)
-    known = codec <= INT4 and rounding <= 1 and reserved == 0 and 1 <= ndim <= 4
-    if not known or len(data) < offset + HEAD.size + 4 * ndim:
+    known = codec <= definition.KEPT and rounding <= 1 and reserved == 0 and 1 <= ndim <= 4
+    start = offset + HEAD.size + 4 * ndim
+    if not known or len(data) < start:
         return None
-    count = math.prod(struct.unpack_from(f"<{ndim}I", data, offset + HEAD.size))
-    if not 1 <= count <= VALUES_MAX or not _steps_fit(codec, scale, zero):
+    shape = struct.unpack_from(f"<{ndim}I", data, offset + HEAD.size)
+    if not 1 <= math.prod(shape) <= VALUES_MAX:
         return None
-    return {F32: 4 * count, INT8: count, INT4: (count + 1) // 2}[codec]
+    plain = codec not in definition.BITS or (codec in definition.CHANNELS and shape[-1] > 1)
+    if not (
+        (scale, zero) == (1.0, 0) if plain else _steps_fit(scale, zero, definition.BITS[codec])
+    ):
+        return None
+    end = start + definition.payload_size(codec, shape)
+    return (codec, shape, slice(start, end)) if end <= len(data) else None
+
+
+def _fits(codec: int, shape: tuple[int, ...], payload: bytes) -> bool:
+    """Steps of channels, places, and zeros behind the last value."""
+    raw, count = np.frombuffer(payload, np.uint8), math.prod(shape)
+    if codec in definition.SPARSE:
+        return definition.read_places(raw[: definition.places_size(count)], count) is not None
+    bits = definition.BITS.get(codec, 8)
+    if codec in definition.CHANNELS and shape[-1] > 1:
+        scales, zeros = raw[: 4 * shape[-1]].view("<f4"), raw[4 * shape[-1] :].view(np.int8)
+        steps = zip(scales, zeros, strict=False)
+        if not all(_steps_fit(float(scale), int(zero), bits) for scale, zero in steps):
+            return False
+    used = count * bits % 8
+    return used == 0 or not payload[-1] >> used
 
 
 def unpack(data: bytes, offset: int = 0) -> tuple[Array, int] | None:
-    """The array and where the parcel ends; None: refused."""
-    size = _size(data, offset)
-    if size is None or len(data) < offset + HEAD.size + 4 * data[offset + 2] + size:
+    """The array and where the parcel ends; None: refused, as is one of codec "kept" alone."""
+    found = _payload(data, offset)
+    if found is None or found[0] == definition.KEPT:
         return None
-    values, end = reference.unpack(data, offset)
-    if data[offset] == INT4 and values.size % 2 and data[end - 1] >> 4:
+    if not _fits(found[0], found[1], data[found[2]]):
         return None
+    with np.errstate(invalid="ignore"):
+        values, end = definition.unpack(data, offset)
     return (values, end) if np.isfinite(values).all() else None

@@ -193,7 +193,7 @@ static void parcels(void) {
     const uint32_t shape[2] = {(uint32_t)draw(1, 30), (uint32_t)draw(1, 30)};
     const size_t count = shape[0] * shape[1];
     float *x = block(count), *back = exact(x, count);
-    for (int codec = 0; codec < 3; codec++) {
+    for (int codec = 0; codec < SEAM_CODEC_KEPT; codec++) {
         const size_t size = seam_parcel_size(codec, 2, shape);
         uint8_t *bytes[VARIANTS];
         int found = 0;

@@ -127,8 +127,8 @@ BAD = {
         "labels: expected dtype int32, got int64",
     ),
     "sgd overlap": (lambda: f32.sgd(S[:2], S[1:], ones(2, 2), 0.1), ValueError, "w: expected mem"),
-    "parcel codec": (lambda: parcel.pack(X, "int3"), ValueError, "f32, int8, int4, got 'int3'"),
-    "parcel codec number": (lambda: parcel.pack(X, 9), ValueError, "codec: expected one of [0, 1"),
+    "parcel codec": (lambda: parcel.pack(X, "int3"), ValueError, "randtop10, got 'int3'"),
+    "parcel codec number": (lambda: parcel.pack(X, 10), ValueError, "codec: expected one of [0, 1"),
     "parcel rounding": (lambda: parcel.pack(X, "int8", "up"), ValueError, "rounding: expected"),
     "parcel seed": (lambda: parcel.pack(X, "int8", seed=-1), ValueError, "seed: expected 0 to"),
     "parcel axes": (

@@ -51,6 +51,7 @@ def test_kernels_keep_to_their_memory_and_agree_between_variants(name, tmp_path)
     program = tmp_path / name
     needed = "add activation conv crc dense depthwise dispatch loss norm parcel pool round sgd"
     files = [CORE / f"{stem}.c" for stem in f"{needed} status walk".split()]
+    files += CORE.glob("parcel_*.c")
     files += [*CORE.glob("q8_*.c"), *CORE.glob("arch/*.c")]
     compile_c(
         *STRICT,

@@ -45,11 +45,19 @@ def test_the_bytes_of_a_parcel_never_change():
     x = np.array([[-1.0, 0.25, 0.5], [0.75, 1.0, 2.0]], np.float32)
     assert parcel.pack(x, "int8", "stochastic", 7).hex() == GOLDEN["int8"]
     assert parcel.pack(x.ravel()[:5], "int4").hex() == GOLDEN["int4"]
+    for codec in ("f16", "int2", "int4-channel", "randtop10"):
+        assert parcel.pack(np.tile(x, (2, 2)), codec, "stochastic", 7)[24:].hex() == GOLDEN[codec]
 
 
 GOLDEN = {
     "int8": "0101020007000000c1c0403cd5ffffff020000000300000080eaff152a7f",
     "int4": "02000100000000008988083effffffff05000000185306",
+    "f16": "00bc0034003800bc00340038003a003c0040003a003c0040"
+    "00bc0034003800bc00340038003a003c0040003a003c0040",
+    "int2": "be034db23341",
+    "int4-channel": "efeeee3d8988883d8988083eefeeee3d8988883d8988083e01f8f801f8f8"
+    "c99ccc777777c89ccc777777",
+    "randtop10": "1618017f7f7f",
 }
 
 
@@ -65,7 +73,7 @@ HOSTILE = {
     "no shape": (header()[:20], -3),
     "no payload": (header(), -3),
     "one byte short": (header() + bytes(5), -3),
-    "unknown codec": (header(codec=3) + bytes(99), -8),
+    "unknown codec": (header(codec=11) + bytes(99), -8),
     "unknown rounding": (header(rounding=2) + bytes(99), -1),
     "byte that must be zero": (header(zero=1) + bytes(99), -1),
     "no axes": (header(shape=()) + bytes(99), -7),
@@ -86,6 +94,9 @@ HOSTILE = {
     "scale of f32": (header(codec=0, scale=2) + bytes(24), -1),
     "zero point of f32": (header(codec=0, point=1) + bytes(24), -1),
     "NaN in f32": (header(codec=0) + bytes(20) + b"\0\0\xc0\x7f", -10),
+    "infinity in f16": (header(codec=3, shape=(2,)) + b"\0\0\0\x7c", -10),
+    "last two bits": (header(codec=4, shape=(3,)) + b"\x40", -1),
+    "kept alone": (header(codec=10, shape=(3,)) + b"\0", -8),
     "last nibble": (header(codec=2, shape=(3,)) + b"\0\x10", -1),
 }
 

@@ -79,7 +79,7 @@ def test_real_parcels_are_measured_and_layers_differ() -> None:
     ]
     assert options["small and loud"][0].error == 0
     usual, found = uniform(options, "int8"), least_bytes(options, "int8")
-    assert found.codecs == {"large and quiet": "int4", "small and loud": "f32"}
+    assert found.codecs == {"large and quiet": "int4", "small and loud": "f16"}
     assert found.size < 0.6 * usual.size and found.error <= usual.error
 
 

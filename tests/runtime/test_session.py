@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from seamline.kernels import SeamError, parcel, reference
+from seamline.kernels import SeamError, parcel, reference, reference_parcel
 from seamline.kernels.front import END, FAIL, NOTHING, SEND, TEST, TRAIN, Front, Session
 from seamline.runtime import message as wire
 from seamline.runtime.device import BatchOrder
@@ -103,7 +103,7 @@ def test_hello_says_who_it_is_and_what_it_can():
         9,
         4,
     )
-    assert hello.codecs == 0b111
+    assert hello.codecs == sum(1 << number for number in parcel.CODECS.values())
 
 
 def test_a_plan_is_answered_with_the_memory_it_takes():
@@ -391,7 +391,7 @@ def test_int8_activations_are_the_reference_parcel_of_the_same_forward():
     _, x = wire.read_act(Message.decode(exact.session.answer()).body)
     stream = (1 * 2654435761 + Kind.ACT) & 0xFFFFFFFF
     seed = int(reference.random_bits(SEED, stream, 0, 1)[0])
-    assert bytes(packed[4 + 2 * BATCH :]) == reference.pack(x, "int8", "stochastic", seed)
+    assert bytes(packed[4 + 2 * BATCH :]) == reference_parcel.pack(x, "int8", "stochastic", seed)
 
 
 def test_evaluation_counts_on_the_device_or_sends_the_activation():
