@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from .optimizer import load_state, make_optimizer
+from .optimizer import Optimizer, load_state, make_optimizer
 
 Array = NDArray[np.float32]
 
@@ -62,7 +62,28 @@ class Back:
             if tensor.is_floating_point():
                 self._tensors.setdefault(name, tensor)
         self._statistics = len(self._tensors) > len(named)
-        self._optimizer = make_optimizer(optimizer, flat.numel(), momentum, weight_decay)
+        self._optimizer: Optimizer = make_optimizer(optimizer, flat.numel(), momentum, weight_decay)
+
+    def share(
+        self,
+        flat: Tensor,
+        gradient: Tensor,
+        tensors: Mapping[str, Tensor],
+        gradients: Mapping[str, Tensor],
+        optimizer: Optimizer,
+    ) -> None:
+        """Makes this back one of several over the same memory. flat, gradient: [p] of its own
+        parameters; tensors, gradients: views by name; optimizer: over `flat`.
+        """
+        for name, parameter in self.module.named_parameters():
+            if parameter.requires_grad:
+                parameter.data, parameter.grad = tensors[name], gradients[name]
+        for path, module in self.module.named_modules():
+            for key, value in module.named_buffers(recurse=False):
+                name = f"{path}.{key}" if path else key
+                setattr(module, key, tensors.get(name, value))
+        self._tensors = {name: tensors[name] for name in self._tensors}
+        self._flat, self._gradient, self._optimizer = flat, gradient, optimizer
 
     def step(
         self, activation: Tensor, labels: Tensor, rate: float, need_gradient: bool = True

@@ -91,7 +91,7 @@ def trainer_arrays(trainer: Trainer) -> dict[str, NDArray[Any]]:
             arrays[f"optimizer/{name}/{key}"] = value
     for device, front in trainer.fronts.items():
         arrays[f"personal/{device}"] = front
-    return arrays | trainer.wire_fronts.arrays()
+    return arrays | trainer.wire_fronts.arrays() | trainer.more_arrays()
 
 
 def restore_trainer(trainer: Trainer, arrays: Mapping[str, NDArray[Any]]) -> None:
@@ -104,6 +104,7 @@ def restore_trainer(trainer: Trainer, arrays: Mapping[str, NDArray[Any]]) -> Non
         prefix = f"optimizer/{name}/"
         gathered = {k[len(prefix) :]: v for k, v in arrays.items() if k.startswith(prefix)}
         back.load_optimizer_state(gathered)
+    trainer.restore_more(arrays)
     trainer.wire_fronts.restore(arrays)
     personal = "personal/"
     trainer.fronts = {

@@ -9,6 +9,7 @@ ends and a new one begins.
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -85,7 +86,9 @@ class _Session:
     number: int
     hello: wire.Hello
     welcomed: float  # when WELCOME went down
+    plan: bytes = b""
     ready: bool = False
+    planning: bool = False  # what it was sent last is another plan
 
 
 @dataclass
@@ -96,6 +99,7 @@ class Fleet:
     zone: str
     plan: bytes
     next_session: int = 1
+    plan_of: Callable[[str], bytes | None] = lambda device: None  # where it has one of its own
     outbox: list[tuple[str, bytes]] = field(default_factory=list)
     traffic: dict[str, Traffic] = field(default_factory=dict)
     ledger: Ledger = field(default_factory=Ledger)  # of all devices
@@ -103,7 +107,6 @@ class Fleet:
 
     def __post_init__(self) -> None:
         self._zones = {device.id: device.zone for device in self.job.devices}
-        self._plan = read_plan(self.plan)
         self._q8 = self.job.train.arithmetic == "q8"
 
     # ---- from the devices ----
@@ -140,18 +143,24 @@ class Fleet:
         return [Left(peer, reason, failed)] if session is not None and session.ready else []
 
     def _in_session(self, peer: str, session: _Session, message: Message) -> list[Happening]:
-        if message.kind in (Kind.BYE, Kind.ERROR):
+        stays = session.planning and message.kind == Kind.ERROR and _of_plan(message)
+        if message.kind in (Kind.BYE, Kind.ERROR) and not stays:
             return self.lost(peer, _reason(message), message.kind == Kind.ERROR)
         if message.kind == Kind.STATS:
             return _stats(peer, message)
         if session.ready:
             return [Answer(peer, message)]
-        if message.kind != Kind.READY:
-            return []
+        return self._ready(peer, session, message) if message.kind == Kind.READY else []
+
+    def _ready(self, peer: str, session: _Session, message: Message) -> list[Happening]:
+        """The device has its plan."""
         try:
             ready = wire.read_ready(message.body)
         except ValueError as error:
             return self._refuse(peer, STATE, message.kind, str(error))
+        if session.plan != self._plan_of(peer):
+            text = "the seam has moved meanwhile: say HELLO again"
+            return self._refuse(peer, SESSION, Kind.PLAN, text)
         session.ready = True
         hello = session.hello
         saved = ready.saved_round if ready.has_checkpoint else 0
@@ -207,10 +216,11 @@ class Fleet:
             return KIND, f"{who} has not the codecs of the job ({codec.up} up, {codec.down} down)"
         if self._q8 and not hello.layers & wire.Q8_BIT:
             return KIND, f'{who} cannot train in int8: upgrade it, or set train.arithmetic = "f32"'
-        if hello.ram and hello.ram < self._plan.arena_bytes:
+        needs = read_plan(self._plan_of(who)).arena_bytes
+        if hello.ram and hello.ram < needs:
             return MEMORY, (
-                f"{who} has {hello.ram} bytes of RAM for training, the plan needs "
-                f"{self._plan.arena_bytes}: choose an earlier seam or a smaller batch"
+                f"{who} has {hello.ram} bytes of RAM for training, the plan needs {needs}: "
+                "choose an earlier seam or a smaller batch"
             )
         return None
 
@@ -223,6 +233,7 @@ class Fleet:
         session = self._sessions.get(device)
         if session is None:
             return
+        session.planning = message.kind == Kind.PLAN
         self._post(device, replace(message, session=session.number))
         if message.kind == Kind.ERROR:
             del self._sessions[device]
@@ -235,21 +246,13 @@ class Fleet:
 
     def _welcome(self, peer: str, session: _Session, now: float) -> None:
         session.welcomed = now
-        job = self.job
-        settings = wire.Settings(
-            seed=device_seed(job.seed, peer),
-            batch=job.train.batch,
-            codec_up=CODECS[job.codec.up],
-            codec_down=CODECS[job.codec.down],
-            rounding=1 if job.codec.rounding == "stochastic" else 0,
-            momentum=job.train.momentum,
-            decay=job.train.weight_decay,
-            q8_rounding=Q8_ROUNDINGS[job.train.q8_rounding] if self._q8 else 0,
-        )
+        session.plan = self._plan_of(peer)
+        body = wire.plan_body(settings_for(self.job, peer), session.plan)
         self._post(peer, Message(Kind.WELCOME, session.number, body=wire.welcome_body()))
-        self._post(
-            peer, Message(Kind.PLAN, session.number, body=wire.plan_body(settings, self.plan))
-        )
+        self._post(peer, Message(Kind.PLAN, session.number, body=body))
+
+    def _plan_of(self, device: str) -> bytes:
+        return self.plan_of(device) or self.plan
 
     def _refuse(self, peer: str, status: int, kind: int, text: str) -> list[Happening]:
         gone = self.lost(peer, text)
@@ -264,6 +267,29 @@ class Fleet:
         self.traffic.setdefault(peer, Traffic()).down += len(data)
         self.ledger.count(DOWN, message, len(data))
         self.outbox.append((peer, data))
+
+
+def settings_for(job: Job, device: str) -> wire.Settings:
+    """What a device is told beside the plan of its front."""
+    q8 = job.train.arithmetic == "q8"
+    return wire.Settings(
+        seed=device_seed(job.seed, device),
+        batch=job.train.batch,
+        codec_up=CODECS[job.codec.up],
+        codec_down=CODECS[job.codec.down],
+        rounding=1 if job.codec.rounding == "stochastic" else 0,
+        momentum=job.train.momentum,
+        decay=job.train.weight_decay,
+        q8_rounding=Q8_ROUNDINGS[job.train.q8_rounding] if q8 else 0,
+    )
+
+
+def _of_plan(message: Message) -> bool:
+    """Does an ERROR say that a plan cannot be had?"""
+    try:
+        return wire.read_error(message.body).kind == Kind.PLAN
+    except ValueError:
+        return False
 
 
 def _reason(message: Message) -> str:

@@ -35,8 +35,8 @@ from .checkpoint import (
 from .exits import check_exits, job_network
 from .fleet import Answer, Fleet, Happening, Joined, Left, Stats, check_batch
 from .models import input_shape
+from .replan import make_trainer
 from .split import END, Split, split
-from .trainer import Trainer
 from .uplink import REPEAT_S, Finish, State, Train, Uplink, report_body
 from .zone_differences import ZoneDifferences
 
@@ -88,8 +88,8 @@ class Host:
         check_batch(job)
         self.job, self.zone, self.emit = job, zone, emit
         self.cut = cut_model(job)
-        self.trainer = Trainer(job, zone, self.cut, now)
-        self.fleet = Fleet(job, zone, make_plan(job, self.cut), first_session)
+        self.trainer = make_trainer(job, zone, self.cut, lambda cut: make_plan(job, cut), now)
+        self.fleet = Fleet(job, zone, make_plan(job, self.cut), first_session, self.trainer.plan_of)
         self.link_kind: Callable[[str], str] = lambda device: "tcp"  # of a device: tcp or serial
         self.done = False
         self.next_round = 0

@@ -13,6 +13,7 @@ from ..runtime.data import Data
 from ..runtime.device import BatchOrder, session_of
 from .fleet import Answer, Fleet, Joined
 from .host import cut_model, make_plan
+from .replan import make_trainer
 from .trainer import Result, Trainer
 
 
@@ -56,8 +57,11 @@ class LocalZone:
     def __post_init__(self) -> None:
         torch.set_num_threads(1)
         cut = cut_model(self.job)
-        self.trainer = Trainer(self.job, self.zone, cut, 0.0)
-        self.fleet = Fleet(self.job, self.zone, make_plan(self.job, cut))
+        self.trainer = make_trainer(
+            self.job, self.zone, cut, lambda cut: make_plan(self.job, cut), 0.0
+        )
+        plan = make_plan(self.job, cut)
+        self.fleet = Fleet(self.job, self.zone, plan, plan_of=self.trainer.plan_of)
         self.devices = {
             name: _Device(session_of(name, bytes(8), one), one) for name, one in self.data.items()
         }

@@ -64,6 +64,16 @@ class Q8Front:
 
     # ---- ranges ----
 
+    def adopt(self, other: Q8Front) -> None:
+        """Ranges of the tensors that a front of the same network, cut elsewhere, has, too."""
+        same = 0
+        pairs = zip(self.specs, other.specs, strict=False)
+        for mine, theirs in pairs:
+            if mine != theirs:
+                break
+            same += 1
+        self.ranges[: same + 1] = other.ranges[: same + 1]
+
     @property
     def settled(self) -> bool:
         """Are the ranges found? From then on they move between cloud rounds only."""

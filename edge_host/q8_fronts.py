@@ -43,6 +43,10 @@ class Q8Fronts:
         if inputs is not None:
             front.note_input(*inputs)
 
+    def adopt(self, owner: str, other: Q8Fronts) -> None:
+        """The owner's front begins with the ranges that a front cut elsewhere has found."""
+        self.front(owner).adopt(other.front(owner))
+
     def owners(self) -> list[str]:
         return list(self.fronts)
 

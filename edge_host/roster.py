@@ -102,6 +102,7 @@ class Roster:
         self.events: list[dict[str, Any]] = []
         self.now = self.deadline = now
         self.wait_all = wait_all
+        self.begun = 0  # how often `begin` was called
         self.needed = len(devices) if wait_all else max(1, math.ceil(quorum * len(devices)))
         self._deadline_s, self._join_until = deadline_s, now + join_s
         self._resend_s = resend_s
@@ -153,7 +154,7 @@ class Roster:
         if device in self.present:
             self.present[device].late = False
         request = self._open.get(device)
-        if request and (message.kind, message.round, message.step) == request.answer:
+        if request and _answers(request, message):
             del self._open[device]
             journal = self._journals.get(device)
             if journal is None or self._first_time(device, journal):
@@ -221,6 +222,7 @@ class Roster:
         """What devices are asked from here on is what one that comes back is asked again; it goes
         back to where it is now by itself.
         """
+        self.begun += 1
         for device, journal in self._journals.items():
             journal.begin = len(journal.requests)
             if device not in self._open:  # else it is doing things again, and then goes on
@@ -288,3 +290,11 @@ class Roster:
             self._open.clear()
         self.begin()
         self._answers.clear()
+
+
+def _answers(request: _Request, message: Message) -> bool:
+    """Is it the answer to the request? A PLAN may be answered by an ERROR, too: no room for it."""
+    kind = request.answer[0]
+    if message.kind == Kind.ERROR and request.message.kind == Kind.PLAN:
+        kind = Kind.ERROR
+    return (message.kind, message.round, message.step) == (kind, *request.answer[1:])

@@ -328,6 +328,25 @@ class Trainer:
         """Whose front a device trains: the zone's or its own."""
         return device if self.personal else ZONE
 
+    def _cut_of(self, device: str) -> Split:
+        """Where the network is cut for this device."""
+        return self.cut
+
+    def _back_of(self, device: str) -> Back:
+        """What this device's activations go through."""
+        return self.backs.get(ZONE) or self.backs[device]
+
+    def plan_of(self, device: str) -> bytes | None:
+        """The plan of the front with which this device begins a session; None: the job's."""
+        return None
+
+    def more_arrays(self) -> dict[str, NDArray[Any]]:
+        """What more than weights and optimisers must be kept between cloud rounds."""
+        return {}
+
+    def restore_more(self, arrays: Mapping[str, NDArray[Any]]) -> None:
+        """The inverse of `more_arrays`. Raises KeyError or ValueError where they do not fit."""
+
     def _front_of(self, owner: str) -> Array:
         return self.fronts.get(owner, self.front)
 
@@ -407,6 +426,7 @@ class Trainer:
     def _edge_round(self, cloud_round: int, last: bool) -> Work:
         """last: of the cloud round."""
         members = yield from self._gather()
+        yield from self._before_round(members)
         keep = Flag.KEEP if last and self.roster.wait_all else Flag(0)
         report = self.wire_fronts.wants_report(last)  # by now the fronts of all members are there
         began = self.roster.now
@@ -430,6 +450,10 @@ class Trainer:
                 "seconds": self.roster.now - began,
             }
         )
+
+    def _before_round(self, members: list[str]) -> Work:
+        """What is to be done between two edge rounds; here nothing."""
+        yield from ()
 
     # ---- the seam inside the network ----
 
@@ -461,6 +485,10 @@ class Trainer:
                 fronts[device] = front
             done.append(device)
         self._took_part.update({device: samples[device] for device in done})
+        self._average(fronts, done, samples)
+
+    def _average(self, fronts: dict[str, Array], done: list[str], samples: dict[str, int]) -> None:
+        """Ends a split round. fronts: what devices sent; done: who went through to its end."""
         if self.personal:
             self.fronts.update(fronts)
         elif fronts and not self.job.train.freeze_front:
@@ -490,7 +518,7 @@ class Trainer:
     ) -> None:
         """The hot path: one activation through the device's back, its gradient to the device."""
         train = self.job.train
-        back = self.backs.get(ZONE) or self.backs[device]
+        back = self._back_of(device)
         batch = self._read_activation(device, answer)
         if batch is None:
             return
@@ -506,7 +534,8 @@ class Trainer:
             flags |= Flag.FROZEN
         else:
             seed = _random(self._down_seed[device], round_ * ROUND_FACTOR + Kind.GRAD, step)
-            body = self.wire_fronts.gradient(self.cut.to_nhwc(gradient), answer.body, seed)
+            values = self._cut_of(device).to_nhwc(gradient)
+            body = self.wire_fronts.gradient(values, answer.body, seed)
         grad = Message(
             Kind.GRAD,
             round=round_,
@@ -776,7 +805,7 @@ class Trainer:
 
     def _all_logits(self, device: str, activation: torch.Tensor) -> list[torch.Tensor]:
         """Of every exit from the device's on, and of the end."""
-        back = self.backs.get(ZONE) or self.backs[device]
+        back = self._back_of(device)
         own = [self._exit_logits(activation)] if self.alone else []
         return [*own, *back.logits(activation)]
 
@@ -820,7 +849,7 @@ class Trainer:
         """
         try:
             labels, activation = wire.read_act(answer.body)
-            tensor = self.cut.to_nchw(activation)
+            tensor = self._cut_of(device).to_nchw(activation)
             if len(labels) != len(tensor) or len(labels) != (count or self.job.train.batch):
                 raise ValueError(f"{len(labels)} labels and {len(tensor)} activations")
             if labels.max(initial=0) >= self.cut.classes or labels.min(initial=0) < 0:

@@ -134,6 +134,24 @@ class LinkSection(msgspec.Struct, forbid_unknown_fields=True):
         return usual + max(0.0, self.silence_s - SILENCE_S)
 
 
+class MoveSection(msgspec.Struct, forbid_unknown_fields=True):
+    """From edge round `round` of the job on (the first is 1) the seam of a device (`*`: of all) is
+    `seam`, as in [model]."""
+
+    round: int
+    seam: int | str
+    device: str = "*"
+
+
+class PlanSection(msgspec.Struct, forbid_unknown_fields=True):
+    """replan: who moves seams while training goes on. off: nobody. schedule: moves. auto: what is
+    measured of links and devices. profile: of `seamline profile`, which auto needs."""
+
+    replan: Literal["off", "auto", "schedule"] = "off"
+    moves: list[MoveSection] = []
+    profile: str = ""
+
+
 class ZoneSection(msgspec.Struct, forbid_unknown_fields=True):
     name: str
     address: str
@@ -175,6 +193,7 @@ class Job(msgspec.Struct, forbid_unknown_fields=True):
     link: LinkSection = msgspec.field(default_factory=LinkSection)
     cloud: CloudSection = msgspec.field(default_factory=CloudSection)
     keys: KeysSection = msgspec.field(default_factory=KeysSection)
+    plan: PlanSection = msgspec.field(default_factory=PlanSection)
 
 
 class JobError(UserError):
@@ -182,6 +201,7 @@ class JobError(UserError):
 
 
 LOCAL_MODES = ("federated", "isolated")  # the whole network is on the device
+MOVING_MODES = ("split-v1", "split-v2")  # where the host has all weights between two rounds
 CLOUD = "cloud"
 
 
@@ -223,6 +243,8 @@ def job_digest(job: Job) -> str:
     import hashlib  # 3 MB of OpenSSL that a device has no use for
 
     parts: list[Any] = [job.name, job.seed, job.mode, job.model, job.train, job.codec, job.data]
+    if job.plan.replan != "off":
+        parts.append(job.plan)
     parts.append(sorted(zone.name for zone in job.zones))
     parts.append(sorted((device.id, device.zone, device.data) for device in job.devices))
     return hashlib.sha256(msgspec.json.encode(parts)).hexdigest()
@@ -278,6 +300,8 @@ def _resolve_paths(job: Job, folder: Path) -> None:
     job.out = absolute(job.out, folder)
     job.keys.folder = absolute(job.keys.folder, folder)
     job.data.source = local_source(job.data.source, folder)
+    if job.plan.profile:
+        job.plan.profile = absolute(job.plan.profile, folder)
     if job.model.start:
         job.model.start = absolute(job.model.start, folder)
     for device in job.devices:
@@ -434,6 +458,7 @@ def _problems(job: Job) -> Iterator[Problem]:
         if not fits(value):
             yield key, rule, value
     yield from _work_problems(job)
+    yield from _plan_problems(job)
     yield from _zone_problems(job)
     yield from _device_problems(job)
     yield from _address_problems(job)
@@ -488,6 +513,33 @@ def _exit_problems(job: Job) -> Iterator[Problem]:
         yield "model.exit_loss", "must be less than 1: it is a share", job.model.exit_loss
     if not all(math.isfinite(w) and w >= 0 for w in weights) or (weights and not any(weights)):
         yield "model.exit_weights", "must be 0 or more, and one of them more", weights
+
+
+def _plan_problems(job: Job) -> Iterator[Problem]:
+    plan = job.plan
+    ids = [device.id for device in job.devices]
+    if plan.replan != "off" and job.mode not in MOVING_MODES:
+        modes = " and ".join(MOVING_MODES)
+        yield "plan.replan", f'must be "off" in mode {job.mode}: seams move in {modes}', plan.replan
+    if plan.replan != "off" and job.train.freeze_front:
+        yield "plan.replan", 'must be "off" with train.freeze_front', plan.replan
+    if plan.replan == "auto" and not plan.profile:
+        yield "plan.profile", "must name a profile (`seamline profile`) for auto", plan.profile
+    if plan.replan == "schedule" and not plan.moves:
+        yield "plan.moves", "must list at least one move ([[plan.moves]])", plan.moves
+    if plan.replan != "schedule" and plan.moves:
+        yield "plan.moves", 'must be empty unless plan.replan is "schedule"', len(plan.moves)
+    rounds = job.train.edge_rounds * job.train.cloud_rounds
+    for i, move in enumerate(plan.moves):
+        if not 1 <= move.round <= rounds:
+            rule = f"must be an edge round of the job, 1 to {rounds}"
+            yield f"plan.moves[{i}].round", rule, move.round
+        if move.device != "*" and move.device not in ids:
+            rule = f'must be "*" or a device of the job ({_listed(ids)})'
+            yield f"plan.moves[{i}].device", rule + _nearest(move.device, ids), move.device
+        if move.seam == "" or (isinstance(move.seam, int) and move.seam < 1):
+            rule = "must be 1 or more (weighted layers on the device) or the name of a module"
+            yield f"plan.moves[{i}].seam", rule, move.seam
 
 
 def _zone_problems(job: Job) -> Iterator[Problem]:

@@ -105,6 +105,8 @@ class _Program:
     def _take(self, data: bytes) -> bool:
         """One message from the host; True when it was the last."""
         start = time.perf_counter()
+        if data[3] == Kind.WEIGHTS_GET and data[4] & Flag.MOMENTUM:
+            self._go_back(Message.decode(data), TRAIN)
         try:
             action = self.session.receive(data)
         except SeamError:
@@ -137,7 +139,8 @@ class _Program:
             return
         session = self.session
         assert session.plan is not None
-        round_ = request.round if action == TEST else request.round - 1
+        ends = action == TEST or request.kind == Kind.WEIGHTS_GET
+        round_ = request.round if ends else request.round - 1
         state = self.disk.after(round_, session.plan, session.seed)
         self.has_front |= bool(request.flags & Flag.WEIGHTS)
         if state is not None and not self.has_front:
@@ -196,8 +199,10 @@ class _Program:
         if answer[3] == Kind.ERROR:
             error = read_error(answer[24:])
             self.emit({"event": "error", "device": self.device_id, "reason": error.text})
-            self.joined = False
-        elif asked == Kind.PLAN and not self.joined:
+            self.joined = self.joined and asked == Kind.PLAN  # the host has the plan before it
+        elif asked == Kind.PLAN and self.joined:
+            self.fresh, self.kept = False, None  # the host brings what this front needs
+        elif asked == Kind.PLAN:
             self._restore_front()
             self.joined = self.fresh = True
             self.has_front = False

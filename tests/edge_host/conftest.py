@@ -24,6 +24,7 @@ from seamline.runtime.config import (
     DeviceSection,
     Job,
     ModelSection,
+    PlanSection,
     RoundSection,
     TrainSection,
     ZoneSection,
@@ -271,6 +272,7 @@ def world(tmp_path: Path) -> Iterator[Callable[..., World]]:
         exit_entropy: float = 0.0,
         validation: int = 0,
         rounds: dict[str, Any] | None = None,
+        plan: PlanSection | None = None,
         name: str = "out",
         **train: Any,
     ) -> World:
@@ -291,6 +293,7 @@ def world(tmp_path: Path) -> Iterator[Callable[..., World]]:
             train=TrainSection(**{**START, **train}),
             codec=CodecSection(codec, codec),  # type: ignore[arg-type]
             round=RoundSection(**(rounds or {})),
+            plan=plan or PlanSection(),
         )
         data = {d: waves(i, n) for i, (d, n) in enumerate(sizes.items()) if d not in absent}
         if validation:

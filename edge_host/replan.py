@@ -1,0 +1,56 @@
+"""Which seams a zone may use, and who moves them: nobody, a schedule, or what is measured."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+
+from ..runtime.config import Job
+from ..runtime.errors import UserError
+from .exits import job_network
+from .models import input_shape
+from .moving import Decider, MakePlan, MovingTrainer, Wanted
+from .split import Split, split
+from .trainer import Trainer
+
+EVERYBODY = "*"  # the device of a move that is for all
+
+
+class Schedule:
+    """Moves as the job file lists them; later ones count, of the same round the last."""
+
+    def __init__(self, job: Job) -> None:
+        self.moves = sorted(job.plan.moves, key=lambda move: move.round)
+
+    def decide(
+        self, trainer: MovingTrainer, members: list[str]
+    ) -> Generator[None, None, dict[str, Wanted]]:
+        yield from ()
+        wanted = {}
+        for move in self.moves:
+            if move.round <= trainer.rounds_done + 1:
+                place = trainer.seams.places[move.seam]
+                for device in members if move.device == EVERYBODY else [move.device]:
+                    wanted[device] = Wanted(place, f"planned for round {move.round}")
+        return {device: want for device, want in wanted.items() if device in members}
+
+
+def make_trainer(job: Job, zone: str, cut: Split, make_plan: MakePlan, now: float) -> Trainer:
+    """The trainer that the job's `[plan]` asks for. Raises UserError (exit 5) for a seam that is
+    none.
+    """
+    if job.plan.replan == "off":
+        return Trainer(job, zone, cut, now)
+    cuts = {job.model.seam: cut}
+    decider: Decider = Schedule(job)
+    for move in job.plan.moves:
+        if move.seam not in cuts:
+            cuts[move.seam] = _cut(job, move.seam, f"plan.moves, round {move.round}")
+    return MovingTrainer(job, zone, cuts, make_plan, decider, now)
+
+
+def _cut(job: Job, seam: int | str, where: str) -> Split:
+    model = job_network(job)
+    try:
+        return split(model, seam, input_shape(model))
+    except UserError as error:
+        raise UserError(f"{where}: {error}", error.exit_code) from error
