@@ -41,13 +41,28 @@ class ExitRule:
 
 
 @dataclass(frozen=True)
+class Outcome:
+    """Accuracy with early answers, and of the end alone, on so many samples; shares: of them that
+    each exit answers.
+    """
+
+    accuracy: float
+    end_accuracy: float
+    samples: int
+    shares: list[float]
+
+
+@dataclass(frozen=True)
 class Calibration:
-    """Rules of all exits; accuracy with them, and of the end alone, on so many samples."""
+    """Rules of all exits; accuracy with them, and of the end alone, on so many samples. tests: on
+    samples that the rules have not seen.
+    """
 
     rules: list[ExitRule]
     accuracy: float
     end_accuracy: float
     samples: int
+    tests: Outcome | None = None
 
     def document(self) -> dict[str, Any]:
         """What exits.json holds."""
@@ -110,6 +125,22 @@ def calibrate_exits(
         accuracy = float(own_right[mine].mean()) if mine.any() else 0.0
         rules.append(ExitRule(name, temperature, at, float(mine.mean()), accuracy))
     return Calibration(rules, float(right.mean()), float(end_right.mean()), n)
+
+
+def apply_rules(
+    rules: Sequence[ExitRule], exits: Mapping[str, F32], end: F32, labels: Labels
+) -> Outcome:
+    """What early answers come to on other samples; arguments as of `calibrate_exits`."""
+    n = max(len(labels), 1)
+    open_ = np.ones(len(labels), bool)
+    end_right = end.argmax(1) == labels
+    right, shares = end_right.copy(), []
+    for rule in rules:
+        mine = open_ & (entropies(exits[rule.name], rule.temperature) <= rule.entropy)
+        right[mine] = exits[rule.name].argmax(1)[mine] == labels[mine]
+        open_ &= ~mine
+        shares.append(float(mine.sum() / n))
+    return Outcome(float(right.sum() / n), float(end_right.sum() / n), len(labels), shares)
 
 
 def _threshold(

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Generator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 from zlib import crc32
 
@@ -29,7 +29,7 @@ from ..runtime.config import LOCAL_MODES, Job, TrainSection
 from ..runtime.errors import UserError
 from ..runtime.message import Flag, Kind, Message
 from .back import Back, score
-from .calibrate_exits import Calibration, calibrate_exits
+from .calibrate_exits import Calibration, apply_rules, calibrate_exits
 from .exits import exit_weights
 from .fronts import ZONE, F32Fronts, Fronts
 from .roster import RESEND_S, Roster
@@ -778,18 +778,35 @@ class Trainer:
         return logits
 
     def _calibrate(self) -> Generator[None, None, Calibration]:
-        """Rules for the exits, from what the devices keep apart for it."""
-        batch, apart = self.job.train.batch, self.job.data.validation
-        members = sorted(self.roster.active)
-        logits: list[list[Array]] = [[] for _ in [*self.cut.all_exits, "end"]]
-        labels: list[NDArray[np.int64]] = []
+        """Rules for the exits, from what the devices keep apart for it, and what the test samples
+        come to with them.
+        """
+        apart = self.job.data.validation
+        here = {device: self.roster.present[device] for device in sorted(self.roster.active)}
         self._send_anew(self.wire_fronts.owners())
-        for step, first in enumerate(range(0, apart, batch)):
-            count = min(batch, apart - first)
-            for device in members:
-                tests = self.roster.present[device].tests if device in self.roster.present else 0
-                self._ask_eval(device, CALIBRATION_STEPS + step, tests + first, count, None)
-            for device in members:
+        ranges = {device: (one.tests, one.tests + apart) for device, one in here.items()}
+        found = yield from self._logits(ranges, CALIBRATION_STEPS)
+        calibration = calibrate_exits(*found, self.job.model.exit_loss)
+        steps = CALIBRATION_STEPS + -(-apart // self.job.train.batch)
+        tests = yield from self._logits({d: (0, one.tests) for d, one in here.items()}, steps)
+        return replace(calibration, tests=apply_rules(calibration.rules, *tests))
+
+    def _logits(
+        self, ranges: dict[str, tuple[int, int]], step: int
+    ) -> Generator[None, None, tuple[dict[str, Array], Array, NDArray[np.int64]]]:
+        """Of every exit and of the end for the test samples first..last - 1 of each device, and
+        their labels. step: the first that is free.
+        """
+        batch = self.job.train.batch
+        logits: list[list[Array]] = [[] for _ in [*self.cut.all_exits, "end"]]
+        labels = [np.zeros(0, np.int64)]
+        for chunk in range(-(-max((b - a for a, b in ranges.values()), default=0) // batch)):
+            counts = {d: min(batch, b - a - chunk * batch) for d, (a, b) in ranges.items()}
+            asked = {device: count for device, count in counts.items() if count > 0}
+            for device, count in asked.items():
+                first = ranges[device][0] + chunk * batch
+                self._ask_eval(device, step + chunk, first, count, None)
+            for device, count in asked.items():
                 answer = yield from self.roster.wait(device)
                 found = None if answer is None else self._read_activation(device, answer, count)
                 if found is not None:
@@ -799,9 +816,7 @@ class Trainer:
                         kept.append(one.numpy())
         nothing = np.zeros((0, self.cut.classes), np.float32)
         *exits, end = [np.concatenate([nothing, *kept]) for kept in logits]
-        named = dict(zip(self.cut.all_exits, exits, strict=True))
-        right = np.concatenate([np.zeros(0, np.int64), *labels])
-        return calibrate_exits(named, end, right, self.job.model.exit_loss)
+        return dict(zip(self.cut.all_exits, exits, strict=True)), end, np.concatenate(labels)
 
     def _all_logits(self, device: str, activation: torch.Tensor) -> list[torch.Tensor]:
         """Of every exit from the device's on, and of the end."""

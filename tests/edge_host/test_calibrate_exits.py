@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from seamline.edge_host.calibrate_exits import (
     Calibration,
+    apply_rules,
     calibrate_exits,
     entropies,
     fit_temperature,
@@ -71,6 +72,9 @@ def test_no_more_right_answers_are_lost_than_allowed(
     assert right == pytest.approx(found.accuracy)
     assert found.end_accuracy == pytest.approx(float((end.argmax(1) == labels).mean()))
     assert found.accuracy >= found.end_accuracy - allowed - 1e-9
+    again = apply_rules(found.rules, exits, end, labels)
+    assert (again.accuracy, again.end_accuracy) == (found.accuracy, found.end_accuracy)
+    assert again.shares == pytest.approx([rule.share for rule in found.rules])
 
 
 def test_one_exit_takes_as_many_as_the_best_threshold_does() -> None:
@@ -158,5 +162,6 @@ def test_a_zone_calibrates_its_exits_at_the_end(
     (rule,) = document["rules"]
     assert rule["name"] == "at_2" and document["samples"] == 12
     assert document["accuracy"] >= document["end_accuracy"] - here.job.model.exit_loss
+    assert document["tests"]["samples"] == 20 and 0 <= document["tests"]["shares"][0] <= 1
     found = here.named("evaluated")[-1]["devices"]
     assert {device["total"] for device in found.values()} == {10}
