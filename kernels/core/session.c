@@ -17,7 +17,7 @@ enum { STATE_HELLO, STATE_WELCOMED, STATE_MEMORY, STATE_READY, STATE_TRAIN, STAT
 #define UNSURE 0xFFFFu
 #define WEIGHTS_BODY 8u
 #define CODECS ((1u << SEAM_CODEC_KEPT) - 1u) /* all that are parcels by themselves */
-#define LAYERS (0x3FEu | 1u << 31) /* kinds 1..9; int8 fronts */
+#define LAYERS (0x3FEu | 1u << 31)            /* kinds 1..9; int8 fronts */
 #define RATE_MAX 1048576.0f
 
 /* ---- The front, of either arithmetic ---- */
