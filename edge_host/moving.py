@@ -198,7 +198,7 @@ class MovingTrainer(Trainer):
         for device in ready:
             answer = yield from self.roster.wait(device)
             if answer is not None and answer.kind == Kind.ERROR:
-                yield from self._stay(device, moves[device].place, answer)
+                yield from self._stay(device, moves[device], answer)
             elif answer is not None:
                 moved.append(device)
         before = dict(self.places)
@@ -220,7 +220,7 @@ class MovingTrainer(Trainer):
             self._begun[device] = self.roster.begun, old
         self.places[device] = wanted.place
         self._moving.use(wanted.place, old)
-        names = {"from": self.seams.name(old), "to": self.seams.name(wanted.place)}
+        names = {"from": self.seams.number(old), "to": self.seams.number(wanted.place)}
         event = {"event": "moved", "zone": self.zone, "device": device, **names}
         self.roster.events.append({**event, "round": self.rounds_done + 1, "reason": wanted.reason})
 
@@ -229,15 +229,15 @@ class MovingTrainer(Trainer):
         request = Message(Kind.PLAN, round=self.rounds_done + 1, step=MOVE_STEPS + step, body=body)
         self.roster.ask(device, request, Kind.READY, request.step)
 
-    def _stay(self, device: str, place: int, answer: Message) -> Work:
+    def _stay(self, device: str, wanted: Wanted, answer: Message) -> Work:
         """The device cannot have that front; it gets the one it had."""
         try:
-            reason = wire.read_error(answer.body).text
+            error = wire.read_error(answer.body).text
         except ValueError:
-            reason = "it does not say why"
-        self.refused.add((device, place))
-        names = f"{self.seams.name(self.places[device])} to {self.seams.name(place)}"
-        text = f"{device} does not move its seam from {names}: {reason}"
+            error = "it does not say why"
+        self.refused.add((device, wanted.place))
+        old, new = self.seams.number(self.places[device]), self.seams.number(wanted.place)
+        text = f"{device} keeps its seam {old}, {new} was {wanted.reason}: {error}"
         self.roster.events.append({"event": "note", "zone": self.zone, "text": text})
         self._ask_plan(device, self.places[device], 1)
         yield from self.roster.wait(device)

@@ -16,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ..runtime.calibration import WEIGHTED
 from ..runtime.config import Job
 from .back import Back
 from .exits import exit_weights
@@ -46,8 +47,9 @@ class Seams:
         behind = self.cuts[-1].back.named_parameters()
         return [*parts, [name for name, p in behind if p.requires_grad]]
 
-    def name(self, place: int) -> str:
-        return self.cuts[place].seam
+    def number(self, place: int) -> int:
+        """Weighted layers in front: what to write as `seam` in a job file."""
+        return sum(layer.kind in WEIGHTED for layer in self.cuts[place].front)
 
 
 class Whole:

@@ -427,6 +427,7 @@ class Trainer:
         """last: of the cloud round."""
         members = yield from self._gather()
         yield from self._before_round(members)
+        members = [device for device in members if device in self.roster.active]
         keep = Flag.KEEP if last and self.roster.wait_all else Flag(0)
         report = self.wire_fronts.wants_report(last)  # by now the fronts of all members are there
         began = self.roster.now
