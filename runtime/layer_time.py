@@ -13,7 +13,7 @@ from ..kernels.bench import Prepared, Work, interleave
 from ..kernels.front import Front
 from .budget import ACT_HEAD, CODECS, MESSAGE
 from .networks import Network, Piece, Unit, make_piece
-from .plan import LayerSpec, build_plan, size_up
+from .plan import LayerSpec, Shape, build_plan, size_up
 from .profile import Codec, Profile, ProfileError, Times
 
 VALUES = 65_536  # of the parcel that packing is timed with
@@ -56,14 +56,18 @@ def unit_times(
     for unit in units:
         progress(unit.name)
         layers, shape = net.part(unit.first, unit.end)
-        inner = unit.first > 0
-        one = make_piece(layers, shape, 1, inner=inner)
-        many = make_piece(layers, shape, batch, inner=inner)
-        works: dict[str, Work | Prepared] = {"infer": _forward(one), "forward": _forward(many)}
-        works["backward"] = _backward(many)
-        times = interleave(works, repeat)
+        times = interleave(works_of(layers, shape, batch, inner=unit.first > 0), repeat)
         found.append(Times(*(times[name].us / 1e6 for name in ("infer", "forward", "backward"))))
     return found
+
+
+def works_of(
+    layers: list[LayerSpec], shape: Shape, batch: int, *, inner: bool
+) -> dict[str, Work | Prepared]:
+    """What is timed of a chain of layers: a sample's forward pass; a batch's, and its backward."""
+    one = make_piece(layers, shape, 1, inner=inner)
+    many = make_piece(layers, shape, batch, inner=inner)
+    return {"infer": _forward(one), "forward": _forward(many), "backward": _backward(many)}
 
 
 def time_again(

@@ -423,7 +423,17 @@ def _add_profile(sub: argparse.ArgumentParser) -> None:
         help="profile of the same kind of device: its times here are predicted, not measured",
     )
     sub.add_argument(
-        "--predictor", metavar="FILE", help="where a predictor is, or with --like is to be, kept"
+        "--bank",
+        nargs="?",
+        type=_count,
+        const=150,
+        metavar="N",
+        help="time some six times N (150) layers of all kinds here and predict from them",
+    )
+    sub.add_argument(
+        "--predictor",
+        metavar="FILE",
+        help="where a predictor is, or with --like or --bank is to be, kept",
     )
     sub.add_argument("--repeat", type=_count, default=15, metavar="N", help="samples of a time")
 

@@ -13,6 +13,7 @@ import msgspec
 from .machine import describe_machine
 from .runtime.boards import find_board
 from .runtime.errors import UserError
+from .runtime.layer_bank import make_bank, time_bank
 from .runtime.layer_time import time_again
 from .runtime.predictor import Predictor, fit, load_predictor, predict, save_predictor
 from .runtime.profile import Profile, load_profile, save_profile
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from .runtime.config import DeviceSection, Job
 
 BATCH = 16  # where no job says
+BANK_REPEAT = 5  # samples of a time
 
 
 def run_profile(args: argparse.Namespace, job: Job | None) -> int:
@@ -63,14 +65,20 @@ def _machine() -> str:
 
 
 def _predictor(args: argparse.Namespace) -> Predictor | None:
-    """Fitted to what --like names (and kept), or the one that is kept. None: times are measured."""
-    if args.like:
-        profiles = [load_profile(Path(name)) for name in args.like]
-        found = fit(profiles, profiles[0].device)
-        if args.predictor:
-            save_predictor(found, Path(args.predictor))
-        return found
-    return load_predictor(Path(args.predictor)) if args.predictor else None
+    """Fitted to what --like names and --bank measures (and kept), or the one that is kept. None:
+    times are measured."""
+    if not (args.like or args.bank):
+        return load_predictor(Path(args.predictor)) if args.predictor else None
+    profiles = [load_profile(Path(name)) for name in args.like or ()]
+    samples = []
+    if args.bank:
+        samples = time_bank(make_bank(args.bank), BANK_REPEAT, _progress)
+        _progress("")
+    device = args.id or (profiles[0].device if profiles else _machine())
+    found = fit([*profiles, *samples], device)
+    if args.predictor:
+        save_predictor(found, Path(args.predictor))
+    return found
 
 
 def measure_here(

@@ -11,7 +11,10 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
+from seamline.runtime.kernel_work import Which, work
+from seamline.runtime.layer_bank import Sample, make_bank, unit_of
 from seamline.runtime.networks import network
+from seamline.runtime.plan import LayerSpec, Shape
 from seamline.runtime.predictor import (
     Predictor,
     fit,
@@ -71,6 +74,66 @@ def test_a_network_it_has_not_seen_is_predicted(held: str) -> None:
     assert median_error(noisy, made(held, 0.0, 9)) < 0.05
 
 
+@pytest.mark.parametrize("lanes", [4, 16])
+def test_the_vectors_of_the_device_are_found_from_its_times(lanes: int) -> None:
+    found = fit(bank_on(lambda unit, batch, which: steps(unit, batch, which, lanes)), "board")
+    assert found.lanes == lanes
+
+
+def test_what_laws_leave_over_is_said_by_neighbours() -> None:
+    def seconds(unit: Unit, batch: int, which: Which) -> float:
+        assert unit.features is not None
+        wave = math.sin(math.log(unit.features.input[2]))  # of the channels: no law has that
+        return steps(unit, batch, which, 16) * math.exp(0.25 * wave)
+
+    samples = bank_on(seconds)
+    found = fit(samples[: len(samples) * 4 // 5], "board")
+    bare = tuple(msgspec.structs.replace(law, rest=None) for law in found.laws)
+    plain = msgspec.structs.replace(found, laws=bare)
+
+    def error(laws: Predictor) -> float:
+        rest = samples[len(samples) * 4 // 5 :]
+        return float(
+            np.median(
+                [abs(laws.times(s.unit, s.batch).forward / s.device.forward - 1) for s in rest]
+            )
+        )
+
+    assert error(found) < 0.85 * error(plain)
+
+
+def test_laws_with_other_terms_than_the_kernels_now_have_are_refused() -> None:
+    predictor = fit(bank_on(lambda unit, batch, which: steps(unit, batch, which, 16)), "board")
+    short = [msgspec.structs.replace(law, coefficients=(1.0,)) for law in predictor.laws]
+    unit = make_unit("dense", (1, 1, 64), (1, 1, 8))
+    with pytest.raises(ProfileError, match="fit a predictor anew"):
+        msgspec.structs.replace(predictor, laws=tuple(short)).seconds(unit, 1, "forward")
+
+
+def make_unit(kind: str, shape: Shape, out: Shape) -> Unit:
+    layer = LayerSpec(kind, 0, out)
+    return unit_of([layer], shape, Times(1.0, 1.0, 1.0), inner=True)
+
+
+def steps(unit: Unit, batch: int, which: Which, lanes: int) -> float:
+    """A call, and all amounts of work alike."""
+    return 1e-6 + 1e-9 * float(work(unit, batch, which, lanes).sum())
+
+
+def bank_on(seconds: Callable[[Unit, int, Which], float]) -> list[Sample]:
+    """The bank's layers on a device that takes so long."""
+    found = []
+    for it in make_bank(40):
+        unit = unit_of(it.layers, it.shape, Times(0, 0, 0), inner=it.inner)
+        times = Times(
+            seconds(unit, 1, "forward"),
+            seconds(unit, it.batch, "forward"),
+            seconds(unit, it.batch, "backward"),
+        )
+        found.append(Sample(unit, it.batch, times))
+    return found
+
+
 def test_no_time_is_predicted_below_zero() -> None:
     predictor = fit([made("watch", 0.3, 1), made("kws", 0.3, 2)], "board")
     assert min(c for law in predictor.laws for c in law.coefficients) >= 0
@@ -108,13 +171,22 @@ def test_it_comes_back_as_it_was_kept(tmp_path: Path) -> None:
     assert load_predictor(tmp_path / "p.json") == predictor
 
 
+def table(**changed: Any) -> dict[str, Any]:
+    return {"scale": [1.0] * 7, "points": [[0.0] * 7], "weights": [0.1], **changed}
+
+
 @pytest.mark.parametrize(
     ("change", "text"),
     [
-        (lambda d: d.update(format=2), "format"),
-        (lambda d: d.update(laws=[]), "laws for all kinds"),
+        (lambda d: d.update(format=1), "format"),
+        (lambda d: d.update(laws=[]), "laws for all paths"),
         (lambda d: d["laws"][0].update(coefficients=[1.0]), "coefficients"),
         (lambda d: d["laws"][0]["coefficients"].__setitem__(0, -1.0), "coefficients"),
+        (lambda d: d["laws"][0].update(rest=table(points=[])), "tables of a law"),
+        (lambda d: d["laws"][0].update(rest=table(scale=[0.0] * 7)), "tables of a law"),
+        (lambda d: d["laws"][0].update(rest=table(weights=[1.0, 2.0])), "tables of a law"),
+        (lambda d: d["laws"][0].update(rest=table(points=[[1.0]])), "length 7"),
+        (lambda d: d.update(lanes=0), "lanes"),
         (lambda d: d.update(correction=0), "correction"),
         (lambda d: d.update(extra=0), "extra"),
     ],
