@@ -8,7 +8,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, fx, nn
 
 from ..runtime.budget import Choice, need
@@ -25,11 +27,13 @@ from ..runtime.profile import (
     check_profile,
 )
 from ..runtime.profile import Unit as UnitProfile
+from .back import Back
 from .layers import SHAPE_KEY
 from .models import input_shape
-from .split import _Cuts, list_candidates
+from .split import _Cuts, list_candidates, split
 
 Say = Callable[[str], None]
+RATE = 1e-6  # too small for the numbers to run away
 
 
 @dataclass(frozen=True)
@@ -73,6 +77,7 @@ def measure(model: nn.Module, setting: Setting, say: Say = lambda text: None) ->
     torch.set_num_threads(1)
     try:
         edge = _edge_times(cuts, shared, len(layers), setting)
+        edge = _as_one(model, shared, edge, setting)
     finally:
         torch.set_num_threads(threads)
     units = [
@@ -86,7 +91,7 @@ def measure(model: nn.Module, setting: Setting, say: Say = lambda text: None) ->
         setting.model, setting.device, setting.edge, setting.batch, math.prod(net.input_shape),
         tuple(units), _seams(model, shared, setting), (), codec_profiles(setting.repeat),
         setting.link, ram=setting.ram, flash=setting.flash, origin="measured",
-        answer_bytes=32 + 4 * cuts.classes, input_shape=net.input_shape,
+        answer_bytes=48 + 4 * cuts.classes, input_shape=net.input_shape,
         layers=tuple(map(Layer.of, layers)),
     )  # fmt: skip
     check_profile(profile)
@@ -163,17 +168,19 @@ def _seams(model: nn.Module, shared: list[Unit], setting: Setting) -> tuple[Seam
 
 
 class _Timer(fx.Interpreter):
-    """Runs a traced network node by node; seconds[node]: forward and backward of the last run."""
+    """Runs a traced network node by node; seconds[node]: forward and backward of the last run.
+    training: with gradients; else none are prepared."""
 
-    def __init__(self, module: fx.GraphModule) -> None:
+    def __init__(self, module: fx.GraphModule, *, training: bool) -> None:
         super().__init__(module, garbage_collect_values=False)
+        self.training = training
         self.seconds: dict[fx.Node, tuple[float, float]] = {}
 
     def run_node(self, n: fx.Node) -> Any:
         args, kwargs = self.fetch_args_kwargs_from_env(n)
         if n.op in ("placeholder", "output", "get_attr"):
             return getattr(self, n.op)(n.target, args, kwargs)
-        args, kwargs = fx.node.map_aggregate((args, kwargs), _leaf)
+        args, kwargs = fx.node.map_aggregate((args, kwargs), self._leaf)
         start = time.perf_counter()
         made = getattr(self, n.op)(n.target, args, kwargs)
         middle = time.perf_counter()
@@ -181,15 +188,17 @@ class _Timer(fx.Interpreter):
         self.seconds[n] = (middle - start, time.perf_counter() - middle)
         return made
 
+    def _leaf(self, given: Any) -> Any:
+        """A tensor of a node before, in the order that a device's activations come in (where
+        nothing is gained by it, PyTorch does not keep it), as an input whose gradient is wanted."""
+        if isinstance(given, Tensor) and given.dim() == 4:
+            given = given.contiguous(memory_format=torch.channels_last)
+        if self.training and isinstance(given, Tensor) and given.is_floating_point():
+            return given.detach().requires_grad_()
+        return given
+
     def _parameters(self, n: fx.Node) -> list[nn.Parameter]:
         return list(self.fetch_attr(str(n.target)).parameters()) if n.op == "call_module" else []
-
-
-def _leaf(given: Any) -> Any:
-    """A tensor of a node before, as an input whose gradient is wanted."""
-    if isinstance(given, Tensor) and given.is_floating_point():
-        return given.detach().requires_grad_()
-    return given
 
 
 def _learn(made: Any, inputs: list[Tensor], parameters: list[nn.Parameter]) -> None:
@@ -206,25 +215,73 @@ def _learn(made: Any, inputs: list[Tensor], parameters: list[nn.Parameter]) -> N
 
 def _edge_times(cuts: _Cuts, shared: list[Unit], layers: int, setting: Setting) -> list[Times]:
     """Of the units devices share, then of each node behind; the least of `repeat` runs."""
-    timer = _Timer(fx.GraphModule(cuts.model, cuts.traced.graph))
+    module = fx.GraphModule(cuts.model, cuts.traced.graph)
     shape = input_shape(cuts.model)
     places = _places(cuts, shared, layers)
     count = len(shared) + len(list(_behind(cuts, layers)))
     best = [[math.inf] * 3 for _ in range(count)]
-    for batch in (1, setting.batch):
+    for batch, training in ((1, False), (setting.batch, True)):
+        timer = _Timer(module, training=training)
         x = torch.randn(batch, *shape, generator=torch.Generator().manual_seed(1))
         for _ in range(setting.repeat + 1):  # the first warms up
-            timer.run(x)
+            with torch.set_grad_enabled(training):
+                timer.run(x)
             sums = [[0.0, 0.0] for _ in range(count)]
             for node, at in places.items():
                 for i, seconds in enumerate(timer.seconds.get(node, (0.0, 0.0))):
                     sums[at][i] += seconds
             for old, (forward, backward) in zip(best, sums, strict=True):
-                if batch == 1:
-                    old[0] = min(old[0], forward)
-                if batch == setting.batch:
+                if training:
                     old[1], old[2] = min(old[1], forward), min(old[2], backward)
+                else:
+                    old[0] = min(old[0], forward)
+    best[-1][2] += _loss_seconds(cuts.classes, setting)
     return [Times(*times) for times in best]
+
+
+def _as_one(
+    model: nn.Module, shared: list[Unit], edge: list[Times], setting: Setting
+) -> list[Times]:
+    """The units' times, scaled so that those behind the first seam take together what the back
+    takes as one: PyTorch is called more often where each is timed alone."""
+    first = next(iter(list_candidates(model, input_shape(model))), None)
+    if first is None or first.whole:
+        return edge
+    cut = split(model, first.weighted, input_shape(model))
+    back, alone = Back(cut.back, "sgd"), cut.back
+    taken = {size: cut.to_nchw(_ones(size, cut.shape)) for size in (1, setting.batch)}
+    labels = torch.zeros(setting.batch, dtype=torch.int64)
+    step = _seconds(lambda: back.step(taken[setting.batch], labels, RATE), setting.repeat)
+    alone.eval()
+    with torch.no_grad():
+        infer = _seconds(lambda: alone(taken[1]), setting.repeat)
+    at = sum(unit.end <= len(first.layers) for unit in shared)
+    training = step / sum(times.training for times in edge[at:])
+    inferring = infer / sum(times.infer for times in edge[at:])
+    return [
+        Times(it.infer * inferring, it.forward * training, it.backward * training) for it in edge
+    ]
+
+
+def _ones(batch: int, shape: tuple[int, int, int]) -> NDArray[np.float32]:
+    return np.ones((batch, *shape), np.float32)
+
+
+def _seconds(work: Callable[[], object], repeat: int) -> float:
+    """The least of `repeat` runs after one that warms up."""
+    best = math.inf
+    for turn in range(repeat + 1):
+        start = time.perf_counter()
+        work()
+        best = min(best, time.perf_counter() - start) if turn else best
+    return best
+
+
+def _loss_seconds(classes: int, setting: Setting) -> float:
+    """Of what a step on the edge host has beside its units: the loss, and the optimiser's call."""
+    back = Back(nn.Identity(), "sgd")
+    logits, labels = torch.zeros(setting.batch, classes), torch.zeros(setting.batch).long()
+    return _seconds(lambda: back.step(logits, labels, RATE), setting.repeat)
 
 
 def _places(cuts: _Cuts, shared: list[Unit], layers: int) -> dict[fx.Node, int]:

@@ -303,13 +303,18 @@ def need_energy(profile: Profile, goal: Goal) -> None:
 
 
 def edgent(
-    scene: Scene, deadline: float, exits: Sequence[str] | None = None, floor: int = 0
+    scene: Scene,
+    deadline: float,
+    exits: Sequence[str] | None = None,
+    floor: int = 0,
+    *,
+    legal: bool = False,
 ) -> Decision:
     """The deepest exit whose fastest cut takes at most `deadline` seconds (Li, Zeng, Zhou, Chen:
     Edge AI, arXiv:1910.05316, static configurator).
 
-    exits: default all. Raises NoPlan with the least that is possible, and ProfileError for an
-    exit there is not.
+    exits: default all. legal: only seams that seamline can run, not any cut. Raises NoPlan with the
+    least that is possible, and ProfileError for an exit there is not.
     """
     order = exits_by_depth(scene.profile)
     allowed = order if exits is None else [name for name in order if name in set(exits)]
@@ -318,7 +323,7 @@ def edgent(
     tried = []
     for name in allowed:
         of = branch(scene.profile, name)
-        found = neurosurgeon(scene, of, cuts=range(floor, of.runnable + 1))
+        found = neurosurgeon(scene, of, cuts=_cuts(scene, of, floor, legal=legal))
         if found.cost.seconds <= deadline:
             return found
         tried.append(found)
@@ -330,6 +335,12 @@ def edgent(
         f"{1e3 * least.cost.seconds:.3g} ms (exit {least.exit}, {least.cut} units on the device, "
         f"{least.codec}), most of it {least.cost.bound}"
     )
+
+
+def _cuts(scene: Scene, of: Branch, floor: int, *, legal: bool) -> Sequence[int]:
+    if legal:
+        return legal_cuts(scene.profile, of, max(floor, 1))
+    return range(floor, of.runnable + 1)
 
 
 @dataclass(frozen=True)
@@ -348,7 +359,12 @@ class StateMap:
 
 
 def edgent_map(
-    scene: Scene, states: Sequence[float], deadline: float, exits: Sequence[str] | None = None
+    scene: Scene,
+    states: Sequence[float],
+    deadline: float,
+    exits: Sequence[str] | None = None,
+    *,
+    legal: bool = False,
 ) -> StateMap:
     """The dynamic configurator of arXiv:1910.05316: what `edgent` does in each bandwidth state,
     made before and looked up after a change. Up and down scale alike. Where no exit meets the
@@ -364,17 +380,18 @@ def edgent_map(
         link = Link(rate, rate * ratio, scene.link.round_trip, scene.link.loss)
         there = Scene(scene.profile, link, scene.codec, scene.pass_, scene.load)
         try:
-            decisions.append(edgent(there, deadline, exits))
+            decisions.append(edgent(there, deadline, exits, legal=legal))
             meets.append(True)
         except NoPlan:
-            decisions.append(_fastest(there, exits))
+            decisions.append(_fastest(there, exits, legal=legal))
             meets.append(False)
     return StateMap(tuple(states), tuple(decisions), tuple(meets))
 
 
-def _fastest(scene: Scene, exits: Sequence[str] | None) -> Decision:
+def _fastest(scene: Scene, exits: Sequence[str] | None, *, legal: bool) -> Decision:
     names = exits_by_depth(scene.profile) if exits is None else exits
-    every = [neurosurgeon(scene, branch(scene.profile, name)) for name in names]
+    branches = [branch(scene.profile, name) for name in names]
+    every = [neurosurgeon(scene, of, cuts=_cuts(scene, of, 0, legal=legal)) for of in branches]
     return min(every, key=lambda it: it.cost.seconds)
 
 

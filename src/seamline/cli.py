@@ -644,6 +644,28 @@ def _add_bench(commands: Any, common: argparse.ArgumentParser) -> None:
     _add_bench_accuracy(group, common)
     _add_bench_link(group, common)
     _add_bench_fleet(group, common)
+    _add_bench_plan(group, common)
+
+
+def _add_bench_plan(group: Any, common: argparse.ArgumentParser) -> None:
+    text = (
+        "plans beside the measured optimum over 8 bandwidths, the predictor's errors, deadlines "
+        "while the bandwidth changes, the time to plan again"
+    )
+    sub = group.add_parser("plan", parents=[common], help=text, description=text, epilog=EXITS)
+    sub.formatter_class = argparse.RawDescriptionHelpFormatter
+    sub.set_defaults(command=_bench_plan)
+    sub.add_argument("--net", nargs="+", metavar="NAME", help="bundled models (default: all)")
+    sub.add_argument("--bank", type=_count, default=150, metavar="N", help="as of profile")
+    sub.add_argument("--repeat", type=_count, default=15, metavar="N", help="samples of each time")
+    sub.add_argument(
+        "--slow",
+        type=_rate,
+        default=500.0,
+        metavar="X",
+        help="deadlines and latency also for a device that is so many times slower (default 500)",
+    )
+    sub.add_argument("--seed", type=_seed, default=0, help="of the order of bandwidths")
 
 
 def _add_bench_fleet(group: Any, common: argparse.ArgumentParser) -> None:
@@ -981,6 +1003,13 @@ def _bench_fleet(args: argparse.Namespace) -> int:
     from .bench_fleet import run_bench_fleet
 
     return run_bench_fleet(args)
+
+
+def _bench_plan(args: argparse.Namespace) -> int:
+    _need("bench plan", "torch", "PyTorch", "edge")
+    from .bench_plan import run_bench_plan
+
+    return run_bench_plan(args)
 
 
 # ---- files ----
