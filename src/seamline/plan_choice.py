@@ -126,6 +126,12 @@ def _answer(args: argparse.Namespace, job: Job | None, profile: Profile, link: L
 def _floor(profile: Profile, number: int) -> int:
     """Units in front of the least seam allowed."""
     units = [seam.units for seam in profile.seams if seam.number >= number]
+    if not profile.seams:
+        unable = profile.units[branch(profile).runnable :]
+        raise NoPlan(
+            f"{profile.model} has no legal seam: "
+            + (f"devices have no kernel for {unable[0].name}" if unable else "none has a plan")
+        )
     if not units:
         deepest = max((seam.number for seam in profile.seams), default=0)
         raise NoPlan(f"{profile.model}: no legal seam from {number} on; the deepest is {deepest}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 
 from seamline.cli import main
+from seamline.plan_page import in_bits, in_time, ranges, shorter
 
 
 @pytest.fixture(scope="module")
@@ -74,9 +76,27 @@ def test_the_page_draws_every_seam(capsys, kept: str, tmp_path: Path) -> None:
     assert main(plan(kept, "--bandwidth", "1M", "--pass", "inference", "--out", str(page))) == 0
     text = page.read_text(encoding="utf-8")
     assert "<svg" in text and "an inference" in text
-    for seam in range(1, 6):
-        assert f"seam {seam}" in text
+    named = {
+        int(number)
+        for label in re.findall(r">seams? ([^<]*)<", text)
+        for part in label.split(", ")
+        for number in range(int(part.split("-")[0]), int(part.split("-")[-1]) + 1)
+    }
+    assert named == set(range(1, 6))
+    assert "1 Mbit/s up, 1 Mbit/s down" in text and "Chosen by bandwidth: " in text
     assert "http" not in text.replace("http://www.w3.org", "")
+
+
+def test_the_page_says_what_is_chosen_from_which_bandwidth_on() -> None:
+    rates = (1e3, 2e3, 4e3)
+    one, two = zip(rates, (9.0, 5.0, 4.0), strict=True), zip(rates, (9.5, 5.0, 2.0), strict=True)
+    chosen = zip(rates, (9.0, 5.0, 2.0), strict=True)
+    curves = {"chosen": list(chosen), "seam 1": list(one), "seam 2": list(two)}
+    assert ranges(curves) == "seam 1; seam 2 from 4 kbit/s on"
+    assert ranges({**curves, "chosen": curves["seam 1"]}) == "seam 1 at every bandwidth"
+    assert ranges({}) == "nothing can be done at any bandwidth"
+    assert shorter(["seam 4", "seam 1", "seam 2", "5 units"]) == "seams 1-2, 4, 5 units"
+    assert (in_bits(2.5e6), in_time(1500), in_time(0.02)) == ("2.5 Mbit/s", "1.5 s", "20 \u00b5s")
 
 
 def test_on_a_poor_link_a_device_with_an_exit_goes_on_alone(
@@ -122,6 +142,20 @@ def test_what_cannot_be_is_one_line_that_names_it(
     assert main(plan(kept, *words)) == code
     out = capsys.readouterr()
     assert said in out.err and out.err.count("\n") == 1 and out.out == ""
+
+
+def test_a_model_without_a_legal_seam_names_the_layer_in_the_way(
+    capsys, monkeypatch, tmp_path: Path
+) -> None:
+    (tmp_path / "odd_net.py").write_text(
+        "from torch import nn\n\ndef net():\n"
+        "    model = nn.Sequential(nn.GELU(), nn.Flatten(), nn.Linear(36, 3))\n"
+        "    model.input_shape = (1, 6, 6)\n    return model\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert main(["plan", "odd_net:net", "--bandwidth", "1M"]) == 5
+    said = capsys.readouterr().err
+    assert said == "error: odd_net:net has no legal seam: devices have no kernel for _0\n"
 
 
 def test_a_profile_of_another_model_is_refused(capsys, kept: str) -> None:
