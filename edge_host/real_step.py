@@ -6,7 +6,7 @@ import math
 import struct
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -33,23 +33,31 @@ Wait = Callable[[int, bool], None]
 
 @dataclass(frozen=True)
 class Stages:
-    """Seconds of computing on each side, packing included, and bytes of the messages. shared:
-    bytes of the front's weights as a message."""
+    """Seconds on each side, and bytes of the messages. ahead, back: the device's kernels; packing,
+    unpacking: its messages. shared: bytes of the front's weights as a message."""
 
-    before: float  # on the device, until it sends
-    edge: float
-    after: float  # on the device, when the answer has come
-    up: int
-    down: int
-    shared: int
+    ahead: float = 0.0
+    packing: float = 0.0
+    edge: float = 0.0
+    unpacking: float = 0.0
+    back: float = 0.0
+    up: int = 0
+    down: int = 0
+    shared: int = 0
+
+    @property
+    def before(self) -> float:
+        """On the device, until it sends."""
+        return self.ahead + self.packing
+
+    @property
+    def after(self) -> float:
+        """On the device, when the answer has come."""
+        return self.unpacking + self.back
 
     @property
     def device(self) -> float:
         return self.before + self.after
-
-    @property
-    def computing(self) -> float:
-        return self.device + self.edge
 
 
 @dataclass(frozen=True)
@@ -105,12 +113,25 @@ class RealSteps:
                     found[place] = now if turn < 2 else _least(found[place], now)
         finally:
             torch.set_num_threads(threads)
-        return found
+        return _by_seam(found)
 
 
 def _least(a: Stages, b: Stages) -> Stages:
-    times = (min(a.before, b.before), min(a.edge, b.edge), min(a.after, b.after))
-    return Stages(*times, a.up, a.down, a.shared)
+    names = ("ahead", "packing", "edge", "unpacking", "back")
+    return replace(a, **{name: min(getattr(a, name), getattr(b, name)) for name in names})
+
+
+def _by_seam(found: dict[Place, Stages]) -> dict[Place, Stages]:
+    """A front computes the same for every codec: the least of all counts."""
+    ahead: dict[int, float] = {}
+    back: dict[int, float] = {}
+    for place, it in found.items():
+        ahead[place.units] = min(ahead.get(place.units, math.inf), it.ahead)
+        back[place.units] = min(back.get(place.units, math.inf), it.back)
+    return {
+        place: replace(it, ahead=ahead[place.units], back=back[place.units])
+        for place, it in found.items()
+    }
 
 
 class _Step:
@@ -131,6 +152,7 @@ class _Step:
             return self._alone()
         start = time.perf_counter()
         y = self.front.forward(self.x)
+        made = time.perf_counter()
         up = _act(self.labels if self.training else None, y, self.codec)
         sent = time.perf_counter()
         if wait is not None:
@@ -143,12 +165,14 @@ class _Step:
         if wait is not None:
             wait(len(down), True)
         back = time.perf_counter()
+        read = back
         if self.training:
             dy, _ = parcel.unpack(down, MESSAGE + GRAD_HEAD)
+            read = time.perf_counter()
             self.front.backward(dy)
             self.front.update(rate=RATE, momentum=MOMENTUM)
         end = time.perf_counter()
-        times = (sent - start, answered - come, end - back)
+        times = (made - start, sent - made, answered - come, read - back, end - read)
         return Stages(*times, len(up), len(down), self.shared)
 
     def _answer(self, up: bytes) -> bytes:
@@ -167,11 +191,13 @@ class _Step:
     def _alone(self) -> Stages:
         start = time.perf_counter()
         self.front.forward(self.x)
+        made = time.perf_counter()
         if self.training:
             self.front.loss(self.labels)
             self.front.backward()
             self.front.update(rate=RATE, momentum=MOMENTUM)
-        return Stages(time.perf_counter() - start, 0.0, 0.0, 0, 0, self.shared)
+        end = time.perf_counter()
+        return Stages(ahead=made - start, back=end - made, shared=self.shared)
 
 
 class _Raw:
@@ -194,7 +220,7 @@ class _Raw:
         edge = time.perf_counter() - come
         if wait is not None:
             wait(len(down), True)
-        return Stages(sent - start, edge, 0.0, len(up), len(down), 0)
+        return Stages(packing=sent - start, edge=edge, up=len(up), down=len(down))
 
     def _answer(self, up: bytes) -> bytes:
         x, _ = parcel.unpack(up, MESSAGE + ACT_HEAD)

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import argparse
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
@@ -27,11 +27,12 @@ Row = dict[str, Any]
 RATES = (50_000, 100_000, 250_000, 500_000, 1_000_000, 2_500_000, 5_000_000, 10_000_000)
 STATES = tuple(4e4 * 1.27**step for step in range(25))  # bits a second, to 12 Mbit/s
 DELAY_MS = 1.0  # each way: a local network
-STEPS, ASKED = 16, 100  # of the bandwidth, and inferences in each
+STEPS, ASKED = 16, 200  # of the bandwidth, and inferences in each
 TIGHT = 0.9  # of what the device takes alone to the network's end
 MARGIN = 0.9  # of the deadline that a plan may use
 PAUSE = 1.5  # deadlines between two questions
 PROBE = 256  # bytes, where nothing else crosses
+CHUNK = 1000  # bytes of a message that show a bandwidth
 CODEC = "int8"
 
 
@@ -69,8 +70,9 @@ def deadline_rows(name: str, model: Model, profile: Profile, args: argparse.Name
     watch = Watch()
     plan = [first]
 
-    def follow(now_us: int, seen: float | None) -> Decision:
-        if seen is not None and watch.add(seen) is not None and watch.estimate is not None:
+    def follow(now_us: int, seen: Sequence[float]) -> Decision:
+        changed = [rate for rate in seen if watch.add(rate) is not None]
+        if changed and watch.estimate is not None:
             plan[0] = found.at(watch.estimate)
         return plan[0]
 
@@ -125,14 +127,17 @@ def _trace(seed: int, deadline: float) -> Trace:
     )
 
 
-def _hits(scenery: Scenery, choose: Callable[[int, float | None], Decision]) -> tuple[float, float]:
+def _hits(
+    scenery: Scenery, choose: Callable[[int, Sequence[float]], Decision]
+) -> tuple[float, float]:
     """Shares of questions answered in time, and of those answered at the network's end. A question
     that comes while one is being answered waits, its time counts from when it came, and it is
     dropped where its deadline is over before. choose:
-    told the moment and the bandwidth seen since it was last asked."""
+    told the moment and the bandwidths seen since it was last asked."""
     up, down = (ShapedLine(scenery.trace, Faults(), to=to) for to in "ba")
     period, free, probed = PAUSE * scenery.deadline * 1e6, 0, 0
-    kept, deep, seen = 0, 0, None
+    kept, deep = 0, 0
+    seen: list[float] = []
     for number in range(STEPS * ASKED):
         asked = round(number * period)
         start = max(asked, free)
@@ -142,8 +147,9 @@ def _hits(scenery: Scenery, choose: Callable[[int, float | None], Decision]) -> 
         stages = _run(scenery, decision)
         end, seen = _answer((up, down), stages, start, scenery.slow)
         if not stages.up and end >= probed:  # a probe goes when the answer is there
-            probed = send(up, PROBE, end, lambda due: None)
-            seen = _rate(PROBE, probed - end)
+            pieces: list[tuple[int, int]] = []
+            probed = send(up, PROBE, end, pieces=pieces)
+            seen = rates_of(pieces, end, DELAY_MS)
         kept += end - asked <= 1e6 * scenery.deadline
         deep += decision.exit == "end"
         free = end
@@ -164,15 +170,26 @@ def _run(scenery: Scenery, decision: Decision) -> Stages:
 
 def _answer(
     ways: tuple[ShapedLine, ShapedLine], stages: Stages, start: int, slow: float
-) -> tuple[int, float | None]:
+) -> tuple[int, list[float]]:
     """When the answer is there, and the bits a second that the uplink has shown."""
     now = start + round(1e6 * slow * stages.before)
     if not stages.up:
-        return now, None
-    come = send(ways[0], stages.up, now, lambda due: None)
-    back = send(ways[1], stages.down, come + round(1e6 * stages.edge), lambda due: None)
-    return back + round(1e6 * slow * stages.after), _rate(stages.up, come - now)
+        return now, []
+    pieces: list[tuple[int, int]] = []
+    come = send(ways[0], stages.up, now, pieces=pieces)
+    back = send(ways[1], stages.down, come + round(1e6 * stages.edge))
+    return back + round(1e6 * slow * stages.after), rates_of(pieces, now, DELAY_MS)
 
 
-def _rate(size: int, took_us: int) -> float:
-    return 8e6 * size / max(took_us - 1e3 * DELAY_MS, 1.0)
+def rates_of(pieces: Sequence[tuple[int, int]], start_us: int, delay_ms: float) -> list[float]:
+    """Bits a second of each CHUNK bytes of a message that began at start_us; one of a shorter
+    message. pieces: (microsecond, bytes) as they came."""
+    found: list[float] = []
+    last, size = start_us + 1e3 * delay_ms, 0
+    for at, count in pieces:
+        size += count
+        if size >= CHUNK or (at, count) == pieces[-1]:
+            if at > last and (size >= CHUNK or not found):
+                found.append(8e6 * size / (at - last))
+            last, size = float(at), 0
+    return found

@@ -20,9 +20,15 @@ def flat(rate: int, delay_ms: float) -> Trace:
     return make_trace("flat", [Step(0, rate, rate, delay_ms)])
 
 
-def send(line: ShapedLine, size: int, now_us: int, until: Callable[[int], None]) -> int:
+def send(
+    line: ShapedLine,
+    size: int,
+    now_us: int,
+    until: Callable[[int], None] = lambda due: None,
+    pieces: list[tuple[int, int]] | None = None,
+) -> int:
     """Puts so many bytes into the line from now on; the moment the last has arrived. until: told
-    each moment before something is due, to wait for it or not."""
+    each moment before something is due, to wait for it or not. pieces: gets (moment, bytes)."""
     left, arrived = size, now_us
     while left or line.due() is not None:
         room = min(left, line.room(now_us))
@@ -35,8 +41,10 @@ def send(line: ShapedLine, size: int, now_us: int, until: Callable[[int], None])
         if due is not None and due > now_us:
             until(due)
             now_us = due
-        for at, _ in line.arrivals(now_us):
+        for at, data in line.arrivals(now_us):
             arrived = at
+            if pieces is not None:
+                pieces.append((at, len(data)))
     return arrived
 
 
@@ -53,7 +61,7 @@ class Crossing:
         """Until so many bytes have crossed an idle line, by its own clock."""
         if not size:
             return 0.0
-        return send(self._line(down=down), size, 0, lambda due: None) / 1e6
+        return send(self._line(down=down), size, 0) / 1e6
 
     def wait(self, size: int, *, down: bool = False) -> None:
         """The same by this machine's clock."""

@@ -13,6 +13,7 @@ from .report import DEVICE, QUIET, svg
 
 Curves = Mapping[str, Sequence[tuple[float, float]]]
 End = tuple[tuple[float, float], str]  # (bits a second, milliseconds) and name
+ROOM = 7  # times less bandwidth, for names at the left
 GAP = 0.05  # of the height: labels closer than that are one
 PAGE = """<!doctype html>
 <html lang="en">
@@ -115,15 +116,18 @@ def _label(axes: Axes, curves: Curves) -> None:
     least = math.log(high / low) * GAP
     left, right = (_groups(curves, end, least) for end in (0, -1))
     at_right = len(right) >= len(left)
+    if not at_right:
+        axes.set_xlim(left=min(group[0][0][0] for group in left) / ROOM)
     for group in right if at_right else left:
         at = (group[0][0][0], math.sqrt(group[0][0][1] * group[-1][0][1]))
         axes.annotate(
             shorter([name for _, name in group]),
             at,
-            (4, 0) if at_right else (4, 2),
+            (4 if at_right else -4, 0),
             textcoords="offset points",
             fontsize=7,
-            va="center" if at_right else "bottom",
+            va="center",
+            ha="left" if at_right else "right",
         )
 
 

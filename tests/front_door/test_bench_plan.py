@@ -16,6 +16,8 @@ from seamline.runtime.profile import Link, Profile
 from seamline.runtime.shaped_line import ShapedLine
 
 from seamline import bench_deadline, bench_plan
+from seamline.bench_deadline import DELAY_MS as DELAY
+from seamline.bench_deadline import rates_of
 from seamline.bench_plan import AVERAGED, DELAY_MS, seconds_of
 from seamline.cli import main
 from seamline.plan_link import Crossing, flat, send, slower
@@ -90,10 +92,10 @@ def test_nothing_is_waited_for_where_all_is_on_the_device() -> None:
 
 def test_a_step_is_its_computing_and_what_its_bytes_take() -> None:
     rate = 1_000_000
-    crossing = seconds_of(Stages(0, 0, 0, 1000, 0, 0), rate)
+    crossing = seconds_of(Stages(up=1000), rate)
     assert crossing == pytest.approx(8 * 1000 / rate + DELAY_MS / 1e3, rel=1e-3)
-    assert seconds_of(Stages(0.1, 0.2, 0.3, 0, 0, 0), rate, slow=10) == pytest.approx(4.2)
-    shared = seconds_of(Stages(0, 0, 0, 0, 0, 5000), rate)
+    assert seconds_of(Stages(0.05, 0.05, 0.2, 0.2, 0.1), rate, slow=10) == pytest.approx(4.2)
+    shared = seconds_of(Stages(shared=5000), rate)
     assert shared == pytest.approx(2 * (8 * 5000 / rate + DELAY_MS / 1e3) / AVERAGED, rel=1e-3)
 
 
@@ -107,8 +109,16 @@ def test_the_line_waits_by_the_clock_as_long_as_by_its_own() -> None:
 
 def test_a_line_that_is_full_until_later_still_ends() -> None:
     line = ShapedLine(flat(50_000, 1.0), Faults())
-    first = send(line, 4000, 10_000, lambda due: None)
-    assert send(line, 256, 20_000, lambda due: None) > first  # begun while the first is under way
+    first = send(line, 4000, 10_000)
+    assert send(line, 256, 20_000) > first  # begun while the first is under way
+
+
+def test_a_long_message_shows_the_bandwidth_as_it_comes() -> None:
+    line, come = ShapedLine(flat(80_000, DELAY), Faults()), []
+    send(line, 4000, 0, pieces=come)
+    assert sum(size for _, size in come) == 4000
+    assert rates_of(come, 0, DELAY) == pytest.approx([80_000] * 3, rel=0.01)
+    assert rates_of([(101_000, 1000)], 0, DELAY) == [80_000]  # a short one, too, has one
 
 
 def test_a_slower_device_takes_longer_and_the_edge_host_does_not() -> None:
