@@ -112,7 +112,7 @@ MISTAKES = {
     "check of no such tier": (["check", "{job}", "--only", "oen"], 2, "did you mean one"),
     "check of no such zone": (["check", "{job}", "--only", "host-Z"], 2, "no zone 'Z'"),
     "rounds in words": (["demo", "--rounds", "many"], 2, "a whole number from 1"),
-    "a codec of its own": (["demo", "--codec", "int2"], 2, "int2"),
+    "a codec of its own": (["demo", "--codec", "int3"], 2, "int3"),
     "int8 with int4 parcels": (
         ["demo", "--arithmetic", "q8", "--codec", "int4"],
         2,
