@@ -1,6 +1,7 @@
-"""Accuracy and bytes of the watch network with exits and with local loss: docs/exits.md's table.
+"""Accuracy and bytes of the watch network with exits and with local loss: docs/exits.md's tables.
 
-Run as a program; a row takes 5 to 30 s. Argument: seeds (1).
+Run as a program; a row takes 5 to 30 s. Arguments: seeds (1); --calibrate: with samples kept apart,
+what calibrated exits answer.
 """
 
 from __future__ import annotations
@@ -26,14 +27,23 @@ ROWS: list[tuple[str, str, dict[str, Any], dict[str, Any]]] = [  # mode, codec, 
 ]
 
 
-def run(mode: str, codec: str, model: dict[str, Any], train: dict[str, Any], seed: int) -> str:
-    """One training; what it came to, as a line."""
+CALIBRATED: list[tuple[str, str, dict[str, Any], dict[str, Any]]] = [
+    ("local-loss", "int8", EXIT, ALONE),
+    ("split-v2", "int8", {"seam": 1, "exits": [1, 2, 3], "exit_weights": [0.3, 0.3, 0.3, 1.0]}, {}),
+    ("split-v2", "int8", {**EXIT, "exit_weights": [0.3, 1.0]}, {}),
+]
+
+
+def run(
+    mode: str, codec: str, model: dict[str, Any], train: dict[str, Any], seed: int, apart: int = 0
+) -> str:
+    """One training; what it came to, as a line. apart: samples of each device to calibrate by."""
     values = {
         "name": "exits",
         "seed": seed,
         "mode": mode,
         "model": {"name": "watch", "seam": 2, **model},
-        "data": {"source": "watch"},
+        "data": {"source": "watch", "validation": apart},
         "codec": {"up": codec, "down": codec},
         "train": {"cloud_rounds": 88, "evaluate_every": 0, **train},
         "zones": [{"name": "A", "address": "tcp://127.0.0.1:0"}],
@@ -50,6 +60,8 @@ def run(mode: str, codec: str, model: dict[str, Any], train: dict[str, Any], see
         for name, found in device.get("exits", {}).items():
             shares[name] = shares.get(name, 0.0) + found["correct"] / total
     told = ", ".join(f"{name} {100 * share:.2f} %" for name, share in shares.items())
+    if zone.trainer.calibration is not None:
+        told += f"; {zone.trainer.calibration.tests}"
     up, down = (
         sum(getattr(traffic, way) for traffic in zone.fleet.traffic.values()) / 1e6
         for way in ("up", "down")
@@ -60,6 +72,8 @@ def run(mode: str, codec: str, model: dict[str, Any], train: dict[str, Any], see
 
 
 if __name__ == "__main__":
-    for seed in range(int(sys.argv[1]) if len(sys.argv) > 1 else 1):
-        for row in ROWS:
-            print(f"seed {seed}: {run(*row, seed)}", flush=True)
+    calibrate = "--calibrate" in sys.argv
+    seeds = [int(word) for word in sys.argv[1:] if word.isdigit()]
+    for seed in range(seeds[0] if seeds else 1):
+        for row in CALIBRATED if calibrate else ROWS:
+            print(f"seed {seed}: {run(*row, seed, 100 if calibrate else 0)}", flush=True)
