@@ -31,7 +31,7 @@ _AHEAD = 4096  # bytes handed to the driver at a time: what lies there cannot be
 _REOPEN_S = (0.05, 1.0)  # between two tries to open a port that is gone, doubling
 _FIRST_OPEN_S = 2.0  # a cable that is started beside us may need a moment
 _STUCK_S = 0.4  # a line that takes no byte for so long: give up what was to be written
-_LINGER_S = 0.5
+_LINGER_S = 1.5
 _SEALED = "the other end seals what it says: start both ends with keys, or both with --insecure"
 _LOSSES = {
     SILENT: "nothing was heard from {} for 2.75 s",
@@ -337,7 +337,7 @@ class SerialLine:
             self._wake.ring()
 
     def close(self) -> None:
-        """Sends what was handed over, for half a second at most."""
+        """Sends what was handed over, for a second and a half at most."""
         self.stop()
         self._thread.join()
         self._wake.close()

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import shutil
 import stat
-import struct
-import subprocess
 from pathlib import Path
 
 import pytest
@@ -98,35 +96,6 @@ def test_what_is_wrong_in_a_folder_is_one_line(tools, tmp_path, own, capsys, old
 def test_a_folder_without_its_file_is_one_line(tools, tmp_path, capsys):
     code, _, _ = build(tmp_path, str(tmp_path))
     assert code == 3 and "has no board.toml" in capsys.readouterr().err
-
-
-def symbols(elf: Path) -> dict[str, int]:
-    said = subprocess.run(
-        ["arm-none-eabi-nm", str(elf)], capture_output=True, text=True, check=True
-    ).stdout
-    return {line.split()[-1]: int(line.split()[0], 16) for line in said.splitlines()}
-
-
-@pytest.mark.parametrize("more", [["--insecure"], ["--pair"]])
-def test_the_nrf52840_links_with_its_own_hooks_alone(tools, tmp_path, more):
-    """Not run here: its vectors, memory and what it must not have."""
-    path, elf = write_job(tmp_path, arithmetic="q8", batch=8), tmp_path / "x.elf"
-    words = [str(path), "--id", "d00", "--board", "nrf52840dk", *more, "-o", str(elf)]
-    assert main(["firmware", "build", *words]) == 0
-    binary = tmp_path / "x.bin"
-    copy = ["arm-none-eabi-objcopy", "-O", "binary", str(elf), str(binary)]
-    subprocess.run(copy, check=True)
-    words_of = struct.unpack("<64I", binary.read_bytes()[:256])
-    found = symbols(elf)
-    assert words_of[0] == 0x20000000 + (256 << 10)  # the stack begins at the end of RAM
-    assert words_of[1] == found["image_reset"] | 1
-    assert words_of[14:16] == (found["image_pend"] | 1, found["image_tick"] | 1)
-    assert words_of[16 + 2] == found["image_interrupt"] | 1  # the UART's
-    assert binary.stat().st_size <= 864 << 10  # what is kept begins there
-    code = subprocess.run(
-        ["arm-none-eabi-objdump", "-d", str(elf)], capture_output=True, text=True, check=True
-    ).stdout
-    assert "bkpt" not in code and "board_file_open" not in found  # it needs no debugger
 
 
 def test_flash_prints_the_probes_command_and_runs_it_when_told(
