@@ -18,6 +18,7 @@ CARRIED = {  # kind: what, and the bytes of the body before it
     Kind.EVAL: ("fronts", 8),
     Kind.PLAN: ("plans", 24),
 }
+EXIT_LIMITS = 8  # bytes more in an EVAL with EXIT
 ZONE_KINDS = (Kind.ZONE_ROUND, Kind.ZONE_UPDATE, Kind.ZONE_DONE)
 
 Table = dict[str, dict[str, int]]  # way -> what -> bytes
@@ -51,11 +52,13 @@ def carried(message: Message) -> dict[str, int]:
     if message.kind in ZONE_KINDS:
         return _tensors(body)
     if message.kind == Kind.ACT or (message.kind == Kind.RESULT and not message.flags & Flag.LOCAL):
-        labels = 2 * struct.unpack_from("<H", body)[0] if len(body) >= 4 else 0
-        return _rest("activations", body, 4 + labels)
+        each = 4 if message.flags & Flag.EXIT else 2  # a label, and what an exit answers
+        count = struct.unpack_from("<H", body)[0] if len(body) >= 4 else 0
+        return _rest("activations", body, 4 + each * count)
     if message.kind in CARRIED:
         what, start = CARRIED[Kind(message.kind)]
-        return _rest(what, body, start)
+        exit_ = message.kind == Kind.EVAL and message.flags & Flag.EXIT
+        return _rest(what, body, start + (EXIT_LIMITS if exit_ else 0))
     return {}
 
 

@@ -1,6 +1,8 @@
-"""Bytes between zones and cloud, and accuracy, of a job whose models travel in each codec.
+"""Bytes and accuracy of a job whose models travel between zones and cloud in each codec, or
+(--cut) whose activations and gradients do between devices and edge hosts.
 
-    python tests/fleet/cloud_codecs.py --seeds 3 --rounds 40
+    python tests/fleet/cloud_codecs.py --seeds 3 --rounds 88
+    python tests/fleet/cloud_codecs.py --seeds 3 --rounds 88 --cut
 
 Two zones of the watch data's ten people and the cloud, by the product's own trainer, uplink and
 rounds, in this process: only links and files are left out. Bytes are those of whole messages.
@@ -9,6 +11,7 @@ rounds, in this process: only links and files are left out. Bytes are those of w
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import sys
 import time
@@ -20,10 +23,11 @@ from seamline.cloud.rounds import Rounds, Send, State
 from seamline.edge_host.local_zone import LocalZone
 from seamline.edge_host.uplink import Finish, Train, Uplink
 from seamline.edge_host.zone_differences import ZoneDifferences
+from seamline.kernels import parcel
 from seamline.runtime import message as wire
 from seamline.runtime.config import Job, make_job
 from seamline.runtime.data import device_data
-from seamline.runtime.ledger import Ledger
+from seamline.runtime.ledger import Ledger, add
 from seamline.runtime.message import Message
 
 ZONES = "AB"
@@ -37,6 +41,8 @@ ROWS: dict[str, dict[str, Any]] = {
     "auto, 8 times that": {"cloud": "auto", "cloud_alpha": 8.0},
     "auto, 6,000 bytes": {"cloud": "auto", "cloud_bytes": 6000},
 }
+
+CUT = {codec: {"up": codec, "down": codec} for codec in parcel.CODECS}
 
 
 def job_of(codec: dict[str, Any], seed: int, rounds: int) -> Job:
@@ -80,8 +86,8 @@ class Zone:
                 self.total += found["total"]
 
 
-def run(job: Job) -> tuple[float, dict[str, dict[str, int]]]:
-    """Accuracy, and the ledger of both zones."""
+def run(job: Job, *, cut: bool) -> tuple[float, dict[str, dict[str, int]]]:
+    """Accuracy, and the ledger of both zones: of their devices, or to the cloud."""
     cloud, zones = Rounds(job, State(), 0.0), {name: Zone(job, name) for name in ZONES}
     waiting: list[tuple[str, bytes]] = []
     for zone in zones.values():
@@ -104,6 +110,9 @@ def run(job: Job) -> tuple[float, dict[str, dict[str, int]]]:
             zones[name].hear(data)
         waiting = []
     right, total = (sum(getattr(z, what) for z in zones.values()) for what in ("right", "total"))
+    if cut:
+        tables = [zone.local.fleet.ledger.total for zone in zones.values()]
+        return right / total, functools.reduce(add, tables)
     return right / total, ledger.total
 
 
@@ -111,13 +120,15 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--rounds", type=int, default=40)
-    parser.add_argument("--only", nargs="*", default=list(ROWS), choices=list(ROWS))
+    parser.add_argument("--cut", action="store_true")
+    parser.add_argument("--only", nargs="*", metavar="ROW")
     arguments = parser.parse_args()
-    print(f"{'cloud':<22}{'accuracy, %':>24}{'mean':>8}{'kB up':>9}{'kB down':>9}{'s a run':>9}")
-    for name in arguments.only:
+    rows = CUT if arguments.cut else ROWS
+    print(f"{'codec':<22}{'accuracy, %':>24}{'mean':>8}{'kB up':>9}{'kB down':>9}{'s a run':>9}")
+    for name in arguments.only or rows:
         began, shares, ledger = time.monotonic(), [], {}
         for seed in range(arguments.seeds):
-            share, ledger = run(job_of(ROWS[name], seed, arguments.rounds))
+            share, ledger = run(job_of(rows[name], seed, arguments.rounds), cut=arguments.cut)
             shares.append(100 * share)
         up, down = (sum(ledger[way].values()) / 1000 for way in ("up", "down"))
         seconds = (time.monotonic() - began) / arguments.seeds
