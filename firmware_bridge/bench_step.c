@@ -68,16 +68,16 @@ static void open(const seam_plan *plan, const material *m) {
 }
 
 static void forward(const material *m) {
-    seam_q8_front_forward(&front, m->r->batch, 0, plan.layers, 0);
+    seam_q8_front_forward(&front, m->r->batch, 0, front.plan.layers, 0);
 }
 
 static void give(const material *m) {
-    memcpy(seam_q8_front_gradient(&front, plan.output), m->dy, m->r->dy_size);
+    memcpy(seam_q8_front_gradient(&front, front.plan.output), m->dy, m->r->dy_size);
 }
 
 static void backward(const material *m) {
     const seam_q8_step step = {.rate = m->r->rate, .momentum = m->r->momentum, .mode = 1};
-    seam_q8_front_backward(&front, plan.layers, m->r->exponent, &step);
+    seam_q8_front_backward(&front, front.plan.layers, m->r->exponent, &step);
 }
 
 static void update(const material *m) {
@@ -108,20 +108,20 @@ static void open(const seam_plan *plan, const material *m) {
 }
 
 static void forward(const material *m) {
-    seam_front_forward(&front, m->r->batch, 0, plan.layers);
+    seam_front_forward(&front, m->r->batch, 0, front.plan.layers);
 }
 
 static void give(const material *m) {
-    memcpy(seam_front_gradient(&front, plan.output), m->dy, m->r->dy_size);
+    memcpy(seam_front_gradient(&front, front.plan.output), m->dy, m->r->dy_size);
 }
 
 static void backward(const material *m) {
     (void)m;
-    seam_front_backward(&front, plan.layers);
+    seam_front_backward(&front, front.plan.layers);
 }
 
 static void update(const material *m) {
-    seam_front_update(&front, plan.layers, m->r->rate, m->r->momentum, 0.0f);
+    seam_front_update(&front, front.plan.layers, m->r->rate, m->r->momentum, 0.0f);
 }
 
 static uint32_t learned(void) {

@@ -50,7 +50,8 @@ class Case:
 
 @dataclass(frozen=True)
 class Step:
-    """Instructions of the passes and, forward and backward in one, of each unit; bytes."""
+    """Instructions of the passes and, forward and backward in one, of each unit; bytes. passes:
+    of each unit forward, then backward."""
 
     forward: int
     backward: int
@@ -59,6 +60,7 @@ class Step:
     arena: int
     stack: int
     learned: int
+    passes: list[tuple[int, int]]
 
     @property
     def instructions(self) -> int:
@@ -146,4 +148,11 @@ def _step_of(units: Sequence[Unit], lines: list[list[str]]) -> Step:
         single["arena"],
         single["stack"],
         single["learned"],
+        [
+            (
+                sum(layers[2 * unit.first : 2 * unit.end : 2]),
+                sum(layers[2 * unit.first + 1 : 2 * unit.end : 2]),
+            )
+            for unit in units
+        ],
     )

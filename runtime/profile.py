@@ -213,6 +213,7 @@ class Profile(Record, frozen=True):
     layers: tuple[Layer, ...] = ()  # of what devices run, for a device to time
     origin: Literal["measured", "predicted", "given"] = "given"
     format: Literal[1] = 1
+    arithmetic: Literal["f32", "q8"] = "f32"  # of the device
 
     def codec(self, name: str) -> Codec:
         """Raises ProfileError (exit 3) that lists those it knows."""

@@ -436,6 +436,17 @@ def _add_profile(sub: argparse.ArgumentParser) -> None:
         help="where a predictor is, or with --like or --bank is to be, kept",
     )
     sub.add_argument("--repeat", type=_count, default=15, metavar="N", help="samples of a time")
+    sub.add_argument(
+        "--dtype", choices=("f32", "q8"), help="the device's arithmetic (f32; of a board q8)"
+    )
+    sub.add_argument(
+        "--board",
+        metavar="BOARD",
+        help="a microcontroller: instructions of an386 or another emulated board (firmware bench)",
+    )
+    sub.add_argument(
+        "--mhz", type=_rate, metavar="N", help="the board's clock (64); an instruction is a cycle"
+    )
 
 
 def _add_group(commands: Any, name: str, text: str) -> Any:

@@ -17,17 +17,20 @@ from .runtime.layer_bank import make_bank, time_bank
 from .runtime.layer_time import time_again
 from .runtime.predictor import Predictor, fit, load_predictor, predict, save_predictor
 from .runtime.profile import Profile, load_profile, save_profile
+from .runtime.q8_time import time_q8
 from .table import print_table
 
 if TYPE_CHECKING:
     from .runtime.config import DeviceSection, Job
 
 BATCH = 16  # where no job says
+MHZ = 64.0  # of a board
 BANK_REPEAT = 5  # samples of a time
 
 
 def run_profile(args: argparse.Namespace, job: Job | None) -> int:
     """Measures, then writes --out or prints. Raises UserError (2, 5)."""
+    _check(args)
     predictor = _predictor(args)
     if args.model.endswith(".json"):
         profile = _again(args)
@@ -35,6 +38,14 @@ def run_profile(args: argparse.Namespace, job: Job | None) -> int:
         profile = measure_here(args.model, job, args.batch, args.id, args.repeat)
     if predictor is not None:
         profile = predict(predictor, profile)
+    elif args.board:
+        from .firmware_bridge.board_profile import profile_board
+
+        mhz, dtype = args.mhz or MHZ, args.dtype or "q8"
+        profile = profile_board(profile, args.board, mhz, dtype, _progress)
+    elif args.dtype == "q8":
+        profile = time_q8(profile, profile.device, args.repeat, _progress)
+    _progress("")
     if args.out:
         save_profile(profile, Path(args.out))
     if args.format == "json":
@@ -50,11 +61,21 @@ def run_profile(args: argparse.Namespace, job: Job | None) -> int:
     return 0
 
 
+def _check(args: argparse.Namespace) -> None:
+    """Raises UserError for options that exclude one another."""
+    if args.mhz and not args.board:
+        raise UserError("--mhz is a board's clock: give --board as well")
+    if (args.like or args.bank or args.predictor) and (args.board or args.dtype == "q8"):
+        raise UserError("laws are of a machine's f32 kernels: leave out --board and --dtype q8")
+
+
 def _again(args: argparse.Namespace) -> Profile:
     """A profile that was made elsewhere, its device's times anew from this machine."""
     if args.batch:
         raise UserError("--batch: a profile has its own; leave it out")
     kept = load_profile(Path(args.model))
+    if args.board:
+        return kept
     profile = time_again(kept, args.id or _machine(), args.repeat, _progress)
     _progress("")
     return profile
@@ -138,9 +159,9 @@ def _print(profile: Profile, out: str | None) -> None:
             each = (times.infer, times.forward, times.backward) if times else ()
             line += [f"{1e6 * seconds:.1f}" for seconds in each] or ["-"] * 3
         lines.append(line)
-    print(f"{profile.model}: microseconds; one sample, and a batch of {profile.batch}, f32")
+    print(f"{profile.model}: microseconds; one sample, and a batch of {profile.batch}")
     print_table(head, lines, 2)
-    device = f"{profile.device} ({profile.origin})"
+    device = f"{profile.device} ({profile.origin}, {profile.arithmetic})"
     print(f"device {device}, edge host {profile.edge}, {len(profile.seams)} legal seams")
     if out:
         print(f"kept in {out}: `seamline plan {profile.model} --profile {out} --bandwidth 1M`")
