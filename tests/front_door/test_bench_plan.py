@@ -48,7 +48,7 @@ def test_the_document_has_the_fields_of_the_interface(capsys, monkeypatch) -> No
     rows = document["rows"]
     assert len(rows) == 2 * 2 * 8 and all(set(row) >= FIELDS for row in rows)
     assert all(row["best_ms"] <= row["chosen_ms"] for row in rows)
-    assert all(row["ratio"] == row["chosen_ms"] / row["best_ms"] for row in rows)
+    assert all(row["ratio"] == pytest.approx(row["chosen_ms"] / row["best_ms"]) for row in rows)
     assert {row["layer"] for row in document["predictor"]} >= {"all"}
     assert 0 <= document["deadlines"][0]["hits"] <= 1
     assert main(words) == 0
