@@ -1,4 +1,4 @@
-"""Which seams a zone may use, and who moves them: nobody, a schedule, or what is measured."""
+"""Which seams a zone may use, and who moves them: nobody, or a schedule."""
 
 from __future__ import annotations
 

@@ -144,12 +144,10 @@ class MoveSection(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class PlanSection(msgspec.Struct, forbid_unknown_fields=True):
-    """replan: who moves seams while training goes on. off: nobody. schedule: moves. auto: what is
-    measured of links and devices. profile: of `seamline profile`, which auto needs."""
+    """replan: who moves seams while training goes on. off: nobody. schedule: moves."""
 
-    replan: Literal["off", "auto", "schedule"] = "off"
+    replan: Literal["off", "schedule"] = "off"
     moves: list[MoveSection] = []
-    profile: str = ""
 
 
 class ZoneSection(msgspec.Struct, forbid_unknown_fields=True):
@@ -300,8 +298,6 @@ def _resolve_paths(job: Job, folder: Path) -> None:
     job.out = absolute(job.out, folder)
     job.keys.folder = absolute(job.keys.folder, folder)
     job.data.source = local_source(job.data.source, folder)
-    if job.plan.profile:
-        job.plan.profile = absolute(job.plan.profile, folder)
     if job.model.start:
         job.model.start = absolute(job.model.start, folder)
     for device in job.devices:
@@ -523,8 +519,6 @@ def _plan_problems(job: Job) -> Iterator[Problem]:
         yield "plan.replan", f'must be "off" in mode {job.mode}: seams move in {modes}', plan.replan
     if plan.replan != "off" and job.train.freeze_front:
         yield "plan.replan", 'must be "off" with train.freeze_front', plan.replan
-    if plan.replan == "auto" and not plan.profile:
-        yield "plan.profile", "must name a profile (`seamline profile`) for auto", plan.profile
     if plan.replan == "schedule" and not plan.moves:
         yield "plan.moves", "must list at least one move ([[plan.moves]])", plan.moves
     if plan.replan != "schedule" and plan.moves:

@@ -52,7 +52,8 @@ Way = tuple[str, str]  # who sends, who receives
 @dataclass(frozen=True)
 class Kind:
     """A sort of job. serial: a device whose line is serial. board: that device is an emulated board
-    of this name, and all lines are sealed."""
+    of this name, and all lines are sealed. moves: seams move, at the beginning of a cloud round and
+    within one."""
 
     mode: str = "split-v2"
     arithmetic: str = "f32"
@@ -60,6 +61,7 @@ class Kind:
     q8_momentum: str = "int8"
     board: str = ""
     cloud: str = "f32"  # codec of the models between zones and cloud
+    moves: bool = False
 
 
 KINDS = (
@@ -77,7 +79,12 @@ KINDS = (
     Kind("local-loss", "q8", serial="d1"),
     Kind(cloud="int8"),
     Kind("split-v1", cloud="auto"),
+    Kind(moves=True),
+    Kind("split-v1", serial="d1", moves=True),
+    Kind(arithmetic="q8", moves=True),
 )
+
+MOVES = ((2, "d0", 1), (4, "*", 3), (6, "d1", 2), (7, "d2", 1))  # round, device, seam
 
 BOARDS = (
     Kind(serial="d0", board="an386"),
@@ -366,6 +373,11 @@ class Run:
         lines += [f'q8_momentum = "{self.kind.q8_momentum}"', "[round]", *ROUND]
         lines += ["[codec]", f'cloud = "{self.kind.cloud}"']
         lines += ["[keys]", f'folder = "{self.folder.parent / "keys"}"']
+        if self.kind.moves:
+            lines += ["[plan]", 'replan = "schedule"']
+            for round_, device, seam in MOVES:
+                lines += ["[[plan.moves]]", f"round = {round_}", f'device = "{device}"']
+                lines += [f"seam = {seam}"]
         few = "few-" if self.kind.board else ""
         lines += ["[data]", f'source = "{self.folder.parent}/{few}{{id}}.npz"']
         lines += ["[cloud]", f'address = "tcp://127.0.0.1:{cloud}"']
