@@ -42,6 +42,9 @@ class Kind(IntEnum):
     BYE = 16
     PING = 17
     PONG = 18
+    INFER = 19
+    ANSWER = 20
+    FRONT = 21
     ZONE_HELLO = 32
     ZONE_WELCOME = 33
     ZONE_ROUND = 34

@@ -127,6 +127,8 @@ def _parser() -> argparse.ArgumentParser:
         metavar="ADDRESS",
         help="tcp://HOST:PORT, serial:PATH:BAUD or serial:usb=SERIALNUMBER:BAUD",
     )
+    infer = add("infer", _infer, "ask a trained network, or answer", "job", "insecure")
+    _add_infer(infer)
     check = add(
         "check", _check, "look for what would stop a job, before it starts", "job", "insecure"
     )
@@ -345,6 +347,18 @@ def _add_demo(sub: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help="what joins at the end, emulated (default an386, a Cortex-M4F; none: nothing)",
     )
+
+
+def _add_infer(sub: argparse.ArgumentParser) -> None:
+    who = sub.add_mutually_exclusive_group(required=True)
+    who.add_argument("--zone", metavar="NAME", help="the edge host: answer its devices")
+    who.add_argument("--id", metavar="ID", help="a device: ask about its test samples")
+    sub.add_argument(
+        "--run", metavar="FOLDER", help="of the trained model (default: the job's out)"
+    )
+    sub.add_argument("--samples", type=_count, default=1000, metavar="N", help="most to ask about")
+    sub.add_argument("--batch", type=_count, default=1, metavar="N", help="samples in a question")
+    sub.add_argument("--link", metavar="ADDRESS", help="tcp://HOST:PORT or serial:PATH:BAUD")
 
 
 def _add_plan(sub: argparse.ArgumentParser) -> None:
@@ -823,6 +837,24 @@ def _device(args: argparse.Namespace) -> int:
     return run_device(
         job, args.id, link_address=args.link, insecure=args.insecure, emit=emitter(args.format)
     )
+
+
+def _infer(args: argparse.Namespace) -> int:
+    from .events import emitter
+
+    job, emit = _read(args.job), emitter(args.format)
+    if args.id:
+        from .runtime.infer import run_client
+
+        return run_client(
+            job, args.id, samples=args.samples, batch=args.batch, emit=emit,
+            link_address=args.link, insecure=args.insecure,
+        )  # fmt: skip
+    _need("infer --zone", "torch", "PyTorch", "edge")
+    from .edge_host.infer import run_service
+
+    folder = Path(args.run or job.out)
+    return run_service(job, args.zone, folder, insecure=args.insecure, emit=emit)
 
 
 def _link_proxy(args: argparse.Namespace) -> int:

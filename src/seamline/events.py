@@ -29,6 +29,7 @@ _WORDS = {
     "stats": "{device}: {vmhwm_mb} MB at most, {steps} steps, {compute_s} s of computing",
     "restarted": "{tier} died ({reason}) and was started again ({number} of {most})",
     "refused": "{tier} refuses the other end of the line of {peer}: {text} ({count} times)",
+    "answered": "zone {zone} has answered {exits}, in {compute_s} s of computing",
     "note": "{text}",
     "done": "done",
 }
@@ -43,6 +44,8 @@ def describe(event: Event) -> str:
         return _describe_link(event)
     if kind == "bytes":
         return _describe_bytes(event)
+    if kind == "inferred":
+        return _describe_inference(event)
     try:
         return _WORDS[kind].format(**event)
     except (KeyError, ValueError, TypeError):  # an event of another version, or with a gap
@@ -56,6 +59,16 @@ def _describe_evaluation(event: Event) -> str:
     total = sum(device["total"] for device in devices.values())
     share = f"{100 * correct / total:.1f} %" if total else "no held-out samples"
     return f"zone {event.get('zone')} after cloud round {event.get('cloud_round')}: {share} right"
+
+
+def _describe_inference(event: Event) -> str:
+    rows = [
+        f"{name}: {row['share']:.1%} of the samples, {row['accuracy']:.1%} right, "
+        f"{row['median_ms']} ms (95 % within {row['p95_ms']} ms)"
+        for name, row in event.get("exits", {}).items()
+    ]
+    traffic = f"{event.get('bytes_up')} bytes up, {event.get('bytes_down')} down"
+    return "\n".join([f"{event.get('device')}, {event.get('samples')} samples; {traffic}", *rows])
 
 
 def _describe_bytes(event: Event) -> str:
