@@ -16,14 +16,14 @@ from numpy.typing import NDArray
 from torch import Tensor, fx
 
 from ..kernels import SeamError
-from ..kernels.front import exit_answers
+from ..kernels.front import HEADER, exit_answers
 from ..kernels.parcel import CODECS
 from ..runtime import infer_wire as bodies
 from ..runtime import message as wire
 from ..runtime.config import LOCAL_MODES, Job, find_zone
 from ..runtime.errors import UserError
 from ..runtime.keys import load_keys
-from ..runtime.link import Received, open_listener
+from ..runtime.link import MESSAGE_MAX, Received, open_listener
 from ..runtime.message import Kind, Message
 from ..runtime.plan import build_plan
 from .calibrate_exits import ExitRule, read_rules
@@ -157,8 +157,14 @@ def make_service(job: Job, zone: str, folder: Path) -> Service:
     plan = build_plan(cut.front, cut.input_shape, BATCH, seam=cut.exit_from)
     parameters = cut.front_vector(float_state(cut.model))
     codec = CODECS[job.codec.up]
-    front = bodies.FrontFile(codec, own.temperature, own.entropy, plan, parameters)
-    return Service(StagedBack(cut, behind), front.pack(), [*cut.exits, "end"])
+    front = bodies.FrontFile(codec, own.temperature, own.entropy, plan, parameters).pack()
+    if len(front) + HEADER > MESSAGE_MAX:
+        raise UserError(
+            f"the front takes {len(front)} bytes, more than a message of {MESSAGE_MAX} holds: move "
+            "the seam forward",
+            5,
+        )
+    return Service(StagedBack(cut, behind), front, [*cut.exits, "end"])
 
 
 def _never(name: str) -> ExitRule:

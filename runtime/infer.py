@@ -34,8 +34,10 @@ FIRST_S = 20.0  # to get a front at all
 
 @dataclass(frozen=True)
 class Answer:
-    """Of one sample. place: "device" or "host"; exit: which of the host's, -1 on the device; alone:
-    the device's exit was not sure, but nobody else was there; seconds: since it was asked."""
+    """Of one sample. place: "device" or "host"; exit: which of the host's, -1 on the device.
+
+    alone: the device's exit was not sure, but nobody else was there; seconds: since it was asked.
+    """
 
     label: int
     place: str
@@ -70,8 +72,8 @@ class DeviceFront:
         return self.data[: bodies.TAG]
 
     def ask(self, x: F32) -> tuple[NDArray[np.int32], NDArray[np.int32], F32]:
-        """x [n, h, w, c] -> what the exit is sure of [n] (-1: not), what it would say [n] (-1: there
-        is no exit), what crosses the seam [n, h', w', c'].
+        """x [n, h, w, c] -> what the exit is sure of [n] (-1: not), what it would say [n] (-1: no
+        exit is there), what crosses the seam [n, h', w', c'].
         """
         made = self.front.forward(x)
         nothing = np.full(len(x), -1, np.int32)
@@ -94,6 +96,7 @@ class InferenceClient:
         self.link, self.path, self.answer_s = link, path, answer_s
         self.own: DeviceFront | None = None
         self._number = 0
+        self._started = False
         if path.is_file():
             try:
                 self.own = DeviceFront(path.read_bytes())
@@ -115,6 +118,7 @@ class InferenceClient:
         """Gets the newest front, if the host is there. Raises UserError (exit 6): there is none yet
         and no host gave one.
         """
+        self._started = True
         end = time.monotonic() + (timeout if self.own is None else self.answer_s)
         reason = "no answer"
         while time.monotonic() < end:
@@ -136,10 +140,10 @@ class InferenceClient:
         """Answers of samples [n, h, w, c], float32, in order. Raises ValueError for another shape,
         UserError (exit 6): nobody can answer.
         """
-        if self.own is None:
+        if self.own is None or not self._started:
             self.start()
-        answers: list[Answer] = []
         assert self.own is not None
+        answers: list[Answer] = []
         first = 0
         while first < len(x):
             some = np.ascontiguousarray(x[first : first + self.own.front.batch])
@@ -229,7 +233,7 @@ class InferenceClient:
 def open_client(
     job: Job, device_id: str, *, link_address: str | None = None, insecure: bool = False
 ) -> InferenceClient:
-    """The client of a device of `job`, its front kept in `OUT/devices/ID.front`. Raises UserError."""
+    """The client of a device; its front is kept in `OUT/devices/ID.front`. Raises UserError."""
     section = find_device(job, device_id)
     zone = find_zone(job, section.zone)
     address = link_address or section.link or zone.address

@@ -1,4 +1,4 @@
-"""Bodies of the messages with which a device asks a trained network: INFER, ANSWER, FRONT (SPEC.md)."""
+"""Bodies of INFER, ANSWER and FRONT, with which a device asks a trained network (SPEC.md)."""
 
 from __future__ import annotations
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import deque
 from pathlib import Path
 from typing import Any
@@ -10,12 +11,14 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from seamline.edge_host.calibrate_exits import ExitRule
+from seamline.edge_host.calibrate_exits import ExitRule, calibrate_exits
+from seamline.edge_host.checkpoint import save_model
 from seamline.edge_host.exits import load_network
-from seamline.edge_host.infer import Service, StagedBack
+from seamline.edge_host.infer import Service, StagedBack, make_service
 from seamline.edge_host.models import input_shape
 from seamline.edge_host.split import float_state, split
 from seamline.runtime import infer_wire as bodies
+from seamline.runtime.config import DeviceSection, Job, ModelSection, ZoneSection
 from seamline.runtime.errors import UserError
 from seamline.runtime.infer import HOST, Answer, DeviceFront, InferenceClient, statistics
 from seamline.runtime.link import JOINED, LOST, Peer
@@ -102,11 +105,12 @@ def test_unsure_exits_leave_the_answer_to_the_end(ask: Any) -> None:
 def test_an_exit_of_the_host_that_is_sure_saves_the_layers_behind_it(ask: Any) -> None:
     network = Network(NEVER, ALWAYS)
     client, _ = ask(network)
-    x, same = network.samples()
-    ran: list[torch.Tensor] = []
-    last = [m for m in network.cut.back.modules() if isinstance(m, torch.nn.Linear)][-1]
-    last.register_forward_hook(lambda *_: ran.append(torch.ones(1)))
+    x, _ = network.samples()
+    ran: list[int] = []
+    last = network.cut.back.get_submodule(str(network.back._end.target))
+    last.register_forward_hook(lambda *_: ran.append(1))
     answers = client.infer(x)
+    assert not ran
     assert {(a.place, a.exit) for a in answers} == {(HOST, 0)}
     with torch.no_grad():
         activation = DeviceFront(network.service.front).ask(x[:8])[2]
@@ -116,7 +120,7 @@ def test_an_exit_of_the_host_that_is_sure_saves_the_layers_behind_it(ask: Any) -
 
 def test_samples_leave_one_by_one(ask: Any) -> None:
     sure = Network(NEVER, NEVER)
-    x, same = sure.samples()
+    x, _ = sure.samples()
     own = DeviceFront(sure.service.front)
     crossing = np.concatenate([own.ask(x[i : i + 8])[2] for i in range(0, SAMPLES, 8)])
     with torch.no_grad():
@@ -234,3 +238,47 @@ def test_statistics_are_by_place() -> None:
         "all": 3, "alone": 1, "device": 1, "host 1": 1,
     }  # fmt: skip
     assert table["alone"]["accuracy"] == 0 and table["all"]["median_ms"] == 3.0
+
+
+def job_of(folder: Path, mode: str = "split-v2") -> Job:
+    zones = [ZoneSection("A", "tcp://127.0.0.1:0")]
+    devices = [DeviceSection("d", "A")]
+    model = ModelSection("watch", seam=2, exits=[2, 3])
+    return Job(mode=mode, out=str(folder), model=model, zones=zones, devices=devices)
+
+
+def test_a_service_is_made_of_what_a_run_left(tmp_path: Path) -> None:
+    job = job_of(tmp_path)
+    cut = Network(NEVER, NEVER).cut
+    save_model(job, cut, {n: t.numpy() for n, t in float_state(cut.model).items()})
+    unsure = make_service(job, "A", tmp_path)
+    assert bodies.read_front(unsure.front).entropy == NEVER
+    rng = np.random.default_rng(0)
+    exits = {key: rng.normal(0, 1, (40, 7)).astype(np.float32) for key in ("at_2", "at_3")}
+    end = rng.normal(0, 1, (40, 7)).astype(np.float32)
+    found = calibrate_exits(exits, end, rng.integers(0, 7, 40), 0.9)
+    path = tmp_path / "zones" / "A" / "exits.json"
+    path.parent.mkdir(parents=True)
+    path.write_text(json.dumps(found.document()))
+    service = make_service(job, "A", tmp_path)
+    own, behind = found.rules
+    front = bodies.read_front(service.front)
+    assert (front.temperature, front.entropy) == tuple(
+        np.float32([own.temperature, own.entropy]).tolist()
+    )
+    assert service.back.rules == [behind] and service.names == ["at_3", "end"]
+    path.write_text("[]")
+    with pytest.raises(UserError, match=r"expected a JSON object"):
+        make_service(job, "A", tmp_path)
+    path.write_text("{")
+    with pytest.raises(UserError, match="cannot be read"):
+        make_service(job, "A", tmp_path)
+    (tmp_path / "model.pt").unlink()
+    with pytest.raises(UserError, match="a front only"):
+        make_service(job, "A", tmp_path)
+
+
+@pytest.mark.parametrize("mode", ["split-v3", "isolated", "federated"])
+def test_modes_that_leave_nothing_to_serve(mode: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=f"in {mode}"):
+        make_service(job_of(tmp_path, mode), "A", tmp_path)
