@@ -169,10 +169,10 @@ def test_a_profile_can_be_predicted_from_others_of_the_device(
     laws, out = tmp_path / "laws.json", tmp_path / "digits.json"
     words = ["profile", "digits", "--repeat", "1", "--batch", "2"]
     assert main([*words, "--like", kept, "--predictor", str(laws), "--out", str(out)]) == 0
-    assert "(predicted)" in capsys.readouterr().out
+    assert "(predicted, f32)" in capsys.readouterr().out
     assert json.loads(out.read_text())["origin"] == "predicted"
     assert main([*words, "--predictor", str(laws)]) == 0
-    assert "(predicted)" in capsys.readouterr().out
+    assert "(predicted, f32)" in capsys.readouterr().out
     assert main([*words, "--predictor", str(tmp_path / "none.json")]) == 3
 
 
