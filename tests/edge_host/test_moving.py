@@ -263,3 +263,14 @@ def test_a_schedule_with_a_seam_that_is_none_says_so(
 ) -> None:
     with pytest.raises(UserError, match=r"plan.moves, round 3|no layer is left behind"):
         world(plan=schedule(MoveSection(3, seam)))
+
+
+def test_zones_with_different_seams_have_the_same_model_by_names(world: Callable[..., Any]) -> None:
+    more = {"cloud_rounds": 1, **PLAIN}
+    fixed = world(seam=3, name="deep", **more)
+    fixed.run()
+    moved = world(plan=schedule(MoveSection(1, 3)), name="moved", **more)
+    moved.run()
+    shapes = [{n: v.shape for n, v in w.cloud.model.items()} for w in (fixed, moved)]
+    assert shapes[0] == shapes[1]
+    assert moved.fingerprint() == fixed.fingerprint(), "moved before the first round: as if set"

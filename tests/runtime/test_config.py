@@ -58,6 +58,7 @@ def changed(old: str, new: str) -> str:
 
 
 TRAIN, DEVICE, ZONE = "batch = 8", 'id = "d1"', 'name = "A"'
+PLAN = '[plan]\nreplan = "schedule"\n[[plan.moves]]\n'
 MISTAKES = {
     "unknown key": (changed(TRAIN, "btach = 8"), "train.btach", "did you mean batch?"),
     "unknown section": (GOOD + "[code]\nup = 3", "code is not a key", "did you mean codec?"),
@@ -108,6 +109,33 @@ MISTAKES = {
         f'mode = "federated"\n{changed(TRAIN, "freeze_front = true")}',
         "train.freeze_front",
         "federated",
+    ),
+    "moves of an unknown device": (
+        GOOD + PLAN + 'device = "watch-7"\nseam = 1\nround = 2',
+        "plan.moves[0].device",
+        'found "watch-7"',
+    ),
+    "a move in round 0": (GOOD + PLAN + "seam = 1\nround = 0", "plan.moves[0].round", "1 to 880"),
+    "a move to seam 0": (GOOD + PLAN + "seam = 0\nround = 1", "plan.moves[0].seam", "1 or more"),
+    "moves in federated": (
+        f'mode = "federated"\n{GOOD}{PLAN}seam = 1\nround = 2',
+        "plan.replan",
+        "seams move in split-v1 and split-v2",
+    ),
+    "moves of frozen fronts": (
+        f"{changed(TRAIN, 'freeze_front = true')}{PLAN}seam = 1\nround = 2",
+        "plan.replan",
+        "freeze_front",
+    ),
+    "a schedule without moves": (
+        GOOD + '[plan]\nreplan = "schedule"',
+        "plan.moves",
+        "at least one",
+    ),
+    "moves without a schedule": (
+        GOOD + "[[plan.moves]]\nseam = 1\nround = 2",
+        "plan.moves",
+        "must be empty",
     ),
     "q8 and int4": (
         changed(TRAIN, 'arithmetic = "q8"') + '[codec]\ndown = "int4"',
