@@ -19,7 +19,6 @@ from numpy.typing import NDArray
 
 from ..runtime import message as wire
 from ..runtime.config import Job
-from ..runtime.errors import UserError
 from ..runtime.message import Flag, Kind, Message
 from .back import Back
 from .exits import check_exits
@@ -70,10 +69,6 @@ class MovingTrainer(Trainer):
         cut = next(iter(cuts.values()))
         self.base = self.seams.places[next(iter(cuts))]
         for other in self.seams.cuts:
-            if other.at_end:
-                raise UserError(
-                    f"no layer is left behind the seam {other.seam}: move it forward", 5
-                )
             check_exits(job, other)
         self.places = {d.id: self.base for d in job.devices if d.zone == zone}
         self.refused: set[tuple[str, int]] = set()  # (device, place): it has no room for it
@@ -312,7 +307,8 @@ class MovingTrainer(Trainer):
                     continue
                 there = sum(samples[d] for d in of if before[d] < number)
                 copies = {**bring, **({"": whole.velocity()} if there else {})}
-                whole.set_velocity(number, average(copies, {**samples, "": there}))
+                mean = average(copies, {**samples, "": there})
+                whole.set_velocity(number, mean, known=there > 0)
 
     # ---- what is kept ----
 

@@ -8,7 +8,7 @@ from ..runtime.config import Job
 from ..runtime.errors import UserError
 from .exits import job_network
 from .models import input_shape
-from .moving import Decider, MakePlan, MovingTrainer, Wanted
+from .moving import MakePlan, MovingTrainer, Wanted
 from .split import Split, split
 from .trainer import Trainer
 
@@ -40,17 +40,24 @@ def make_trainer(job: Job, zone: str, cut: Split, make_plan: MakePlan, now: floa
     """
     if job.plan.replan == "off":
         return Trainer(job, zone, cut, now)
+    return MovingTrainer(job, zone, cuts_of(job, cut), make_plan, Schedule(job), now)
+
+
+def cuts_of(job: Job, cut: Split) -> dict[int | str, Split]:
+    """Every seam of the job, the first its own, with `cut`. Raises UserError (exit 5)."""
     cuts = {job.model.seam: cut}
-    decider: Decider = Schedule(job)
     for move in job.plan.moves:
         if move.seam not in cuts:
             cuts[move.seam] = _cut(job, move.seam, f"plan.moves, round {move.round}")
-    return MovingTrainer(job, zone, cuts, make_plan, decider, now)
+    return cuts
 
 
 def _cut(job: Job, seam: int | str, where: str) -> Split:
     model = job_network(job)
     try:
-        return split(model, seam, input_shape(model))
+        cut = split(model, seam, input_shape(model))
     except UserError as error:
         raise UserError(f"{where}: {error}", error.exit_code) from error
+    if cut.at_end:
+        raise UserError(f"{where}: no layer is left behind the seam {seam!r}: move it forward", 5)
+    return cut

@@ -25,6 +25,7 @@ from .split import Split, float_state
 
 Array = NDArray[np.float32]
 State = dict[str, Array]
+MOVED_STEPS = 1000  # Adam's count for what comes from a device: its moments begin without a bias
 
 
 class Seams:
@@ -132,9 +133,11 @@ class Whole:
         """What a device would have as momentum where the back's optimiser is now, [p]; a copy."""
         return self._optimizer.velocity()
 
-    def set_velocity(self, part: int, values: Array) -> None:
-        """A part comes to the back with this momentum. values: [p], of which the part is taken."""
-        self._optimizer.set_velocity(part, values)
+    def set_velocity(self, part: int, values: Array, known: bool) -> None:
+        """A part comes to the back with this momentum. values: [p], of which the part is taken;
+        known: the part has been trained here, for other devices.
+        """
+        self._optimizer.set_velocity(part, values, known)
 
     # ---- as a Back ----
 
@@ -178,7 +181,7 @@ class _Sgd(Sgd):
     def velocity(self) -> Array:
         return np.array(self.state["momentum"].numpy())
 
-    def set_velocity(self, part: int, values: Array) -> None:
+    def set_velocity(self, part: int, values: Array, known: bool) -> None:
         first, last = self.bounds[part], self.bounds[part + 1]
         self.state["momentum"][first:last] = torch.from_numpy(values[first:last])
 
@@ -188,7 +191,7 @@ class _Adam(Adam):
 
     def __init__(self, bounds: list[int], momentum: float, weight_decay: float) -> None:
         super().__init__(bounds[-1], weight_decay)
-        self.bounds = bounds
+        self.bounds, self.share = bounds, 1 - momentum  # of a steady gradient in a velocity
         self.state["steps"] = torch.zeros(len(bounds) - 1, dtype=torch.int64)
 
     def behind(self, part: int) -> Optimizer:
@@ -196,13 +199,16 @@ class _Adam(Adam):
         return _AdamBehind(self, part)
 
     def velocity(self) -> Array:
-        return np.zeros(self.bounds[-1], np.float32)
+        velocity: Array = (self.state["mean"] / self.share).numpy()
+        return velocity
 
-    def set_velocity(self, part: int, values: Array) -> None:
+    def set_velocity(self, part: int, values: Array, known: bool) -> None:
         first, last = self.bounds[part], self.bounds[part + 1]
-        for name in ("mean", "square"):
-            self.state[name][first:last] = 0
-        self.state["steps"][part] = 0
+        mean = torch.from_numpy(values[first:last]) * self.share
+        self.state["mean"][first:last] = mean
+        if not known:  # SGD has no second moment: the least that the first allows, and old
+            self.state["square"][first:last] = mean * mean
+            self.state["steps"][part] = MOVED_STEPS
 
 
 class _AdamBehind:

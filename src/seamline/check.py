@@ -283,6 +283,7 @@ def _check_model(job: Job, data: dict[str, tuple[Shape, int, int]], report: Repo
         from .edge_host.exits import job_network
         from .edge_host.host import cut_model, make_plan
         from .edge_host.models import input_shape
+        from .edge_host.replan import cuts_of
         from .edge_host.split import list_seams
 
         model = job_network(job)
@@ -295,6 +296,8 @@ def _check_model(job: Job, data: dict[str, tuple[Shape, int, int]], report: Repo
                 report.say("legal seam", text, seam=seam.weighted, values=seam.values)
         cut = cut_model(job)
         plan = make_plan(job, cut)
+        for other in cuts_of(job, cut).values():
+            make_plan(job, other)
     except UserError as error:
         report.failed("model", error)
         return

@@ -30,6 +30,7 @@ _WORDS = {
     "restarted": "{tier} died ({reason}) and was started again ({number} of {most})",
     "refused": "{tier} refuses the other end of the line of {peer}: {text} ({count} times)",
     "answered": "zone {zone} has answered {exits}, in {compute_s} s of computing",
+    "moved": "{device}: seam {from} -> {to} in edge round {round}, {reason}",
     "note": "{text}",
     "done": "done",
 }

@@ -21,6 +21,7 @@ TOLD = (
     "cloud_lost",
     "zone_left",
     "refused",
+    "moved",
     "note",
     "error",
 )

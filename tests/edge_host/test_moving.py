@@ -141,10 +141,8 @@ def test_momentum_that_comes_to_the_back_is_the_mean_of_who_brings_it(
     here.run(lambda w: any(m.kind == Kind.STEP and m.round == 3 for _, m in w.sent))
     got = trainer.wholes["zone"].velocity()[at]
     expected = (12 * own["d0"] + 20 * own["d1"] + 9 * back) / 41
-    assert back.any() == (optimizer == "sgd")
-    if optimizer == "sgd":
-        assert np.allclose(got, expected, rtol=1e-5, atol=1e-8)
-        assert not np.allclose(got, back)
+    assert np.allclose(got, expected, rtol=1e-5, atol=1e-8)
+    assert not np.allclose(got, back)
     here.run()
 
 
@@ -261,7 +259,7 @@ def test_int8_fronts_that_never_move_are_those_of_the_fixed_seam(world: Callable
 def test_a_schedule_with_a_seam_that_is_none_says_so(
     world: Callable[..., Any], seam: int | str
 ) -> None:
-    with pytest.raises(UserError, match=r"plan.moves, round 3|no layer is left behind"):
+    with pytest.raises(UserError, match=r"plan.moves, round 3: "):
         world(plan=schedule(MoveSection(3, seam)))
 
 
