@@ -18,7 +18,11 @@ C_FLAGS = [
     "-fwrapv",
     "-fno-math-errno",
     "-fvisibility=hidden",
+    "-ffunction-sections",
+    "-fdata-sections",
+    "-fno-asynchronous-unwind-tables",  # no exception ever passes through it
 ]
+L_FLAGS = ["-Wl,--gc-sections", "-Wl,--strip-all"]
 
 
 def module(name: str, c_files: list[str]) -> Extension:
@@ -28,6 +32,7 @@ def module(name: str, c_files: list[str]) -> Extension:
         include_dirs=["kernels/core"],
         depends=[*glob("kernels/core/**/*.[ch]", recursive=True), "kernels/_seam.pxd"],
         extra_compile_args=C_FLAGS if sys.platform != "win32" else [],
+        extra_link_args=L_FLAGS if sys.platform.startswith("linux") else [],
     )
 
 

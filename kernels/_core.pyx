@@ -23,6 +23,13 @@ import numpy as np
 
 from .errors import SeamError
 
+cdef extern from *:  # the face is large and never hot: the kernels are files of their own
+    """
+    #if defined(__GNUC__) && !defined(__clang__)
+    #pragma GCC optimize ("Os")
+    #endif
+    """
+
 WIRE_VERSION = _seam.SEAM_WIRE_VERSION
 ARITHMETIC_VERSION = _seam.SEAM_ARITHMETIC_VERSION
 

@@ -13,6 +13,13 @@ import numpy as np
 from . import _core
 from .errors import SeamError
 
+cdef extern from *:  # the face is large and never hot: the kernels are files of their own
+    """
+    #if defined(__GNUC__) && !defined(__clang__)
+    #pragma GCC optimize ("Os")
+    #endif
+    """
+
 cdef extern from "seam_front.h" nogil:
     enum:
         SEAM_MESSAGE_HEADER, SEAM_MESSAGE_MAX, SEAM_DEVICE_ID_MAX

@@ -7,6 +7,13 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 
+cdef extern from *:  # the face is large and never hot: the kernels are files of their own
+    """
+    #if defined(__GNUC__) && !defined(__clang__)
+    #pragma GCC optimize ("Os")
+    #endif
+    """
+
 cdef extern from "seam_link.h" nogil:
     enum:
         SEAM_OK, SEAM_E_STATE, SEAM_E_BUSY, SEAM_E_LIMIT
