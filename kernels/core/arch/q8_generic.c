@@ -1,4 +1,6 @@
 /* The micro-kernels of the int8 layers in plain C; weights are read as they lie. */
+#include "generic_x86.h"
+
 #include "q8_usual.h"
 
 #define TILE 4

@@ -1,4 +1,6 @@
 /* The micro-kernels of int8 training in plain C. */
+#include "generic_x86.h"
+
 #include "q8_train_loops.h"
 
 static void product(int32_t *c, const int32_t *a, const int32_t *b, const seam_q8_product *shape) {
