@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
@@ -16,7 +16,8 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from .optimizer import Optimizer, load_state, make_optimizer
+from .optimizer import Optimizer, make_optimizer
+from .weights import Weights
 
 Array = NDArray[np.float32]
 
@@ -27,7 +28,7 @@ def score(logits: Tensor, labels: Tensor) -> tuple[int, float]:
     return int((logits.argmax(1) == labels).sum()), loss
 
 
-class Back:
+class Back(Weights):
     """One back and its optimiser. The module given is taken over: its parameters move into the
     flat tensor.
     """
@@ -48,9 +49,7 @@ class Back:
         named = [(name, p) for name, p in module.named_parameters() if p.requires_grad]
         flat = torch.cat([p.detach().reshape(-1) for _, p in named]) if named else torch.zeros(0)
         self._flat, self._gradient = flat, torch.zeros_like(flat)
-        self._tensors: dict[
-            str, Tensor
-        ] = {}  # what is averaged: parameters, then running statistics
+        self._tensors = {}  # what is averaged: parameters, then running statistics
         first = 0
         for name, parameter in named:
             last = first + parameter.numel()
@@ -128,45 +127,3 @@ class Back:
     def _logits(self, activation: Tensor) -> list[Tensor]:
         made = self.module(activation)
         return list(made) if isinstance(made, tuple) else [made]
-
-    # ---- the model part: named, in torch layout; or as one vector ----
-
-    @property
-    def names(self) -> list[str]:
-        """Names in the whole network's state dict."""
-        return list(self._tensors)
-
-    def named(self) -> dict[str, Array]:
-        """Copies of parameters and running statistics by name."""
-        return {name: np.array(t.detach().numpy()) for name, t in self._tensors.items()}
-
-    def load_named(self, state: Mapping[str, Array]) -> None:
-        """Sets parameters and running statistics; the optimiser keeps what it has gathered."""
-        for name, tensor in self._tensors.items():
-            tensor.copy_(torch.from_numpy(np.array(state[name], np.float32)).view(tensor.shape))
-
-    def vector(self) -> Array:
-        """All of `named` as one flat f32 vector."""
-        parts = [t.detach().numpy().ravel() for t in self._tensors.values()]
-        return np.concatenate(parts) if parts else np.zeros(0, np.float32)
-
-    def load_vector(self, vector: Array) -> None:
-        """Sets all of `named` from one flat vector."""
-        first = 0
-        for tensor in self._tensors.values():
-            last = first + tensor.numel()
-            tensor.copy_(torch.from_numpy(np.array(vector[first:last])).view(tensor.shape))
-            first = last
-
-    # ---- what the optimiser has gathered ----
-
-    def optimizer_state(self) -> dict[str, NDArray[Any]]:
-        """Copies of the optimiser's tensors by name."""
-        return {name: np.array(t.numpy()) for name, t in self._optimizer.state.items()}
-
-    def load_optimizer_state(self, state: Mapping[str, NDArray[Any]]) -> None:
-        """Sets what `optimizer_state` returned; an empty one forgets everything.
-
-        Raises ValueError for the state of another optimiser or model.
-        """
-        load_state(self._optimizer, state)

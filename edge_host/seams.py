@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 import torch
@@ -20,8 +19,9 @@ from ..runtime.calibration import WEIGHTED
 from ..runtime.config import Job
 from .back import Back
 from .exits import exit_weights
-from .optimizer import Adam, Optimizer, Sgd, load_state
+from .optimizer import Adam, Optimizer, Sgd
 from .split import Split, float_state
+from .weights import Weights
 
 Array = NDArray[np.float32]
 State = dict[str, Array]
@@ -53,8 +53,10 @@ class Seams:
         return sum(layer.kind in WEIGHTED for layer in self.cuts[place].front)
 
 
-class Whole:
+class Whole(Weights):
     """All weights of the network with the backs behind each seam, and what optimisers gather."""
+
+    _optimizer: _Sgd | _Adam
 
     def __init__(self, job: Job, seams: Seams) -> None:
         train = job.train
@@ -63,7 +65,7 @@ class Whole:
         order = [name for part in seams.parts for name in part]
         self._flat = torch.cat([state[name].detach().reshape(-1) for name in order])
         self._gradient = torch.zeros_like(self._flat)
-        self._tensors: dict[str, Tensor] = {}
+        self._tensors = {}
         self._gradients: dict[str, Tensor] = {}
         self._range: dict[str, tuple[int, int]] = {}
         first = 0
@@ -138,31 +140,6 @@ class Whole:
         known: the part has been trained here, for other devices.
         """
         self._optimizer.set_velocity(part, values, known)
-
-    # ---- as a Back ----
-
-    def named(self) -> State:
-        return {name: np.array(t.detach().numpy()) for name, t in self._tensors.items()}
-
-    def load_named(self, state: Mapping[str, Array]) -> None:
-        for name, tensor in self._tensors.items():
-            tensor.copy_(torch.from_numpy(np.array(state[name], np.float32)).view(tensor.shape))
-
-    def vector(self) -> Array:
-        return np.concatenate([t.detach().numpy().ravel() for t in self._tensors.values()])
-
-    def load_vector(self, vector: Array) -> None:
-        first = 0
-        for tensor in self._tensors.values():
-            last = first + tensor.numel()
-            tensor.copy_(torch.from_numpy(np.array(vector[first:last])).view(tensor.shape))
-            first = last
-
-    def optimizer_state(self) -> dict[str, NDArray[Any]]:
-        return {name: np.array(t.numpy()) for name, t in self._optimizer.state.items()}
-
-    def load_optimizer_state(self, state: Mapping[str, NDArray[Any]]) -> None:
-        load_state(self._optimizer, state)
 
 
 class _Sgd(Sgd):

@@ -644,6 +644,8 @@ class Trainer:
         device.
         """
         yield from self._gather()
+        if self.alone:
+            self._load_exit()
         if self.job.mode == "isolated":
             devices = yield from self._evaluate_isolated()
         else:
@@ -769,14 +771,17 @@ class Trainer:
 
     def _exit_logits(self, activation: torch.Tensor) -> torch.Tensor:
         """What the device's exit makes of an activation."""
-        state = self.cut.front_state(self.front)
-        named = dict(self.cut.head.named_parameters())
         with torch.no_grad():
-            for name, parameter in named.items():
+            logits: torch.Tensor = self.cut.head(activation)
+        return logits
+
+    def _load_exit(self) -> None:
+        """The exit as the devices have it now."""
+        state = self.cut.front_state(self.front)
+        with torch.no_grad():
+            for name, parameter in self.cut.head.eval().named_parameters():
                 value = state[f"{EXITS}.{self.cut.own_exit}.{name}"]
                 parameter.copy_(torch.from_numpy(value))
-            logits: torch.Tensor = self.cut.head.eval()(activation)
-        return logits
 
     def _calibrate(self) -> Generator[None, None, Calibration]:
         """Rules for the exits, from what the devices keep apart for it, and what the test samples

@@ -76,14 +76,7 @@ def _in_f32(profile: Profile, spent: Spent) -> Profile:
         msgspec.structs.replace(unit, device=spent.times[i] if i < len(spent.times) else None)
         for i, unit in enumerate(profile.units)
     ]
-    codecs = [
-        msgspec.structs.replace(
-            codec,
-            device_pack=factor * codec.device_pack,
-            device_unpack=factor * codec.device_unpack,
-        )
-        for codec in profile.codecs
-    ]
+    codecs = [codec.on_device(factor) for codec in profile.codecs]
     return msgspec.structs.replace(
         profile,
         units=tuple(units),

@@ -155,6 +155,11 @@ class Codec(Record, frozen=True):
         """Bytes of a message of so many values."""
         return self.head + -(-self.bits * values // 8)
 
+    def on_device(self, factor: float) -> Codec:
+        """The same with a device that takes so many times as long."""
+        pack, unpack = factor * self.device_pack, factor * self.device_unpack
+        return msgspec.structs.replace(self, device_pack=pack, device_unpack=unpack)
+
 
 class Link(Record, frozen=True):
     """up, down: bits a second as measured; round_trip: seconds; loss: share of packets that are

@@ -83,12 +83,5 @@ def slower(profile: Profile, slow: float) -> Profile:
         if it is not None:
             it = Times(slow * it.infer, slow * it.forward, slow * it.backward)
         units.append(msgspec.structs.replace(unit, device=it))
-    codecs = [
-        msgspec.structs.replace(
-            codec,
-            device_pack=slow * codec.device_pack,
-            device_unpack=slow * codec.device_unpack,
-        )
-        for codec in profile.codecs
-    ]
+    codecs = [codec.on_device(slow) for codec in profile.codecs]
     return msgspec.structs.replace(profile, units=tuple(units), codecs=tuple(codecs))
