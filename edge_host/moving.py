@@ -90,7 +90,7 @@ class MovingTrainer(Trainer):
     def _whole_of(self, device: str) -> Whole:
         return self.wholes.get(ZONE) or self.wholes[device]
 
-    def _owner(self, device: str) -> str:
+    def owner_of(self, device: str) -> str:
         """Devices with the same seam train the same front."""
         return _owner(self.places[device])
 
@@ -100,7 +100,7 @@ class MovingTrainer(Trainer):
     def _cut_of(self, device: str) -> Split:
         return self.seams.cuts[self.places[device]]
 
-    def _back_of(self, device: str) -> Back:
+    def back_of(self, device: str) -> Back:
         return self._whole_of(device).back(self.places[device])
 
     def _set_front(self, front: Array) -> None:
@@ -204,7 +204,7 @@ class MovingTrainer(Trainer):
             self._give_momenta(momenta, host, before)
             yield from self._wait_ready(sorted(momenta))
             self._take_momenta(momenta, moved, before)
-        self._send_anew(self._moving.refit(self._front_of))
+        self.send_anew(self._moving.refit(self._front_of))
         for device in ready:
             if device in self.roster.present:
                 self.roster.present[device].needs_front = True
@@ -258,7 +258,7 @@ class MovingTrainer(Trainer):
                     raise ValueError("a momentum that is not finite")
                 state = cut.front_state(values)
             except ValueError as error:
-                self._drop(device, error)
+                self.drop(device, error)
                 continue
             found[device] = np.zeros(whole.values.shape, np.float32)
             whole.put(state, found[device])

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Generator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from typing import Any
 from zlib import crc32
 
@@ -28,12 +28,13 @@ from ..runtime import message as wire
 from ..runtime.config import LOCAL_MODES, Job, TrainSection
 from ..runtime.errors import UserError
 from ..runtime.message import Flag, Kind, Message
-from .back import Back, score
-from .calibrate_exits import Calibration, apply_rules, calibrate_exits
+from .back import Back
+from .calibrate_exits import Calibration
+from .evaluation import Evaluation, Tally
 from .exits import exit_weights
 from .fronts import ZONE, F32Fronts, Fronts
 from .roster import RESEND_S, Roster
-from .split import EXITS, Split, float_state
+from .split import Split, float_state
 
 Array = NDArray[np.float32]
 State = dict[str, Array]
@@ -42,8 +43,6 @@ Work = Generator[None, None, None]
 TURN_STREAM = 0x5455524E  # "TURN": the order of devices in a step
 DEVICE_STREAM = 0x44455649  # "DEVI": a device's seed
 DOWN_STREAM = 0x444F574E  # "DOWN": the rounding seed of what goes down to a device
-EVAL_STEPS = 1 << 24  # steps of an evaluation start here
-CALIBRATION_STEPS = 1 << 25  # and of what exits are calibrated by
 ROUND_FACTOR = 2654435761  # SPEC.md, seed of a parcel
 
 
@@ -96,58 +95,6 @@ class Result:
     metrics: dict[str, Any]
 
 
-@dataclass
-class _Tally:
-    """Sums over steps or samples for one device."""
-
-    correct: int = 0
-    count: int = 0
-    loss: float = 0.0
-
-    def add(self, correct: int, count: int, loss: float) -> None:
-        self.correct += correct
-        self.count += count
-        self.loss += loss
-
-    @property
-    def mean(self) -> float:
-        return self.loss / self.count if self.count else 0.0
-
-    def report(self) -> dict[str, Any]:
-        return {"correct": self.correct, "total": self.count, "loss": self.mean}
-
-
-@dataclass
-class _Scores:
-    """What one evaluation found, by device."""
-
-    tallies: dict[str, _Tally] = field(default_factory=dict)
-    exits: dict[str, list[_Tally]] = field(default_factory=dict)  # in the network's order
-    early: dict[str, _Tally] = field(default_factory=dict)  # what the device answered itself
-
-    def of(self, device: str) -> _Tally:
-        return self.tallies.setdefault(device, _Tally())
-
-    def exit_of(self, device: str, number: int) -> _Tally:
-        tallies = self.exits.setdefault(device, [])
-        tallies.extend(_Tally() for _ in range(len(tallies), number + 1))
-        return tallies[number]
-
-    def early_of(self, device: str) -> _Tally:
-        return self.early.setdefault(device, _Tally())
-
-    def report(self, exits: list[str]) -> dict[str, dict[str, Any]]:
-        """By device, with its exits of these names, if there are any."""
-        found = {device: tally.report() for device, tally in sorted(self.tallies.items())}
-        for device, tallies in self.exits.items():
-            found[device]["exits"] = {
-                name: tally.report() for name, tally in zip(exits, tallies, strict=True)
-            }
-        for device, tally in self.early.items():
-            found[device]["early"] = {"correct": tally.correct, "total": tally.count}
-        return found
-
-
 class Trainer:
     """A zone in training. Tell `roster` who is here and what they answer, then call `advance`;
     take `roster.outbox`, `roster.events` and, when `busy` is over, `result`.
@@ -160,7 +107,6 @@ class Trainer:
         self.job, self.zone, self.cut = job, zone, cut
         self.local = job.mode in LOCAL_MODES
         self.alone = job.mode == "local-loss"  # devices learn from their own exit's loss
-        self.early = self.alone and job.model.exit_entropy > 0  # and may answer from it
         self.personal = job.mode in ("split-v3", "isolated")
         devices = sorted(device.id for device in job.devices if device.zone == zone)
         self._check(devices)
@@ -179,6 +125,7 @@ class Trainer:
         self.wire_fronts = self._make_fronts()
         self.backs = self._make_backs(devices)  # by device; v2 has one, ZONE
         self.rounds_done = 0  # edge rounds of the job
+        self.evaluation = Evaluation(self)
         self.calibration: Calibration | None = None  # of the exits, after the last evaluation
         self.result: Result | None = None
         self.initial = self.state()
@@ -186,7 +133,7 @@ class Trainer:
         self._work: Work | None = None
         self._down_seed = {d: _random(job.seed, DOWN_STREAM, crc32(d.encode())) for d in devices}
         self._took_part: dict[str, int] = {}  # samples of the devices seen in this cloud round
-        self._losses: dict[str, _Tally] = {}  # in this cloud round
+        self._losses: dict[str, Tally] = {}  # in this cloud round
         self._fitted = False  # were the fronts, in this cloud round?
 
     def _check(self, devices: list[str]) -> None:
@@ -257,7 +204,7 @@ class Trainer:
             )
             self.roster.events.append({"event": "note", "zone": self.zone, "text": text})
         keeps = has_checkpoint and self._keeps_front()
-        self.wire_fronts.joined(self._owner(device), inputs)
+        self.wire_fronts.joined(self.owner_of(device), inputs)
         tests = max(0, tests - self.job.data.validation)  # these follow the test samples
         self.roster.joined(device, samples, tests, needs_front=not keeps)
 
@@ -324,7 +271,7 @@ class Trainer:
         own = self.job.mode == "split-v3" and self.job.train.arithmetic == "f32"
         return own and self.rounds_done > 0
 
-    def _owner(self, device: str) -> str:
+    def owner_of(self, device: str) -> str:
         """Whose front a device trains: the zone's or its own."""
         return device if self.personal else ZONE
 
@@ -332,7 +279,7 @@ class Trainer:
         """Where the network is cut for this device."""
         return self.cut
 
-    def _back_of(self, device: str) -> Back:
+    def back_of(self, device: str) -> Back:
         """What this device's activations go through."""
         return self.backs.get(ZONE) or self.backs[device]
 
@@ -350,10 +297,10 @@ class Trainer:
     def _front_of(self, owner: str) -> Array:
         return self.fronts.get(owner, self.front)
 
-    def _send_anew(self, owners: list[str]) -> None:
+    def send_anew(self, owners: list[str]) -> None:
         """The fronts of these owners have other scales now: their devices must be sent them."""
         for device, here in self.roster.present.items():
-            here.needs_front |= self._owner(device) in owners
+            here.needs_front |= self.owner_of(device) in owners
 
     def _set_front(self, front: Array) -> None:
         """The zone's front; devices that keep theirs, or have this one already, are not sent it."""
@@ -380,13 +327,13 @@ class Trainer:
         metrics: dict[str, Any] = {}
         every = self.job.train.evaluate_every
         if every > 0 and cloud_round > 0 and cloud_round % every == 0:
-            metrics["evaluated"] = yield from self._evaluation(cloud_round)
+            metrics["evaluated"] = yield from self.evaluation.run(cloud_round)
         self._begin_exactly()
         for round_ in range(self.job.train.edge_rounds):
             last = round_ == self.job.train.edge_rounds - 1
             yield from self._edge_round(cloud_round, last)
             self.rounds_done += 1
-            self._send_anew(self.wire_fronts.round_done(self._front_of))
+            self.send_anew(self.wire_fronts.round_done(self._front_of))
         self.wire_fronts.end()
         self.roster.begin()
         metrics["loss"] = _mean([tally.mean for tally in self._losses.values()])
@@ -403,35 +350,35 @@ class Trainer:
             here.needs_front |= not self._keeps_front()
 
     def _last_evaluation(self, cloud_rounds: int) -> Work:
-        devices = yield from self._evaluation(cloud_rounds)
+        devices = yield from self.evaluation.run(cloud_rounds)
         metrics = {"evaluated": devices}
         if self.cut.all_exits and self.job.data.validation:
-            self.calibration = yield from self._calibrate()
+            self.calibration = yield from self.evaluation.calibrate()
             metrics["exits"] = self.calibration.document()
         self._finish(cloud_rounds, metrics)
 
     def _finish(self, cloud_round: int, metrics: dict[str, Any]) -> None:
         self.result = Result(cloud_round, self.state(), sum(self._took_part.values()), metrics)
 
-    def _gather(self) -> Generator[None, None, list[str]]:
+    def gather(self) -> Generator[None, None, list[str]]:
         """Who takes part now. Fronts are fitted once in a cloud round, when it is known who is
         here: the order in which devices join must not change a bit.
         """
         members = yield from self.roster.gather()
         if not self._fitted:
             self._fitted = True
-            self._send_anew(self.wire_fronts.begin(self._front_of))
+            self.send_anew(self.wire_fronts.begin(self._front_of))
         return members
 
     def _edge_round(self, cloud_round: int, last: bool) -> Work:
         """last: of the cloud round."""
-        members = yield from self._gather()
+        members = yield from self.gather()
         yield from self._before_round(members)
         members = [device for device in members if device in self.roster.active]
         keep = Flag.KEEP if last and self.roster.wait_all else Flag(0)
         report = self.wire_fronts.wants_report(last)  # by now the fronts of all members are there
         began = self.roster.now
-        losses: dict[str, _Tally] = {}
+        losses: dict[str, Tally] = {}
         if self.local:
             yield from self._local_round(members, losses, keep)
         elif self.alone:
@@ -439,7 +386,7 @@ class Trainer:
         else:
             yield from self._split_round(members, losses, self._last_flags(report) | keep)
         for device, tally in losses.items():
-            self._losses.setdefault(device, _Tally()).add(0, tally.count, tally.loss)
+            self._losses.setdefault(device, Tally()).add(0, tally.count, tally.loss)
         self.roster.events.append(
             {
                 "event": "round",
@@ -458,7 +405,7 @@ class Trainer:
 
     # ---- the seam inside the network ----
 
-    def _split_round(self, members: list[str], losses: dict[str, _Tally], ends: Flag) -> Work:
+    def _split_round(self, members: list[str], losses: dict[str, Tally], ends: Flag) -> Work:
         """k1 steps of every member, then their fronts (v3: their backs; v1: both) are averaged.
         ends: flags of the last gradient.
         """
@@ -515,12 +462,12 @@ class Trainer:
         return Flag.LAST | Flag.PERSONAL if keeps and not report else Flag.LAST
 
     def _train_on(
-        self, device: str, answer: Message, step: int, flags: Flag, losses: dict[str, _Tally]
+        self, device: str, answer: Message, step: int, flags: Flag, losses: dict[str, Tally]
     ) -> None:
         """The hot path: one activation through the device's back, its gradient to the device."""
         train = self.job.train
-        back = self._back_of(device)
-        batch = self._read_activation(device, answer)
+        back = self.back_of(device)
+        batch = self.read_activation(device, answer)
         if batch is None:
             return
         rate, round_ = self._decay(step), self.rounds_done + 1
@@ -529,7 +476,7 @@ class Trainer:
         if not np.isfinite(loss):
             self._not_finite(device, batch[0], loss)
             return
-        losses.setdefault(device, _Tally()).add(0, 1, loss)
+        losses.setdefault(device, Tally()).add(0, 1, loss)
         body, last = None, Flag.LAST in flags
         if gradient is None:
             flags |= Flag.FROZEN
@@ -561,11 +508,11 @@ class Trainer:
                 f"the loss of {device} is {loss}: training diverged; lower train.back_rate or "
                 "train.front_rate"
             )
-        self._drop(device, ValueError("an activation that is not finite"))
+        self.drop(device, ValueError("an activation that is not finite"))
 
     # ---- an exit at the seam that teaches the front ----
 
-    def _alone_round(self, members: list[str], losses: dict[str, _Tally], ends: Flag) -> Work:
+    def _alone_round(self, members: list[str], losses: dict[str, Tally], ends: Flag) -> Work:
         """k1 steps of every member by its own exit's loss; of some batches the activation comes up
         and trains the back, while the device goes on. Nothing goes down but what it asks for next.
         """
@@ -581,7 +528,7 @@ class Trainer:
             last = following == behind[-1]
             for device in self._turns(members, number):
                 answer = yield from self.roster.wait(device)
-                batch = None if answer is None else self._read_activation(device, answer)
+                batch = None if answer is None else self.read_activation(device, answer)
                 if batch is not None:
                     flags = ends | Flag.LAST if last else Flag(0)
                     self._let_go_on(device, number, step, following - step - 1, flags)
@@ -614,7 +561,7 @@ class Trainer:
 
     # ---- the whole network on the device ----
 
-    def _local_round(self, members: list[str], losses: dict[str, _Tally], keep: Flag) -> Work:
+    def _local_round(self, members: list[str], losses: dict[str, Tally], keep: Flag) -> Work:
         """k1 local steps of every member; federated: averaged, isolated: each keeps its own."""
         samples = {device: self.roster.present[device].samples for device in members}
         for device in members:
@@ -622,7 +569,7 @@ class Trainer:
         yield from self._gather_fronts(members, losses, samples)
 
     def _gather_fronts(
-        self, members: list[str], losses: dict[str, _Tally], samples: dict[str, int]
+        self, members: list[str], losses: dict[str, Tally], samples: dict[str, int]
     ) -> Work:
         """What members learnt by their own losses."""
         vectors: dict[str, Array] = {}
@@ -637,205 +584,12 @@ class Trainer:
         elif vectors:
             self._set_front(average(vectors, samples))
 
-    # ---- evaluation on the devices' held-out samples ----
-
-    def _evaluation(self, cloud_rounds: int) -> Generator[None, None, dict[str, Any]]:
-        """Of the model as it is now, on every device; isolated: of each device's model on every
-        device.
-        """
-        yield from self._gather()
-        if self.alone:
-            self._load_exit()
-        if self.job.mode == "isolated":
-            devices = yield from self._evaluate_isolated()
-        else:
-            scores = _Scores()
-            self._send_anew(self.wire_fronts.owners())  # in q8: rounded to the nearest for this
-            yield from self._evaluate(scores, EVAL_STEPS)
-            self._send_anew(self.wire_fronts.owners())
-            devices = scores.report(self.cut.all_exits)
-        self.roster.events.append(
-            {
-                "event": "evaluated",
-                "zone": self.zone,
-                "cloud_round": cloud_rounds,
-                "devices": devices,
-            }
-        )
-        return devices
-
-    def _evaluate_isolated(self) -> Generator[None, None, dict[str, Any]]:
-        """By owner of the model: correct and total on all devices of the zone, and on its own
-        data.
-        """
-        devices: dict[str, dict[str, Any]] = {}
-        first = EVAL_STEPS
-        for owner in sorted(self.fronts):
-            scores = _Scores()
-            for here in self.roster.present.values():
-                here.needs_front = True
-            first = yield from self._evaluate(scores, first, owner)
-            for here in self.roster.present.values():  # to be given their own back
-                here.needs_front = True
-            whole, own = _Tally(), scores.of(owner)
-            for tally in scores.tallies.values():
-                whole.add(tally.correct, tally.count, tally.loss)
-            devices[owner] = {
-                "correct": whole.correct,
-                "total": whole.count,
-                "loss": whole.mean,
-                "own_correct": own.correct,
-                "own_total": own.count,
-            }
-        return devices
-
-    def _evaluate(
-        self, scores: _Scores, first_step: int, owner: str | None = None
-    ) -> Generator[None, None, int]:
-        """All active devices at once, chunk after chunk. owner: of the front that they run, if not
-        their own. Returns the next free step.
-        """
-        batch = self.job.train.batch
-        members = sorted(self.roster.active)
-        tests = {device: self.roster.present[device].tests for device in members}
-        chunks = max([-(-count // batch) for count in tests.values()], default=0)
-        for chunk in range(chunks + 1):
-            for device in members:
-                if chunk > 0 and (chunk - 1) * batch < tests[device]:
-                    answer = yield from self.roster.wait(device)
-                    count = min(batch, tests[device] - (chunk - 1) * batch)
-                    if answer is not None:
-                        self._score(device, answer, count, scores)
-                if chunk * batch < tests[device]:
-                    count = min(batch, tests[device] - chunk * batch)
-                    self._ask_eval(device, first_step + chunk, chunk * batch, count, owner)
-        return first_step + chunks
-
-    def _ask_eval(self, device: str, step: int, first: int, count: int, owner: str | None) -> None:
-        """From CALIBRATION_STEPS on activations are asked for, whatever the exit could answer."""
-        early = self.early and step < CALIBRATION_STEPS
-        flags = Flag.LOCAL if self.local else Flag.EXIT if early else Flag(0)
-        weights = self._weights_for(device, owner or self._owner(device), to_train=False)
-        if weights is not None:
-            flags |= Flag.WEIGHTS
-        body = wire.eval_body(first, count, weights)
-        if early:
-            body = wire.exit_body(first, count, 1.0, self.job.model.exit_entropy, weights)
-        request = Message(Kind.EVAL, round=self.rounds_done, step=step, flags=flags, body=body)
-        self.roster.ask(device, request, Kind.RESULT, step)
-
-    def _score(self, device: str, answer: Message, count: int, scores: _Scores) -> None:
-        if self.local:
-            try:
-                correct, total, loss = wire.read_result(answer.body)
-                if total != count or correct > total:
-                    raise ValueError(f"result of {total} samples, {count} were asked for")
-            except ValueError as error:
-                self._drop(device, error)
-                return
-            scores.of(device).add(correct, total, loss)
-            return
-        if self.early:
-            self._score_early(device, answer, count, scores)
-            return
-        batch = self._read_activation(device, answer, count)
-        if batch is None:
-            return
-        activation, labels = batch
-        *exits, end = self._all_logits(device, activation)
-        correct, loss = score(end, labels)
-        scores.of(device).add(correct, count, loss)
-        for number, logits in enumerate(exits):
-            correct, loss = score(logits, labels)
-            scores.exit_of(device, number).add(correct, count, loss)
-
-    def _score_early(self, device: str, answer: Message, count: int, scores: _Scores) -> None:
-        """The device has answered what its exit is sure of; the others go through the back."""
-        try:
-            labels, answers, rest = wire.read_exit_result(answer.body)
-            if len(labels) != count or max(labels.max(), answers.max()) >= self.cut.classes:
-                raise ValueError(f"{len(labels)} answers to {count} samples, or a class too many")
-            activation = None if rest is None else self.cut.to_nchw(rest)
-        except ValueError as error:
-            self._drop(device, error)
-            return
-        sure = answers >= 0
-        right = int((answers[sure] == labels[sure]).sum())
-        scores.early_of(device).add(right, int(sure.sum()), 0.0)
-        if activation is None:
-            scores.of(device).add(right, count, 0.0)
-            return
-        open_ = torch.from_numpy(labels[~sure].astype(np.int64))
-        correct, loss = self.backs[ZONE].evaluate(activation, open_)[-1]
-        scores.of(device).add(right + correct, count, loss)
-
-    def _exit_logits(self, activation: torch.Tensor) -> torch.Tensor:
-        """What the device's exit makes of an activation."""
-        with torch.no_grad():
-            logits: torch.Tensor = self.cut.head(activation)
-        return logits
-
-    def _load_exit(self) -> None:
-        """The exit as the devices have it now."""
-        state = self.cut.front_state(self.front)
-        with torch.no_grad():
-            for name, parameter in self.cut.head.eval().named_parameters():
-                value = state[f"{EXITS}.{self.cut.own_exit}.{name}"]
-                parameter.copy_(torch.from_numpy(value))
-
-    def _calibrate(self) -> Generator[None, None, Calibration]:
-        """Rules for the exits, from what the devices keep apart for it, and what the test samples
-        come to with them.
-        """
-        apart = self.job.data.validation
-        here = {device: self.roster.present[device] for device in sorted(self.roster.active)}
-        self._send_anew(self.wire_fronts.owners())
-        ranges = {device: (one.tests, one.tests + apart) for device, one in here.items()}
-        found = yield from self._logits(ranges, CALIBRATION_STEPS)
-        calibration = calibrate_exits(*found, self.job.model.exit_loss)
-        steps = CALIBRATION_STEPS + -(-apart // self.job.train.batch)
-        tests = yield from self._logits({d: (0, one.tests) for d, one in here.items()}, steps)
-        return replace(calibration, tests=apply_rules(calibration.rules, *tests))
-
-    def _logits(
-        self, ranges: dict[str, tuple[int, int]], step: int
-    ) -> Generator[None, None, tuple[dict[str, Array], Array, NDArray[np.int64]]]:
-        """Of every exit and of the end for the test samples first..last - 1 of each device, and
-        their labels. step: the first that is free.
-        """
-        batch = self.job.train.batch
-        logits: list[list[Array]] = [[] for _ in [*self.cut.all_exits, "end"]]
-        labels = [np.zeros(0, np.int64)]
-        for chunk in range(-(-max((b - a for a, b in ranges.values()), default=0) // batch)):
-            counts = {d: min(batch, b - a - chunk * batch) for d, (a, b) in ranges.items()}
-            asked = {device: count for device, count in counts.items() if count > 0}
-            for device, count in asked.items():
-                first = ranges[device][0] + chunk * batch
-                self._ask_eval(device, step + chunk, first, count, None)
-            for device, count in asked.items():
-                answer = yield from self.roster.wait(device)
-                found = None if answer is None else self._read_activation(device, answer, count)
-                if found is not None:
-                    labels.append(found[1].numpy())
-                    made = self._all_logits(device, found[0])
-                    for kept, one in zip(logits, made, strict=True):
-                        kept.append(one.numpy())
-        nothing = np.zeros((0, self.cut.classes), np.float32)
-        *exits, end = [np.concatenate([nothing, *kept]) for kept in logits]
-        return dict(zip(self.cut.all_exits, exits, strict=True)), end, np.concatenate(labels)
-
-    def _all_logits(self, device: str, activation: torch.Tensor) -> list[torch.Tensor]:
-        """Of every exit from the device's on, and of the end."""
-        back = self._back_of(device)
-        own = [self._exit_logits(activation)] if self.alone else []
-        return [*own, *back.logits(activation)]
-
     # ---- messages ----
 
     def _ask_step(self, device: str, flags: Flag, answers: Kind, step: int) -> None:
         """The request that opens a round."""
         train = self.job.train
-        weights = self._weights_for(device, self._owner(device), to_train=True)
+        weights = self.weights_for(device, self.owner_of(device), to_train=True)
         if weights is not None:
             flags |= Flag.WEIGHTS
         first_batch = self.rounds_done * train.device_steps
@@ -845,7 +599,7 @@ class Trainer:
         request = Message(Kind.STEP, round=self.rounds_done + 1, step=0, flags=flags, body=body)
         self.roster.ask(device, request, answers, step)
 
-    def _weights_for(self, device: str, owner: str, to_train: bool) -> bytes | None:
+    def weights_for(self, device: str, owner: str, to_train: bool) -> bytes | None:
         """The parcel of the owner's front for a device, None if it has it already."""
         here = self.roster.present.get(device)
         if here is None or not here.needs_front:
@@ -862,7 +616,7 @@ class Trainer:
         done = self.rounds_done * train.device_steps + step
         return max(0.0, 1 - done / (train.cloud_rounds * train.edge_rounds * train.device_steps))
 
-    def _read_activation(
+    def read_activation(
         self, device: str, answer: Message, count: int | None = None
     ) -> tuple[torch.Tensor, torch.Tensor] | None:
         """(activation in torch layout, labels), or None and the device is dropped if they are not
@@ -876,24 +630,24 @@ class Trainer:
             if labels.max(initial=0) >= self.cut.classes or labels.min(initial=0) < 0:
                 raise ValueError(f"a label outside 0..{self.cut.classes - 1}")
         except ValueError as error:
-            self._drop(device, error)
+            self.drop(device, error)
             return None
         return tensor, torch.from_numpy(labels.astype(np.int64))
 
     def _read_front(
-        self, device: str, answer: Message, losses: dict[str, _Tally] | None = None
+        self, device: str, answer: Message, losses: dict[str, Tally] | None = None
     ) -> Array | None:
         """The parameters a device sent, or None and the device is dropped if they are unusable."""
         try:
-            loss, vector = self.wire_fronts.learned(self._owner(device), answer.body)
+            loss, vector = self.wire_fronts.learned(self.owner_of(device), answer.body)
         except ValueError as error:
-            self._drop(device, error)
+            self.drop(device, error)
             return None
         if losses is not None:
-            losses.setdefault(device, _Tally()).add(0, 1, loss)
+            losses.setdefault(device, Tally()).add(0, 1, loss)
         return vector
 
-    def _drop(self, device: str, error: Exception) -> None:
+    def drop(self, device: str, error: Exception) -> None:
         """A device that sends nonsense is sent away with the reason; it may join again. Where all
         are waited for, it would send the same again.
         """
